@@ -1,0 +1,1 @@
+"""kljax: KL regularisation in RLHF, in JAX."""
