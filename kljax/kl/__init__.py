@@ -1,0 +1,1 @@
+"""The mathematics of KL: arrays in, arrays out."""

@@ -1,0 +1,1 @@
+"""Language models and what is asked of them: scoring and sampling. Nothing here knows of RL."""

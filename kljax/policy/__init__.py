@@ -1,0 +1,1 @@
+"""Policy gradients: arrays in, arrays out."""
