@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -20,6 +20,7 @@ strict = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", 
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+Schema = TypeVar("Schema")
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -189,7 +190,7 @@ class RunConfig:
     """Where a run is written and how often. Nothing here changes a number that the run computes."""
 
     root: str  # runs live in <root>/<name>/<variant>
-    variant: str  # by default the overrides of the command line
+    variant: str  # auto: the overrides of the command line
     save_every: Positive  # steps between checkpoints
     log_every: Positive  # steps between lines of metrics.jsonl
     sample_every: Positive  # steps between entries of samples.jsonl
@@ -227,6 +228,20 @@ class Config:
     run: RunConfig
 
 
+@strict
+class AnalysisConfig:
+    """A look at a finished or running run (experiments/analyze.py). Null: as the run's own config says."""
+
+    run: str  # a run directory
+    step: Natural | Literal["latest"]
+    prompts: Annotated[int, Field(ge=2)] | None
+    samples: Positive | None
+    seed: Natural | None
+    mesh: MeshConfig
+    samples_shown: Natural
+    compilation_cache: str
+
+
 WAYS_OUT = {
     "kl.beta": "To train without a penalty, set kl.beta=0.",
     "rollout.temperature": "For greedy decoding, set rollout.temperature=0.",
@@ -239,7 +254,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     return TypeAdapter(type(config)).dump_python(config)
 
 
-def leaf_keys(schema: Any = Config, prefix: str = "") -> Iterator[str]:
+def leaf_keys(schema: Any, prefix: str = "") -> Iterator[str]:
     """Every dotted key that a config can have, for suggestions."""
     for field in fields(schema):
         yield prefix + field.name
@@ -252,21 +267,21 @@ def _members(hint: Any) -> list[Any]:
     return [option for option in options if is_dataclass(option)]
 
 
-def validate(values: Mapping[str, Any]) -> Config:
+def validate(values: Mapping[str, Any], schema: type[Schema]) -> Schema:
     """The validated config, or a `UserError` that names the first field that is wrong."""
     try:
-        config = TypeAdapter(Config).validate_python(dict(values))
+        config = TypeAdapter(schema).validate_python(dict(values))
     except pydantic.ValidationError as error:
-        raise UserError(_sentence(error.errors()[0])) from None
-    _check_consistency(config)
+        raise UserError(_sentence(error.errors()[0], set(leaf_keys(schema)))) from None
+    if isinstance(config, Config):
+        _check_consistency(config)
     return config
 
 
-def _sentence(error: Any) -> str:
+def _sentence(error: Any, known: set[str]) -> str:
     """One pydantic error as: field, what was given, what was expected, the way out."""
     # A discriminated union puts its tag into the location; the user never wrote it there.
     parts = [str(part) for part in error["loc"]]
-    known = set(leaf_keys())
     kept: list[str] = []
     for i, part in enumerate(parts):
         is_tag = i < len(parts) - 1 and ".".join([*kept, part]) not in known and not (kept[:1] == ["reward"])

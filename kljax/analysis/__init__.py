@@ -1,0 +1,1 @@
+"""Finished runs: restore, evaluate, frontier, tables and plots."""

@@ -1,0 +1,132 @@
+"""Policy and reference on held-out prompts: reward and both exact KLs, with standard errors, and samples side by side.
+
+Reverse KL(pi‖rho) is taken in states that pi visits, forward KL(rho‖pi) in states that *rho* visits: each is then the KL
+between the two distributions over sequences, by the chain rule.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from kljax.analysis.restore import RestoredRun
+from kljax.config import EvaluationConfig
+from kljax.models.sampling import sample
+from kljax.models.scoring import score
+from kljax.policy.means import masked_sum, mean_with_se
+from kljax.rewards import combination
+from kljax.training.loop import completion_texts
+from kljax.training.mesh import batch_sharding
+from kljax.training.run_directory import write_atomically
+from kljax.types import Params
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """One number a sampled completion, and its text."""
+
+    reward: Float[np.ndarray, "B"]
+    kl: Float[np.ndarray, "B"]  # of the sampling model to the other one, summed over tokens, nats
+    length: Float[np.ndarray, "B"]
+    prompts: list[str]
+    completions: list[str]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics by name, and the first completion of each prompt by reference and policy."""
+
+    step: int
+    metrics: dict[str, float]
+    samples: list[dict[str, Any]]
+
+
+def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
+    """Sample policy and reference on the first `config.prompts` held-out prompts and compare them."""
+    by_policy = sample_and_score(run, run.policy, run.reference, config)
+    by_reference = sample_and_score(run, run.reference, run.policy, config)
+    means = {
+        "reward/mean": (by_policy.reward, None),
+        "reward/reference_mean": (by_reference.reward, None),
+        "kl/reverse_exact_seq": (by_policy.kl, None),
+        "kl/reverse_exact_tok": (by_policy.kl, by_policy.length),
+        "kl/forward_exact_seq": (by_reference.kl, None),
+        "kl/forward_exact_tok": (by_reference.kl, by_reference.length),
+        "rollout/length": (by_policy.length, None),
+        "rollout/reference_length": (by_reference.length, None),
+    }
+    metrics = {}
+    for name, (values, weights) in means.items():
+        mean, se = mean_with_se(values, np.ones_like(values) if weights is None else weights, config.samples)
+        metrics[name], metrics[f"{name}_se"] = float(mean), float(se)
+    metrics["reward/reference_std"] = float(by_reference.reward.std(ddof=1))
+    samples = [
+        {
+            "prompt": by_policy.prompts[i],
+            "reference": by_reference.completions[i],
+            "reference_reward": float(by_reference.reward[i]),
+            "policy": by_policy.completions[i],
+            "policy_reward": float(by_policy.reward[i]),
+        }
+        for i in range(0, len(by_policy.prompts), config.samples)
+    ]
+    return Evaluation(run.step, metrics, samples)
+
+
+def save(evaluation: Evaluation, path: Path) -> Path:
+    """Write it into the run directory: evaluation/step_<step>.json."""
+    file = path / "evaluation" / f"step_{evaluation.step:06d}.json"
+    file.parent.mkdir(exist_ok=True)
+    content = {"step": evaluation.step, "metrics": evaluation.metrics, "samples": evaluation.samples}
+    write_atomically(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    return file
+
+
+def sample_and_score(run: RestoredRun, sampled: Params, other: Params, config: EvaluationConfig) -> Sequences:
+    """Completions of the held-out prompts by the model `sampled`, with their reward and exact KL(sampled‖other)."""
+    task = run.task
+    prompts = task.held_out_prompts()
+    reward = combination.build(task.config.reward, task.tokenizer)
+    program = _compile(run, reward.device, config)
+    total, batch = min(config.prompts, len(prompts.tokens)), task.config.rollout.prompts
+    parts = []
+    for i, start in enumerate(range(0, total, batch)):
+        rows = np.arange(start, start + batch) % len(prompts.tokens)
+        chosen = jax.device_put(prompts.select(rows), batch_sharding(task.mesh))
+        key = jax.random.fold_in(jax.random.key(config.seed), i)
+        rollout, device_reward, kl, length = program(sampled, other, chosen, key)
+        texts = completion_texts(task, rollout)
+        host = reward.host(*texts, prompts.columns(rows, config.samples)) if reward.host else 0.0
+        parts.append(Sequences(np.asarray(device_reward) + host, np.asarray(kl), np.asarray(length), *texts))
+    return _join(parts, total * config.samples)
+
+
+def _compile(run: RestoredRun, device_reward: combination.DeviceReward, config: EvaluationConfig) -> Callable[..., Any]:
+    sampler = run.task.sampler(config.samples)
+    graphdef = run.task.architecture.graphdef
+
+    @jax.jit
+    def program(sampled: Params, other: Params, prompts, key):
+        model = nnx.merge(graphdef, sampled)
+        rollout = sample(model, prompts, key, sampler)
+        scores = score(model, nnx.merge(graphdef, other), rollout, sampler.scoring_temperature)
+        lengths = rollout.mask.sum(axis=-1).astype("float32")
+        return rollout, device_reward(rollout), masked_sum(scores.reverse_kl, rollout.mask), lengths
+
+    return program
+
+
+def _join(parts: list[Sequences], total: int) -> Sequences:
+    def arrays(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])[:total]
+
+    def texts(name: str) -> list[str]:
+        return [text for part in parts for text in getattr(part, name)][:total]
+
+    return Sequences(arrays("reward"), arrays("kl"), arrays("length"), texts("prompts"), texts("completions"))

@@ -1,0 +1,69 @@
+"""What a script prints when it is done."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from kljax.analysis.evaluation import Evaluation
+from kljax.training.progress import console
+
+ROWS = {
+    # metric of the policy: (label, metric of the reference)
+    "reward/mean": ("reward", "reward/reference_mean"),
+    "kl/reverse_exact_seq": ("KL(policy‖reference), nats per sequence", None),
+    "kl/reverse_exact_tok": ("KL(policy‖reference), nats per token", None),
+    "kl/forward_exact_seq": ("KL(reference‖policy), nats per sequence", None),
+    "kl/forward_exact_tok": ("KL(reference‖policy), nats per token", None),
+    "rollout/length": ("tokens a completion", "rollout/reference_length"),
+}
+
+
+def show_evaluation(evaluation: Evaluation, path: Path) -> None:
+    """Reward, KLs and length on held-out prompts, reference beside policy."""
+    table = Table(title=f"{path}, step {evaluation.step}, held-out prompts (± standard error)", title_justify="left")
+    table.add_column("")
+    table.add_column("reference", justify="right")
+    table.add_column("policy", justify="right")
+    for name, (label, of_reference) in ROWS.items():
+        reference = _with_se(evaluation.metrics, of_reference) if of_reference else "0"
+        table.add_row(label, reference, _with_se(evaluation.metrics, name))
+    console.print(table)
+
+
+def show_samples(evaluation: Evaluation, count: int) -> None:
+    """Some prompts, each with a completion by the reference and one by the policy."""
+    for sample in evaluation.samples[:count]:
+        console.print(Text(f"\n{sample['prompt']!r}"))
+        for who in ("reference", "policy"):
+            console.print(Text(f"  {who:9}  {sample[f'{who}_reward']:+.2f}  {sample[who]!r}"))
+
+
+def show_base(result: Mapping[str, float], path: Path) -> None:
+    """The held-out figures of a base model."""
+    table = Table(title=f"{path}: held-out figures", title_justify="left")
+    table.add_column("")
+    table.add_column("", justify="right")
+    for name, value in result.items():
+        table.add_row(name, f"{value:.4g}")
+    console.print(table)
+
+
+def show_paths(path: Path) -> None:
+    """What was written, and how to look at it."""
+    lines = [
+        f"Written to {path}: config.yaml, metrics.jsonl, samples.jsonl, tensorboard/, checkpoints/, evaluation/",
+        f"  samples and both KLs of any step   python experiments/analyze.py run={_quoted(path)} step=…",
+        f"  reward against KL over runs        python experiments/frontier.py {_quoted(path.parent)}",
+        f"  curves                             tensorboard --logdir {_quoted(path.parent)}",
+    ]
+    console.print("\n".join(lines), soft_wrap=True)
+
+
+def _with_se(metrics: Mapping[str, float], name: str) -> str:
+    return f"{metrics[name]:.3f} ± {metrics[f'{name}_se']:.3f}"
+
+
+def _quoted(path: Path) -> str:
+    return f"'{path}'" if set(str(path)) & set("=, ") else str(path)

@@ -1,0 +1,117 @@
+"""From a command line to a validated config to a script, and from a mistake to one sentence and exit code 2.
+
+Hydra composes the files of `configs/` with the overrides given, pydantic validates, every job of a sweep before the first
+one starts.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kljax.config import leaf_keys, validate
+from kljax.errors import UserError, did_you_mean
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+MISTAKE, INTERRUPTED = 2, 130  # exit codes
+NOT_IN_VARIANT = ("run", "hydra", "experiment", "name")
+
+T = TypeVar("T")
+
+
+def launch(script: Callable[[T], None], schema: type[T], config_name: str = "config") -> None:
+    """Run `script` with the config that the command line asks for, once or (with -m) for every combination.
+
+    Ends the process: 0 when done, 2 after a mistake of the user's, 130 after Ctrl-C.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through: they are reported here
+    mistakes = 0
+
+    @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
+    def run_one(composed: DictConfig) -> None:
+        nonlocal mistakes
+        try:
+            script(_validated(composed, HydraConfig.get().overrides.task, schema))
+        except UserError as error:  # the other jobs of a sweep go on
+            mistakes += 1
+            _complain(str(error))
+
+    try:
+        arguments = get_args_parser().parse_args()
+        for overrides in _jobs(arguments.overrides, arguments.multirun):
+            compose(overrides, schema, config_name)
+        run_one()
+        sys.exit(MISTAKE if mistakes else 0)
+    except UserError as error:
+        sys.exit(_complain(str(error)))
+    except (HydraException, OmegaConfBaseException) as error:
+        sys.exit(_complain(_hydra_sentence(error, schema)))
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{interrupt or 'Interrupted.'}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+
+
+def compose(overrides: Sequence[str], schema: type[T], config_name: str = "config") -> T:
+    """The validated config of these overrides, as a script would get it."""
+    try:
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+            composed = hydra.compose(config_name, overrides=list(overrides))
+            return _validated(composed, overrides, schema)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_hydra_sentence(error, schema)) from None
+
+
+def variant(overrides: Sequence[str]) -> str:
+    """The part of a run directory's name that the overrides make; `default` without any."""
+    kept = []
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        key = override.key_or_group
+        if key.split(".")[0] not in NOT_IN_VARIANT:
+            kept.append(f"{key}={re.sub(r'[^A-Za-z0-9_.,-]+', '_', str(override.get_value_element_as_str()))}")
+    return ",".join(sorted(kept)) or "default"
+
+
+def _validated(composed: DictConfig, overrides: Sequence[str], schema: type[T]) -> T:
+    values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    if values.get("run", {}) and isinstance(values["run"], dict) and values["run"].get("variant") == "auto":
+        values["run"]["variant"] = variant(overrides)
+    return validate(values, schema)
+
+
+def _jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
+    if not multirun:
+        return [list(overrides)]
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
+
+
+def _hydra_sentence(error: Exception, schema: type) -> str:
+    """Hydra's message in one line, with the nearest right name."""
+    text = str(error)
+    if found := re.search(r"Could not (?:override|append) '([^']+)'", text):
+        key = found[1].lstrip("+")
+        return f"{key}: no such config key.{did_you_mean(key, list(leaf_keys(schema)))}"
+    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, option = found[1], found[2]
+        options = sorted(p.stem for p in (CONFIGS / group).glob("*.yaml"))
+        return f"{group}: no option '{option}', expected one of {', '.join(options)}.{did_you_mean(option, options)}"
+    if found := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{found[1]}: missing, and it has no default; give it as {found[1]}=…"
+    cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
+    return " ".join(str(cause).split())
+
+
+def _complain(sentence: str) -> int:
+    print(f"kljax: {sentence}", file=sys.stderr)
+    return MISTAKE

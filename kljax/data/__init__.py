@@ -1,0 +1,1 @@
+"""Text, tokenizers and prompts. Everything from outside comes through `datasets`."""

@@ -1,0 +1,95 @@
+"""Batches as a pure function of (seed, step): a resumed run needs to remember nothing but its step."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import datasets
+import numpy as np
+from jaxtyping import Bool, Int
+from transformers import PreTrainedTokenizerBase
+
+from kljax.config import PrefixPrompt, WholePrompt
+from kljax.data.tokenizers import encode
+from kljax.errors import UserError
+from kljax.types import Prompts
+
+
+def rows_at(seed: int, step: int, batch: int, total: int) -> Int[np.ndarray, "batch"]:
+    """The rows of batch `step`: every row once an epoch, each epoch in an order of its own."""
+    places = np.arange(step * batch, (step + 1) * batch)
+    return np.array([_order(seed, int(epoch), total)[i] for epoch, i in zip(*divmod(places, total), strict=True)])
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, total: int) -> Int[np.ndarray, "total"]:
+    return np.random.default_rng((seed, epoch)).permutation(total)
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Sequences for maximum likelihood, padded on the right: every token of the text is predicted exactly once."""
+
+    tokens: Int[np.ndarray, "rows L"]
+    mask: Bool[np.ndarray, "rows L"]
+
+    def batch(self, seed: int, step: int, size: int) -> tuple[Int[np.ndarray, "size L"], Bool[np.ndarray, "size L"]]:
+        """Batch `step` of the epochs that `seed` shuffles."""
+        rows = rows_at(seed, step, size, len(self.tokens))
+        return self.tokens[rows], self.mask[rows]
+
+
+def token_rows(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int) -> TokenRows:
+    """Beginning token, text, end token, in windows of `length` that overlap by the one token from which the next follows."""
+    bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    windows = []
+    for tokens in encode(tokenizer, texts):
+        row = [bos, *tokens, eos]
+        windows += [row[start : start + length] for start in range(0, len(row) - 1, length - 1)]
+    mask = np.arange(length) < np.array([len(w) for w in windows])[:, None]
+    padded = np.full(mask.shape, pad, np.int32)
+    padded[mask] = np.concatenate([np.asarray(w, np.int32) for w in windows])
+    return TokenRows(padded, mask)
+
+
+@dataclass(frozen=True)
+class PromptRows:
+    """Tokenised prompts with the columns of their rows, which Python rewards receive."""
+
+    tokens: Int[np.ndarray, "rows P"]
+    mask: Bool[np.ndarray, "rows P"]
+    rows: datasets.Dataset
+
+    def select(self, rows: Int[np.ndarray, "N"]) -> Prompts:
+        """The prompts of these rows."""
+        return Prompts(self.tokens[rows], self.mask[rows])
+
+    def columns(self, rows: Int[np.ndarray, "N"], samples: int) -> dict[str, list[Any]]:
+        """Every column of these rows, each entry `samples` times, as a list."""
+        chosen = self.rows.select(np.repeat(rows, samples))
+        return {name: list(chosen[name]) for name in chosen.column_names}
+
+
+def prompt_rows(
+    tokenizer: PreTrainedTokenizerBase, rows: datasets.Dataset, config: PrefixPrompt | WholePrompt, seed: int
+) -> PromptRows:
+    """Prompts of all rows, each with a beginning token, padded on the left to max_tokens + 1.
+
+    A prefix is never the whole of its text, where that has more than one token.
+    """
+    texts = encode(tokenizer, list(rows["text"]))
+    if isinstance(config, PrefixPrompt):
+        lengths = np.random.default_rng(seed).integers(config.min_tokens, config.max_tokens, len(texts), endpoint=True)
+        texts = [text[: min(n, max(len(text) - 1, 0))] for text, n in zip(texts, lengths, strict=True)]
+    width = config.max_tokens + 1
+    for i, text in enumerate(texts):
+        if len(text) > config.max_tokens:
+            raise UserError(
+                f"data.prompt.max_tokens: prompt {i} ({rows['text'][i][:40]!r}…) has {len(text)} tokens, expected at most "
+                f"{config.max_tokens}. Raise data.prompt.max_tokens, or cut prompts with data.prompt.kind=prefix."
+            )
+    prompts = [[tokenizer.bos_token_id, *text] for text in texts]
+    mask = np.arange(width) >= width - np.array([len(p) for p in prompts])[:, None]
+    tokens = np.full(mask.shape, tokenizer.pad_token_id, np.int32)
+    tokens[mask] = np.concatenate([np.asarray(p, np.int32) for p in prompts])
+    return PromptRows(tokens, mask, rows)

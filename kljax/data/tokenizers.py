@@ -1,0 +1,82 @@
+"""Tokenizers as Hugging Face tokenizer files: loaded, or trained on the task's text."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise everyone to install PyTorch
+
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from kljax.config import BpeTokenizer, PretrainedTokenizer, WordTokenizer
+from kljax.errors import UserError
+
+SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
+
+
+def build(config: WordTokenizer | BpeTokenizer | PretrainedTokenizer, texts: Iterable[str]) -> PreTrainedTokenizerBase:
+    """The configured tokenizer; `texts` are what a trained one is trained on."""
+    match config:
+        case WordTokenizer():
+            return _train_words(texts)
+        case BpeTokenizer():
+            return _train_bpe(texts, config.vocab_size)
+        case PretrainedTokenizer():
+            return load(config.path, field="tokenizer.path")
+
+
+def load(path: str | Path, field: str = "tokenizer") -> PreTrainedTokenizerBase:
+    """A tokenizer from a directory or the hub. One without padding or beginning token uses its end token for them.
+
+    That is safe here: masks, never token ids, say what is padding.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(path))
+    except Exception as error:  # transformers raises OSError, ValueError and hub errors alike
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{field}: cannot load a tokenizer from '{path}' ({reason}). Expected a directory with tokenizer.json, or a hub name."
+        ) from None
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{field}: the tokenizer in '{path}' has no end-of-sequence token, which completions need to end.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.bos_token_id is None:
+        tokenizer.bos_token = tokenizer.eos_token
+    return tokenizer
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Token ids of each text, no special tokens added."""
+    if not texts:
+        return []
+    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]  # pyright: ignore
+
+
+def decode(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[Iterable[int]]) -> list[str]:
+    """Texts of token rows, special tokens left out."""
+    return tokenizer.batch_decode([list(row) for row in tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _train_words(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+    tokenizer = tokenizers.Tokenizer(models.WordLevel({}))  # no unknown token: a closed vocabulary
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.WordLevelTrainer(special_tokens=list(SPECIAL.values()), show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
+
+
+def _train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(SPECIAL.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)

@@ -1,0 +1,1 @@
+"""Mesh, train state, the jitted step, the loop, checkpoints, metrics; supervised fitting."""

@@ -1,0 +1,92 @@
+"""Orbax checkpoints: the whole state every few steps, asynchronously, and the reference once, known by its hash."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from kljax.errors import UserError
+from kljax.training.state import params_hash
+from kljax.types import Params
+
+REFERENCE = "reference"
+
+
+class Checkpoints:
+    """The checkpoints of one run directory. A resource: close it."""
+
+    def __init__(self, run: Path):
+        self._folder = (run / "checkpoints").resolve()
+        options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=True, save_root_metadata=False)
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+
+    def steps(self) -> list[int]:
+        """The steps that can be restored, in order."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, reference_hash: str) -> None:
+        """Write `state` in the background. It is copied first: the next step may donate its buffers."""
+        if step in self._manager.all_steps():
+            return
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(jax.tree.map(jnp.copy, state)), about=ocp.args.JsonSave({"reference": reference_hash})
+        )
+        self._manager.save(step, args=args)
+
+    def restore(self, step: int, shapes: Any, shardings: Any, reference_hash: str) -> Any:
+        """The state of `step`, laid out by `shardings`; refused if it was trained against another reference."""
+        about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        if about["reference"] != reference_hash:
+            raise UserError(
+                f"{self._folder / str(step)} was trained against the reference {about['reference'][:12]}…, this one is "
+                f"{reference_hash[:12]}…; KL to it would mean something else. Restore the reference or start another run (name=…)."
+            )
+        target = ocp.args.Composite(state=ocp.args.StandardRestore(_laid_out(shapes, shardings)))
+        try:
+            return self._manager.restore(step, args=target)["state"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise _other_model(self._folder / str(step), error) from None
+
+    def wait(self) -> None:
+        """Until all that was saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, then let go of the threads."""
+        self._manager.close()
+
+
+def save_reference(run: Path, params: Params) -> None:
+    """Write the frozen reference of a run, once."""
+    folder = _reference_folder(run)
+    if not folder.exists():
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(folder, params)
+
+
+def load_reference(run: Path, shapes: Params, shardings: Params) -> tuple[Params, str]:
+    """The reference of a run, laid out by `shardings`, and its hash."""
+    folder = _reference_folder(run)
+    if not folder.exists():
+        raise UserError(f"{run} holds no reference model (no {folder.relative_to(run.resolve())}); was it interrupted before its first step?")
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            params = checkpointer.restore(folder, _laid_out(shapes, shardings))
+    except (ValueError, KeyError, TypeError) as error:
+        raise _other_model(folder, error) from None
+    return params, params_hash(params)
+
+
+def _reference_folder(run: Path) -> Path:
+    return (run / "checkpoints" / REFERENCE).resolve()
+
+
+def _laid_out(shapes: Any, shardings: Any) -> Any:
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+
+def _other_model(folder: Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:300]
+    return UserError(f"{folder} holds another model than the config describes: {reason}")

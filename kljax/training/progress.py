@@ -1,0 +1,45 @@
+"""What a run shows while it runs: a bar on a terminal, a line now and then in a log file."""
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+console = Console(highlight=False)
+
+LINES = 10  # of a run whose output is not a terminal
+
+
+class ProgressBar:
+    """Entered, it shows steps done, the given figures and the time left."""
+
+    def __init__(self, title: str, first: int, total: int):
+        self._title, self._total = title, total
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(title, total=total, completed=first, figures="compiling")
+
+    def __enter__(self) -> "ProgressBar":
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.__exit__(None, None, None)
+
+    def show(self, done: int, figures: Mapping[str, float]) -> None:
+        """`done` steps are done; `figures` are the last ones known."""
+        text = "  ".join(f"{name} {_short(value)}" for name, value in figures.items())
+        self._bar.update(self._task, completed=done, figures=text)
+        if not console.is_terminal and (done % max(self._total // LINES, 1) == 0 or done == self._total):
+            console.print(f"{self._title}  {done}/{self._total}  {text}", soft_wrap=True)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -1,0 +1,151 @@
+"""A run's folder: whose it is, what lies in it, and logs that a resumed run continues without a seam."""
+
+import json
+import math
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import yaml
+from tensorboardX import SummaryWriter
+
+from kljax.config import Config, to_dict
+from kljax.errors import UserError
+
+CONFIG = "config.yaml"
+RECORDED_VERSIONS = ("kljax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def run_path(config: Config) -> Path:
+    """<root>/<name>/<variant>."""
+    return Path(config.run.root) / config.name / config.run.variant
+
+
+def check_owner(path: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse a directory that another config wrote, naming the first field that differs. Writes nothing."""
+    if not path.exists():
+        return
+    if not path.is_dir() or not (path / CONFIG).exists():
+        if path.is_dir() and not any(path.iterdir()):
+            return
+        raise UserError(f"run.root: {path} exists and is not a run directory (it has no {CONFIG}); choose another name=… or run.root=….")
+    try:
+        there = read_config(path)
+    except yaml.YAMLError:
+        raise UserError(f"{path / CONFIG} cannot be read as YAML; restore it, or choose another name=….") from None
+    for field, value in _flatten(identity).items():
+        found = _flatten(there).get(field, "nothing")
+        if found != value:
+            raise UserError(
+                f"{path} belongs to another config: {field} is {found!r} there, {value!r} here. "
+                "Choose another name=…, or give that value to resume the run."
+            )
+
+
+def identity(config: Config) -> dict[str, Any]:
+    """What makes two runs the same: everything but where they are written and how often."""
+    return {key: value for key, value in to_dict(config).items() if key != "run"}
+
+
+def create(path: Path, config: Mapping[str, Any]) -> None:
+    """Make the directory and note this launch in it. A resumed run adds to the list of launches."""
+    path.mkdir(parents=True, exist_ok=True)
+    if not (path / CONFIG).exists():
+        write_atomically(path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+    file = path / "environment.json"
+    launches = json.loads(file.read_text())["launches"] if file.exists() else []
+    write_atomically(file, json.dumps({"launches": [*launches, _environment()]}, indent=2) + "\n")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The dictionary in config.yaml."""
+    if not (path / CONFIG).exists():
+        raise UserError(f"run: '{path}' is not a run directory (it has no {CONFIG}).")
+    return yaml.safe_load((path / CONFIG).read_text())
+
+
+def write_atomically(file: Path, text: str) -> None:
+    """Write beside, then rename: a reader or a killed process never leaves half a file."""
+    beside = file.with_name(file.name + ".new")
+    beside.write_text(text)
+    beside.replace(file)
+
+
+class JsonLines:
+    """An append-only log of objects that have a step."""
+
+    def __init__(self, file: Path, first_step: int):
+        """Entries from `first_step` on, and a half-written last line, are what a killed run logged in vain: dropped."""
+        if file.exists():
+            kept = [line for line in file.read_text().splitlines() if _step_of(line) < first_step]
+            write_atomically(file, "".join(line + "\n" for line in kept))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._stream = file.open("a")
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """One line, on disk when this returns (in the operating system's hands: it survives SIGKILL)."""
+        self._stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+class MetricsLog:
+    """metrics.jsonl and TensorBoard, the same numbers under the same names."""
+
+    def __init__(self, path: Path, first_step: int):
+        self._lines = JsonLines(path / "metrics.jsonl", first_step)
+        self._board = SummaryWriter(str(path / "tensorboard"), purge_step=first_step)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One step's metrics; a number that is not finite becomes null, since JSON has none."""
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._lines.write({"step": step, **finite})
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Close both."""
+        self._lines.close()
+        self._board.close()
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """All whole entries of a JSON Lines file."""
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines() if _step_of(line) < math.inf]
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return math.inf
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {prefix + key: value}
+    return flat
+
+
+def _environment() -> dict[str, Any]:
+    here = Path(__file__).parent
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=here, check=False)
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in RECORDED_VERSIONS},
+        "devices": [str(device) for device in jax.devices()],
+        "platform": platform.platform(),
+        "git_commit": commit.stdout.strip() or None,
+    }
