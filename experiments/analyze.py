@@ -1,7 +1,7 @@
 """Restore any step of a run and recompute reward, both exact KLs and samples on held-out prompts.
 
-    python experiments/analyze.py run=runs/grammar/default
-    python experiments/analyze.py run=runs/grammar/default step=40 prompts=512
+python experiments/analyze.py run=runs/grammar/default
+python experiments/analyze.py run=runs/grammar/default step=40 prompts=512
 """
 
 from dataclasses import replace

@@ -1,7 +1,7 @@
 """A base model by maximum likelihood, which minimises forward KL(data‖model): the one that train.py would start from.
 
-    python experiments/pretrain.py
-    python experiments/pretrain.py experiment=movie_reviews model.dropout=0.2
+python experiments/pretrain.py
+python experiments/pretrain.py experiment=movie_reviews model.dropout=0.2
 """
 
 from kljax.analysis import tables

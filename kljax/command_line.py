@@ -7,7 +7,8 @@ one starts.
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,12 +48,20 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
             mistakes += 1
             _complain(str(error))
 
-    try:
+    with reporting_mistakes(schema):
         arguments = get_args_parser().parse_args()
         for overrides in _jobs(arguments.overrides, arguments.multirun):
             compose(overrides, schema, config_name)
         run_one()
-        sys.exit(MISTAKE if mistakes else 0)
+    if mistakes:
+        sys.exit(MISTAKE)
+
+
+@contextmanager
+def reporting_mistakes(schema: type | None = None) -> Iterator[None]:
+    """One sentence and exit code 2 for a mistake of the user's, 130 after Ctrl-C; bugs keep their traceback."""
+    try:
+        yield
     except UserError as error:
         sys.exit(_complain(str(error)))
     except (HydraException, OmegaConfBaseException) as error:
@@ -78,8 +87,9 @@ def variant(overrides: Sequence[str]) -> str:
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group
         if key.split(".")[0] not in NOT_IN_VARIANT:
-            kept.append(f"{key}={re.sub(r'[^A-Za-z0-9_.,-]+', '_', str(override.get_value_element_as_str()))}")
-    return ",".join(sorted(kept)) or "default"
+            # Neither '=' nor ',': the path must pass through a shell and through Hydra (run=…) as it is.
+            kept.append(f"{key}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', override.get_value_element_as_str())}".strip("_"))
+    return "+".join(sorted(kept)) or "default"
 
 
 def _validated(composed: DictConfig, overrides: Sequence[str], schema: type[T]) -> T:
@@ -96,12 +106,12 @@ def _jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
     return [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
 
 
-def _hydra_sentence(error: Exception, schema: type) -> str:
+def _hydra_sentence(error: Exception, schema: type | None) -> str:
     """Hydra's message in one line, with the nearest right name."""
     text = str(error)
     if found := re.search(r"Could not (?:override|append) '([^']+)'", text):
         key = found[1].lstrip("+")
-        return f"{key}: no such config key.{did_you_mean(key, list(leaf_keys(schema)))}"
+        return f"{key}: no such config key.{did_you_mean(key, list(leaf_keys(schema) if schema else ()))}"
     if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, option = found[1], found[2]
         options = sorted(p.stem for p in (CONFIGS / group).glob("*.yaml"))

@@ -8,7 +8,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import pydantic
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -16,11 +16,17 @@ from pydantic.dataclasses import dataclass
 
 from kljax.errors import UserError, did_you_mean
 
-strict = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", strict=False, allow_inf_nan=False))
+Schema = TypeVar("Schema")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
+def strict(schema: type[Schema]) -> type[Schema]:
+    """A frozen dataclass whose fields are checked and that knows no others."""
+    return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(schema)  # pyright: ignore
+
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
-Schema = TypeVar("Schema")
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 
@@ -284,7 +290,7 @@ def _sentence(error: Any, known: set[str]) -> str:
     parts = [str(part) for part in error["loc"]]
     kept: list[str] = []
     for i, part in enumerate(parts):
-        is_tag = i < len(parts) - 1 and ".".join([*kept, part]) not in known and not (kept[:1] == ["reward"])
+        is_tag = i < len(parts) - 1 and ".".join([*kept, part]) not in known and kept[:1] != ["reward"]
         if not is_tag:
             kept.append(part)
     field = ".".join(kept)
@@ -313,16 +319,14 @@ def _check_consistency(config: Config) -> None:
     model, rollout = config.model, config.rollout
     if model.heads % model.kv_heads:
         raise UserError(
-            f"model.kv_heads: got {model.kv_heads}, expected a divisor of model.heads={model.heads}: "
-            f"{_divisors(model.heads)}."
+            f"model.kv_heads: got {model.kv_heads}, expected a divisor of model.heads={model.heads}: {_divisors(model.heads)}."
         )
     if model.positions == "rotary" and model.head_dim % 2:
         raise UserError(f"model.head_dim: got {model.head_dim}, expected an even number for rotary positions.")
     prompt = config.data.prompt
     if prompt.kind == "prefix" and prompt.min_tokens > prompt.max_tokens:
         raise UserError(
-            f"data.prompt.min_tokens: got {prompt.min_tokens}, expected at most data.prompt.max_tokens="
-            f"{prompt.max_tokens}."
+            f"data.prompt.min_tokens: got {prompt.min_tokens}, expected at most data.prompt.max_tokens={prompt.max_tokens}."
         )
     longest = prompt.max_tokens + 1 + rollout.max_new_tokens
     if longest > model.context:

@@ -1,12 +1,13 @@
 """What a script prints when it is done."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
 
 from kljax.analysis.evaluation import Evaluation
+from kljax.analysis.frontier import Point
 from kljax.training.progress import console
 
 ROWS = {
@@ -54,16 +55,24 @@ def show_paths(path: Path) -> None:
     """What was written, and how to look at it."""
     lines = [
         f"Written to {path}: config.yaml, metrics.jsonl, samples.jsonl, tensorboard/, checkpoints/, evaluation/",
-        f"  samples and both KLs of any step   python experiments/analyze.py run={_quoted(path)} step=…",
-        f"  reward against KL over runs        python experiments/frontier.py {_quoted(path.parent)}",
-        f"  curves                             tensorboard --logdir {_quoted(path.parent)}",
+        f"  samples and both KLs of any step   python experiments/analyze.py run={path} step=…",
+        f"  reward against KL over runs        python experiments/frontier.py {path.parent}",
+        f"  curves                             tensorboard --logdir {path.parent}",
     ]
     console.print("\n".join(lines), soft_wrap=True)
 
 
+def show_frontier(points: Sequence[Point]) -> None:
+    """Reward and KL, a row a configuration."""
+    table = Table(title="Reward and KL on held-out prompts (± standard error)", title_justify="left")
+    table.add_column("run")
+    for label in ("beta", "seeds", "step", "reward", "KL(policy‖reference), nats/seq"):
+        table.add_column(label, justify="right")
+    for p in points:
+        reward, kl = f"{p.reward:.3f} ± {p.reward_se:.3f}", f"{p.kl:.3f} ± {p.kl_se:.3f}"
+        table.add_row(p.curve, f"{p.beta:g}", str(p.seeds), str(p.step), reward, kl)
+    console.print(table)
+
+
 def _with_se(metrics: Mapping[str, float], name: str) -> str:
     return f"{metrics[name]:.3f} ± {metrics[f'{name}_se']:.3f}"
-
-
-def _quoted(path: Path) -> str:
-    return f"'{path}'" if set(str(path)) & set("=, ") else str(path)

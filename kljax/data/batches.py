@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 import datasets
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
@@ -62,7 +63,7 @@ class PromptRows:
 
     def select(self, rows: Int[np.ndarray, "N"]) -> Prompts:
         """The prompts of these rows."""
-        return Prompts(self.tokens[rows], self.mask[rows])
+        return Prompts(jnp.asarray(self.tokens[rows]), jnp.asarray(self.mask[rows]))
 
     def columns(self, rows: Int[np.ndarray, "N"], samples: int) -> dict[str, list[Any]]:
         """Every column of these rows, each entry `samples` times, as a list."""

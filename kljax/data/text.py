@@ -5,6 +5,7 @@ from pathlib import Path
 
 import datasets
 import numpy as np
+from datasets.exceptions import DatasetsError
 
 from kljax.config import DataConfig, GrammarSource, TextSource
 from kljax.data import grammar
@@ -58,7 +59,9 @@ def load_rows(source: GrammarSource | TextSource) -> datasets.Dataset:
     if not full:
         raise UserError(f"data.source.path: {source.path} has no text in column '{source.column}', expected at least one row.")
     rows = rows.select(full)
-    return rows if source.column == "text" else rows.remove_columns({"text"} & set(columns)).rename_column(source.column, "text")
+    if source.column == "text":
+        return rows
+    return rows.remove_columns([name for name in columns if name == "text"]).rename_column(source.column, "text")
 
 
 def _load(source: TextSource) -> datasets.Dataset:
@@ -78,7 +81,7 @@ def _load(source: TextSource) -> datasets.Dataset:
                 raise UserError(f"data.source.path: {source.path} is empty, expected at least one row.")
             return datasets.load_dataset(LOADERS[path.suffix], data_files=str(path), split="train")  # pyright: ignore
         return datasets.load_dataset(source.path, split=source.split)  # pyright: ignore
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         kind = "file" if is_file else "hub data set"
         raise UserError(f"data.source.path: cannot read the {kind} '{source.path}': {reason}") from None

@@ -37,7 +37,8 @@ def load(path: str | Path, field: str = "tokenizer") -> PreTrainedTokenizerBase:
     except Exception as error:  # transformers raises OSError, ValueError and hub errors alike
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{field}: cannot load a tokenizer from '{path}' ({reason}). Expected a directory with tokenizer.json, or a hub name."
+            f"{field}: cannot load a tokenizer from '{path}' ({reason}). Expected a directory with tokenizer.json, "
+            "or a hub name."
         ) from None
     if tokenizer.eos_token_id is None:
         raise UserError(f"{field}: the tokenizer in '{path}' has no end-of-sequence token, which completions need to end.")

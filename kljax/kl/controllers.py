@@ -6,6 +6,7 @@ be a `vmap`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,9 @@ from jaxtyping import Array, Float
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ControllerState:
-    """beta in reward units per nat."""
+    """beta in reward units per nat: a float32 scalar."""
 
-    beta: Float[Array, ""]
+    beta: Any
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,7 @@ class Decoder(nnx.Module):
         self.config = config
         self.vocab_size = vocab_size
         self.embed = _embedding(vocab_size, config, "vocab", rngs)
-        self.learned_positions = (
-            _embedding(config.context, config, "context", rngs) if config.positions == "learned" else None
-        )
+        self.learned_positions = _embedding(config.context, config, "context", rngs) if config.positions == "learned" else None
         self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.layers)])
         self.final_norm = _norm(config, rngs)
         self.head = (
@@ -72,14 +70,25 @@ class Decoder(nnx.Module):
         x = self.embed(tokens)
         if self.learned_positions is not None:
             x = x + self.learned_positions(positions)
-        keys = [None] * (len(self.layers) + 1) if dropout_key is None else list(jax.random.split(dropout_key, len(self.layers) + 1))
+        keys = (
+            [None] * (len(self.layers) + 1)
+            if dropout_key is None
+            else list(jax.random.split(dropout_key, len(self.layers) + 1))
+        )
         x = _dropout(x, self.config.dropout, keys[-1])
         used: Cache = []
         for i, layer in enumerate(self.layers):
             run = jax.checkpoint(_apply_layer, static_argnums=()) if self.config.remat else _apply_layer
             graphdef, params = nnx.split(layer)
             x, layer_cache = run(
-                nnx.to_pure_dict(params), x, positions, mask, None if cache is None else cache[i], slot, keys[i], graphdef=graphdef
+                nnx.to_pure_dict(params),
+                x,
+                positions,
+                mask,
+                None if cache is None else cache[i],
+                slot,
+                keys[i],
+                graphdef=graphdef,
             )
             used.append(layer_cache)
         return self.final_norm(x), used
@@ -207,7 +216,12 @@ def _embedding(rows, config, axis, rngs) -> nnx.Embed:
 
 
 def _norm(config, rngs) -> nnx.LayerNorm | nnx.RMSNorm:
-    shared = {"epsilon": config.norm_eps, "dtype": jnp.dtype(config.dtype), "scale_metadata": {"axes": ("norm",)}, "rngs": rngs}
+    shared = {
+        "epsilon": config.norm_eps,
+        "dtype": jnp.dtype(config.dtype),
+        "scale_metadata": {"axes": ("norm",)},
+        "rngs": rngs,
+    }
     if config.norm == "rms":
         return nnx.RMSNorm(config.d_model, **shared)
     return nnx.LayerNorm(config.d_model, bias_metadata={"axes": ("norm",)}, **shared)

@@ -94,7 +94,9 @@ def _call(field: str, function, prompts, completions, columns) -> Float[np.ndarr
             f"{field}: the reward function returned {type(rewards).__name__}, expected a list of {len(completions)} numbers."
         ) from None
     if len(rewards) != len(completions):
-        raise UserError(f"{field}: the reward function returned {len(rewards)} rewards, expected {len(completions)}, one a completion.")
+        raise UserError(
+            f"{field}: the reward function returned {len(rewards)} rewards, expected {len(completions)}, one a completion."
+        )
     for i, reward in enumerate(rewards):
         if isinstance(reward, bool) or not isinstance(reward, Real | np.number) or not math.isfinite(float(reward)):
             raise UserError(

@@ -24,8 +24,8 @@ def sentiment(tokenizer: PreTrainedTokenizerBase) -> DeviceReward:
     missing = sorted((VALENCE.keys() | MODIFIER.keys()) - vocabulary.keys())
     if missing:
         raise UserError(
-            f"reward.sentiment: the tokenizer has no token for {len(missing)} of the grammar's words ('{missing[0]}', …). It is "
-            "for the built-in task with tokenizer.kind=words; for other text use reward=vader."
+            f"reward.sentiment: the tokenizer has no token for {len(missing)} of the grammar's words ('{missing[0]}', …). It "
+            "is for the built-in task with tokenizer.kind=words; for other text use reward=vader."
         )
     valence, modifier = np.zeros(len(vocabulary), np.float32), np.ones(len(vocabulary), np.float32)
     for table, words in ((valence, VALENCE), (modifier, MODIFIER)):

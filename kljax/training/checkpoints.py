@@ -31,7 +31,8 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(jax.tree.map(jnp.copy, state)), about=ocp.args.JsonSave({"reference": reference_hash})
+            state=ocp.args.StandardSave(jax.tree.map(jnp.copy, state)),
+            about=ocp.args.JsonSave({"reference": reference_hash}),
         )
         self._manager.save(step, args=args)
 
@@ -41,7 +42,8 @@ class Checkpoints:
         if about["reference"] != reference_hash:
             raise UserError(
                 f"{self._folder / str(step)} was trained against the reference {about['reference'][:12]}…, this one is "
-                f"{reference_hash[:12]}…; KL to it would mean something else. Restore the reference or start another run (name=…)."
+                f"{reference_hash[:12]}…; KL to it would mean something else. "
+                "Restore the reference or start another run (name=…)."
             )
         target = ocp.args.Composite(state=ocp.args.StandardRestore(_laid_out(shapes, shardings)))
         try:
@@ -70,7 +72,10 @@ def load_reference(run: Path, shapes: Params, shardings: Params) -> tuple[Params
     """The reference of a run, laid out by `shardings`, and its hash."""
     folder = _reference_folder(run)
     if not folder.exists():
-        raise UserError(f"{run} holds no reference model (no {folder.relative_to(run.resolve())}); was it interrupted before its first step?")
+        raise UserError(
+            f"{run} holds no reference model (no {folder.relative_to(run.resolve())}); "
+            "was it interrupted before its first step?"
+        )
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             params = checkpointer.restore(folder, _laid_out(shapes, shardings))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
 from kljax.data import bigram, grammar
 from kljax.data.batches import TokenRows, token_rows
@@ -30,7 +30,7 @@ from kljax.training.checkpoints import Checkpoints, save_reference
 from kljax.training.interrupt import Interrupted, StopRequest
 from kljax.training.mesh import batch_sharding, replicated
 from kljax.training.progress import ProgressBar
-from kljax.training.state import TrainState, initial_state, make_optimizer, state_shapes, state_shardings
+from kljax.training.state import Leaf, TrainState, initial_state, make_optimizer, state_shapes, state_shardings
 from kljax.training.task import Task, base_identity, base_path
 from kljax.types import Params
 
@@ -44,8 +44,8 @@ class FitState:
 
     train: TrainState
     best_params: Params
-    best_nats: Float[Array, ""]
-    looks_since_best: Int[Array, ""]
+    best_nats: Leaf
+    looks_since_best: Leaf
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,9 @@ def ensure_base(task: Task) -> Path:
         return path
     run_directory.check_owner(path, base_identity(task))
     length = task.config.pretrain.length
-    train, held_out = (token_rows(task.tokenizer, list(rows["text"]), length) for rows in (task.splits.train, task.splits.held_out))
+    train, held_out = (
+        token_rows(task.tokenizer, list(rows["text"]), length) for rows in (task.splits.train, task.splits.held_out)
+    )
     program = _compile(task, held_out)
     run_directory.create(path, base_identity(task))
     task.tokenizer.save_pretrained(str(path / "tokenizer"))
@@ -110,7 +112,9 @@ def _fit(task: Task, program: Program, train: TokenRows, held_out: TokenRows, pa
                 bar.show(step + 1, figures)
                 if stop.asked:
                     checkpoints.save(step + 1, state, "none")
-                    raise Interrupted(f"Stopped while fitting the base model, saved at step {step + 1}. The same command goes on from there.")
+                    raise Interrupted(
+                        f"Stopped while fitting the base model, saved at step {step + 1}. The same command goes on from there."
+                    )
     finally:
         checkpoints.close()
         log.close()

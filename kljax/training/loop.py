@@ -77,9 +77,7 @@ def train(config: Config) -> Path:
     base = ensure_base(task)
     arch = task.architecture
     reference, reference_hash = load_reference(base, arch.shapes, arch.shardings)
-    state = initial_state(
-        reference, trainer.parts.optimizer, trainer.parts.controller, config.seed, trainer.parts.shardings
-    )
+    state = initial_state(reference, trainer.parts.optimizer, trainer.parts.controller, config.seed, trainer.parts.shardings)
     check_zero_kl(trainer, state, reference)
     run_directory.create(path, {**run_directory.identity(config), "run": run_directory.to_dict(config)["run"]})
     task.tokenizer.save_pretrained(str(path / "tokenizer"))
@@ -151,13 +149,13 @@ def check_zero_kl(trainer: Trainer, state: TrainState, reference: Params) -> Non
     limit = MAX_LOGP_GAP[trainer.task.config.model.dtype]
     if not kl < MAX_KL_AT_START:
         raise UserError(
-            f"kl: with policy = reference the reverse KL is {kl:.3g} nats per token, expected less than {MAX_KL_AT_START:g}. The "
-            "likely causes: dropout left on, positions or masks under padding, different dtypes, or the wrong reference."
+            f"kl: with policy = reference the reverse KL is {kl:.3g} nats per token, expected less than {MAX_KL_AT_START:g}. "
+            "The likely causes: dropout left on, positions or masks under padding, different dtypes, or the wrong reference."
         )
     if not gap < limit:
         raise UserError(
-            f"rollout: sampler and scorer disagree by {gap:.3g} nats on a token's log-prob, expected less than {limit:g}. The likely "
-            "causes: a temperature on one side only, positions or masks under padding, different dtypes."
+            f"rollout: sampler and scorer disagree by {gap:.3g} nats on a token's log-prob, expected less than {limit:g}. "
+            "The likely causes: a temperature on one side only, positions or masks under padding, different dtypes."
         )
 
 
@@ -184,7 +182,9 @@ def _run(
                 checkpoints.save(step + 1, state, reference_hash)
             if stop.asked and step + 1 < config.steps:
                 checkpoints.wait()
-                raise Interrupted(f"Stopped and saved {path} at step {step + 1} of {config.steps}. The same command goes on from there.")
+                raise Interrupted(
+                    f"Stopped and saved {path} at step {step + 1} of {config.steps}. The same command goes on from there."
+                )
     checkpoints.wait()
 
 
@@ -241,8 +241,8 @@ class _Recorder:
         for name in ("policy/grad_norm", "kl/reverse_exact_seq", "reward/mean"):
             if not math.isfinite(values[name]):
                 raise UserError(
-                    f"step {step}: {name} is {values[name]}, expected a finite number; the run stopped and its checkpoints are kept. "
-                    "A lower optimizer.learning_rate or a higher kl.beta usually helps."
+                    f"step {step}: {name} is {values[name]}, expected a finite number; the run stopped, "
+                    "its checkpoints are kept. A lower optimizer.learning_rate or a higher kl.beta usually helps."
                 )
 
     def _shown(self, outcome: Outcome) -> list[dict[str, Any]]:

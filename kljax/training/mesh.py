@@ -64,8 +64,8 @@ def check_sizes(config: Config, vocab_size: int, mesh: Mesh) -> None:
             lower = size - size % parts
             near = f"{lower} or {lower + parts}" if lower else f"{parts}"
             raise UserError(
-                f"{field}: {size} cannot be divided over {parts} devices ({axes}); expected a multiple of {parts}, such as {near}, "
-                f"or a mesh size among {', '.join(str(n) for n in _divisors(size))}."
+                f"{field}: {size} cannot be divided over {parts} devices ({axes}); expected a multiple of {parts}, "
+                f"such as {near}, or a mesh size among {', '.join(str(n) for n in _divisors(size))}."
             )
 
 

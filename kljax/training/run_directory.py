@@ -33,7 +33,9 @@ def check_owner(path: Path, identity: Mapping[str, Any]) -> None:
     if not path.is_dir() or not (path / CONFIG).exists():
         if path.is_dir() and not any(path.iterdir()):
             return
-        raise UserError(f"run.root: {path} exists and is not a run directory (it has no {CONFIG}); choose another name=… or run.root=….")
+        raise UserError(
+            f"run.root: {path} exists and is not a run directory (it has no {CONFIG}); choose another name=… or run.root=…."
+        )
     try:
         there = read_config(path)
     except yaml.YAMLError:
@@ -54,7 +56,10 @@ def identity(config: Config) -> dict[str, Any]:
 
 def create(path: Path, config: Mapping[str, Any]) -> None:
     """Make the directory and note this launch in it. A resumed run adds to the list of launches."""
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run.root: cannot write {path} ({error.strerror}); choose another run.root=….") from None
     if not (path / CONFIG).exists():
         write_atomically(path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
     file = path / "environment.json"

@@ -11,13 +11,15 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Int, Key
 
 from kljax.config import ModelConfig, OptimizerConfig
 from kljax.kl.controllers import Controller, ControllerState
 from kljax.models.decoder import Decoder
 from kljax.training.mesh import param_shardings, replicated
 from kljax.types import Params
+
+Leaf = Any
+"""An array, its shape or its sharding: a state's layout is a tree of the same kind as the state."""
 
 
 @jax.tree_util.register_dataclass
@@ -28,8 +30,8 @@ class TrainState:
     params: Params
     opt_state: Any
     controller: ControllerState
-    key: Key[Array, ""]
-    step: Int[Array, ""]
+    key: Leaf
+    step: Leaf
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,45 @@
+# Each target does all its own set-up; the only thing needed is Python >= 3.11 with venv.
+#   make demo    the main job on the built-in task, a sweep over beta, and the frontier
+#   make test    the tests
+#   make lint    ruff, pyright, import-linter
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/base
+	$(BIN)/python experiments/train.py
+	$(BIN)/python experiments/train.py -m kl.beta=0.4,0.7,1.2,2.4
+	$(BIN)/python experiments/frontier.py runs/grammar
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest --cov=kljax --cov-report=term:skip-covered
+
+lint: $(VENV)/lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+clean:
+	rm -rf $(VENV)
+
+# A stamp for each set of extras, so that a second call installs nothing.
+$(VENV)/python:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/base: $(VENV)/python pyproject.toml constraints.txt
+	$(PIP) install --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/test: $(VENV)/base
+	$(PIP) install --constraint constraints.txt --editable '.[text,test]'
+	touch $@
+
+$(VENV)/lint: $(VENV)/test
+	$(PIP) install --constraint constraints.txt --editable '.[text,test,lint]'
+	touch $@

@@ -1,0 +1,32 @@
+"""Reward against KL over finished runs: a table, a CSV and a PNG.
+
+python experiments/frontier.py runs/grammar
+python experiments/frontier.py runs/grammar/kl.beta-* --out /tmp/frontier
+"""
+
+import argparse
+from pathlib import Path
+
+from kljax.analysis import frontier, tables
+from kljax.command_line import reporting_mistakes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="run directories, or folders that hold some")
+    parser.add_argument("--out", type=Path, help="where frontier.csv and frontier.png go (default: the first folder given)")
+    arguments = parser.parse_args()
+    found, unfinished = frontier.points(frontier.find_runs(arguments.runs))
+    for run in unfinished:
+        tables.console.print(f"Left out, not finished: {run}", soft_wrap=True)
+    out = arguments.out or frontier.folder_of(arguments.runs[0])
+    out.mkdir(parents=True, exist_ok=True)
+    frontier.write_csv(found, out / "frontier.csv")
+    frontier.plot(found, out / "frontier.png")
+    tables.show_frontier(found)
+    tables.console.print(f"Written to {out / 'frontier.csv'} and {out / 'frontier.png'}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    with reporting_mistakes():
+        main()
