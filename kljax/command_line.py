@@ -4,6 +4,7 @@ Hydra composes the files of `configs/` with the overrides given, pydantic valida
 one starts.
 """
 
+import hashlib
 import os
 import re
 import sys
@@ -26,6 +27,7 @@ from kljax.errors import UserError, did_you_mean
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MISTAKE, INTERRUPTED = 2, 130  # exit codes
+LONGEST_VARIANT = 120  # characters
 NOT_IN_VARIANT = ("run", "hydra", "experiment", "name")
 
 T = TypeVar("T")
@@ -89,7 +91,10 @@ def variant(overrides: Sequence[str]) -> str:
         if key.split(".")[0] not in NOT_IN_VARIANT:
             # Neither '=' nor ',': the path must pass through a shell and through Hydra (run=…) as it is.
             kept.append(f"{key}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', override.get_value_element_as_str())}".strip("_"))
-    return "+".join(sorted(kept)) or "default"
+    name = "+".join(sorted(kept)) or "default"
+    if len(name) <= LONGEST_VARIANT:
+        return name
+    return f"{name[:LONGEST_VARIANT]}+{hashlib.sha256(name.encode()).hexdigest()[:8]}"  # a file name has its limits
 
 
 def _validated(composed: DictConfig, overrides: Sequence[str], schema: type[T]) -> T:

@@ -9,18 +9,44 @@ Axes, everywhere in this project:
 Log-probs, KLs and entropies are float32, in nats, whatever the model's dtype.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, dataclass_transform
 
-import jax
+from jax.tree_util import GetAttrKey, register_pytree_with_keys
 from jaxtyping import Array, Bool, Float, Int
 
 Params = Any
 """A nested dict of arrays: a model's parameters without the model."""
 
+Cls = TypeVar("Cls")
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+
+@dataclass_transform(frozen_default=True)
+def struct(cls: type[Cls]) -> type[Cls]:
+    """A frozen dataclass that JAX sees as a tree of its fields.
+
+    Unlike `jax.tree_util.register_dataclass` it does not call `__init__` when JAX rebuilds the tree: the leaves are then
+    often no arrays of the annotated shape but shapes, shardings or stacked chunks, which the type checks would refuse.
+    """
+    made = dataclass(frozen=True)(cls)
+    names = [field.name for field in fields(made)]  # pyright: ignore
+
+    def flatten_with_keys(value: Any) -> tuple[list[Any], None]:
+        return [(GetAttrKey(name), getattr(value, name)) for name in names], None
+
+    def unflatten(_: None, leaves: Any) -> Any:
+        value = object.__new__(made)
+        for name, leaf in zip(names, leaves, strict=True):
+            object.__setattr__(value, name, leaf)
+        return value
+
+    register_pytree_with_keys(
+        made, flatten_with_keys, unflatten, lambda value: ([getattr(value, name) for name in names], None)
+    )
+    return made
+
+
+@struct
 class Prompts:
     """Distinct prompts, padded on the left to one width, so that every row's last column is its last token."""
 
@@ -28,8 +54,7 @@ class Prompts:
     mask: Bool[Array, "N P"]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@struct
 class Rollout:
     """Prompts with their sampled completions.
 
@@ -49,8 +74,7 @@ class Rollout:
         return self.tokens[:, self.prompt_mask.shape[1] :]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@struct
 class Scores:
     """What policy (pi) and reference (rho) say of each completion token and of the state before it, nats.
 

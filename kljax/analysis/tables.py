@@ -41,7 +41,7 @@ def show_samples(evaluation: Evaluation, count: int) -> None:
             console.print(Text(f"  {who:9}  {sample[f'{who}_reward']:+.2f}  {sample[who]!r}"))
 
 
-def show_base(result: Mapping[str, float], path: Path) -> None:
+def show_base(result: Mapping[str, float | int], path: Path) -> None:
     """The held-out figures of a base model."""
     table = Table(title=f"{path}: held-out figures", title_justify="left")
     table.add_column("")

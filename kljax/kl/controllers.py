@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kljax.types import struct
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+
+@struct
 class ControllerState:
     """beta in reward units per nat: a float32 scalar."""
 

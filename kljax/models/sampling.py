@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from kljax.models.decoder import Decoder, causal_mask, empty_cache, positions_of
-from kljax.types import Params, Prompts, Rollout
+from kljax.types import Params, Prompts, Rollout, struct
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,7 @@ class Sampler:
         return self.temperature or 1.0
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@struct
 class _Progress:
     step: Int[Array, ""]
     logits: Float[Array, "B V"]

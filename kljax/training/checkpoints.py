@@ -45,11 +45,9 @@ class Checkpoints:
                 f"{reference_hash[:12]}…; KL to it would mean something else. "
                 "Restore the reference or start another run (name=…)."
             )
+        _check_shapes(self._folder / str(step) / "state", shapes)
         target = ocp.args.Composite(state=ocp.args.StandardRestore(_laid_out(shapes, shardings)))
-        try:
-            return self._manager.restore(step, args=target)["state"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise _other_model(self._folder / str(step), error) from None
+        return self._manager.restore(step, args=target)["state"]
 
     def wait(self) -> None:
         """Until all that was saved is on disk."""
@@ -76,11 +74,9 @@ def load_reference(run: Path, shapes: Params, shardings: Params) -> tuple[Params
             f"{run} holds no reference model (no {folder.relative_to(run.resolve())}); "
             "was it interrupted before its first step?"
         )
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            params = checkpointer.restore(folder, _laid_out(shapes, shardings))
-    except (ValueError, KeyError, TypeError) as error:
-        raise _other_model(folder, error) from None
+    _check_shapes(folder, shapes)
+    with ocp.StandardCheckpointer() as checkpointer:
+        params = checkpointer.restore(folder, _laid_out(shapes, shardings))
     return params, params_hash(params)
 
 
@@ -92,6 +88,24 @@ def _laid_out(shapes: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def _other_model(folder: Path, error: Exception) -> UserError:
-    reason = " ".join(str(error).split())[:300]
-    return UserError(f"{folder} holds another model than the config describes: {reason}")
+def _check_shapes(folder: Path, shapes: Any) -> None:
+    """Refuse what was saved from another model, by name, before any array is read."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        there = _shapes_by_name(checkpointer.metadata(folder).item_metadata.tree)  # pyright: ignore
+    here = _shapes_by_name(shapes)
+    for name in [*here, *there]:
+        if here.get(name) != there.get(name):
+            found, expected = (f"the shape {s[name]}" if name in s else "no such array" for s in (there, here))
+            raise UserError(
+                f"{folder} holds another model than the config describes: {name} has {found} there, {expected} here."
+            )
+
+
+def _shapes_by_name(tree: Any) -> dict[str, tuple[int, ...]]:
+    def shape(leaf: Any) -> tuple[int, ...]:
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):  # on disk a key is its raw data
+            return jax.eval_shape(jax.random.key_data, leaf).shape
+        return tuple(leaf.shape)
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): shape(leaf) for path, leaf in leaves}

@@ -32,13 +32,12 @@ from kljax.training.mesh import batch_sharding, replicated
 from kljax.training.progress import ProgressBar
 from kljax.training.state import Leaf, TrainState, initial_state, make_optimizer, state_shapes, state_shardings
 from kljax.training.task import Task, base_identity, base_path
-from kljax.types import Params
+from kljax.types import Params, struct
 
 RESULT = "result.json"
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@struct
 class FitState:
     """A train state with what early stopping remembers."""
 
@@ -79,7 +78,7 @@ def ensure_base(task: Task) -> Path:
     return path
 
 
-def read_result(path: Path) -> dict[str, float]:
+def read_result(path: Path) -> dict[str, float | int]:
     """The held-out figures of a finished base model."""
     return json.loads((path / RESULT).read_text())
 
@@ -152,7 +151,7 @@ def _compile(task: Task, held_out: TokenRows) -> Program:
         nats, gradients = jax.value_and_grad(loss)(state.params)
         changes, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         new = replace(state, params=optax.apply_updates(state.params, changes), opt_state=opt_state, step=state.step + 1)
-        return new, {"fit/train_nats_tok": nats, "fit/grad_norm": optax.global_norm(gradients)}
+        return new, {"fit/train_nats_tok": nats, "fit/grad_norm": optax.tree.norm(gradients)}
 
     @jax.jit
     def row_nats(params, tokens, mask):
@@ -186,7 +185,7 @@ def _tokens_mean(row_nats: np.ndarray, rows: TokenRows) -> float:
     return float(row_nats.sum(dtype=np.float64) / rows.mask[:, 1:].sum())
 
 
-def _result(task: Task, program: Program, state: FitState, train: TokenRows, held_out: TokenRows) -> dict[str, float]:
+def _result(task: Task, program: Program, state: FitState, train: TokenRows, held_out: TokenRows) -> dict[str, float | int]:
     """Held-out figures of the parameters that were kept, per token of this tokenizer."""
     nats = program.held_out(state.best_params)
     mean = _tokens_mean(nats, held_out)

@@ -131,7 +131,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (json.JSONDecodeError, KeyError):
         return math.inf
 

@@ -16,14 +16,13 @@ from kljax.config import ModelConfig, OptimizerConfig
 from kljax.kl.controllers import Controller, ControllerState
 from kljax.models.decoder import Decoder
 from kljax.training.mesh import param_shardings, replicated
-from kljax.types import Params
+from kljax.types import Params, struct
 
 Leaf = Any
 """An array, its shape or its sharding: a state's layout is a tree of the same kind as the state."""
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@struct
 class TrainState:
     """Parameters, optimiser, beta's controller, PRNG key and step; the data position follows from the step."""
 

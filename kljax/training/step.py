@@ -24,7 +24,7 @@ from kljax.policy.means import masked_sum, mean_with_se
 from kljax.rewards.device import DeviceReward
 from kljax.training.mesh import batch_sharding
 from kljax.training.state import Architecture, TrainState
-from kljax.types import Params, Prompts, Rollout, Scores
+from kljax.types import Params, Prompts, Rollout, Scores, struct
 
 Metrics = dict[str, Float[Array, ""]]
 
@@ -43,8 +43,7 @@ class Parts:
     optimizer: optax.GradientTransformation
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@struct
 class Outcome:
     """What a step shows beside its metrics."""
 
@@ -105,7 +104,7 @@ def update(
     gradients, scores = jax.grad(loss_function, has_aux=True)(state.params)
     changes, opt_state = parts.optimizer.update(gradients, state.opt_state, state.params)
     metrics = report(scores, rollout, reward, beta, parts.sampler)
-    metrics["policy/grad_norm"] = optax.global_norm(gradients)
+    metrics["policy/grad_norm"] = optax.tree.norm(gradients)
     new_state = TrainState(
         params=optax.apply_updates(state.params, changes),
         opt_state=opt_state,

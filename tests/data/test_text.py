@@ -1,0 +1,180 @@
+"""Rows of text from files of every kind, their split in three, and what is said of files that are wrong."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import huggingface_hub
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from kljax.config import DataConfig, GrammarSource, PrefixPrompt, TextSource
+from kljax.data import grammar
+from kljax.data.text import load_rows, load_splits
+from kljax.errors import UserError
+
+ROWS = [{"review": f"review number {i}, naïve 😀", "stars": i} for i in range(40)]
+SHARED = Path(__file__).parents[3] / "shared" / "data" / "movie_reviews.parquet"
+
+
+def write_parquet(file, rows):
+    parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+
+
+def write_jsonl(file, rows):
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_csv(file, rows):
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+WRITERS = {"parquet": write_parquet, "jsonl": write_jsonl, "json": write_jsonl, "csv": write_csv}
+
+
+def source(path, column="review"):
+    return TextSource(kind="text", path=str(path), column=column, split="train")
+
+
+def config(path, prompt_fraction=0.2, held_out_fraction=0.1, seed=0):
+    prompt = PrefixPrompt(kind="prefix", min_tokens=1, max_tokens=4)
+    return DataConfig(
+        source=source(path), prompt=prompt, prompt_fraction=prompt_fraction, held_out_fraction=held_out_fraction, seed=seed
+    )
+
+
+@pytest.fixture
+def reviews(tmp_path):
+    write_jsonl(tmp_path / "reviews.jsonl", ROWS)
+    return tmp_path / "reviews.jsonl"
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_files_of_every_kind_are_read(tmp_path, kind):
+    WRITERS[kind](tmp_path / f"reviews.{kind}", ROWS)
+    rows = load_rows(source(tmp_path / f"reviews.{kind}"))
+    assert rows["text"][:] == [row["review"] for row in ROWS]
+    assert rows["stars"][:] == [row["stars"] for row in ROWS]
+
+
+def test_a_text_file_has_a_row_a_line(tmp_path):
+    (tmp_path / "reviews.txt").write_text("one line\n\nanother\n   \nlast")
+    assert load_rows(source(tmp_path / "reviews.txt", "text")).to_dict() == {"text": ["one line", "another", "last"]}
+
+
+def test_rows_without_text_are_dropped_whole(tmp_path):
+    texts = ["kept", "", None, "  \n", "kept too"]
+    write_jsonl(tmp_path / "reviews.jsonl", [{"review": text, "place": i} for i, text in enumerate(texts)])
+    assert load_rows(source(tmp_path / "reviews.jsonl")).to_dict() == {"text": ["kept", "kept too"], "place": [0, 4]}
+
+
+def test_the_column_named_becomes_text_even_beside_another_of_that_name(tmp_path):
+    write_parquet(tmp_path / "reviews.parquet", [{"text": "not this", "review": "this", "stars": 3}])
+    assert load_rows(source(tmp_path / "reviews.parquet")).to_dict() == {"text": ["this"], "stars": [3]}
+
+
+def test_the_grammar_is_a_source():
+    rows = load_rows(GrammarSource(kind="grammar", sentences=30, seed=7))
+    assert rows["text"][:] == grammar.sample_sentences(30, seed=7)
+
+
+def test_splits_are_disjoint_and_cover_all_rows(reviews):
+    splits = load_splits(config(reviews))
+    parts = (splits.train, splits.prompts, splits.held_out)
+    assert [len(part) for part in parts] == [28, 8, 4]  # 70 %, 20 % and 10 % of 40
+    assert sorted(stars for part in parts for stars in part["stars"]) == list(range(40))
+    for part in parts:
+        assert all(row["text"] == ROWS[row["stars"]]["review"] for row in part), "columns of one row stay together"
+
+
+def test_the_split_is_shuffled_by_the_seed_alone(reviews):
+    def train(seed):
+        return load_splits(config(reviews, seed=seed)).train["stars"][:]
+
+    assert train(1) == train(1)
+    assert train(1) != train(2)
+    assert train(1) != sorted(train(1))
+
+
+@pytest.mark.parametrize("fractions", [(0.01, 0.5), (0.5, 0.01), (0.5, 0.495)])
+def test_too_few_rows_for_the_split_are_refused(reviews, fractions):
+    with pytest.raises(UserError, match=f"^data.source: 40 rows .*prompt_fraction={fractions[0]} .*at least one row in each"):
+        load_splits(config(reviews, *fractions))
+
+
+def complaint(path, column="review"):
+    with pytest.raises(UserError) as raised:
+        load_rows(source(path, column))
+    sentence = str(raised.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+def test_a_missing_file_is_named_with_its_nearest_neighbour(reviews):
+    sentence = complaint(reviews.with_name("reviws.jsonl"))
+    assert sentence.startswith(f"data.source.path: no file '{reviews.parent}/reviws.jsonl'")
+    assert sentence.endswith("Did you mean 'reviews.jsonl'?")
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    sentence = complaint(tmp_path / "nowhere" / "reviews.parquet")
+    assert sentence == f"data.source.path: no file '{tmp_path}/nowhere/reviews.parquet' (looked in {tmp_path}/nowhere)."
+
+
+def test_a_missing_column_is_named_with_those_present(reviews):
+    sentence = complaint(reviews, "reviw")
+    assert sentence == f"data.source.column: {reviews} has no column 'reviw'; it has: review, stars. Did you mean 'review'?"
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    assert complaint(tmp_path / "empty.jsonl") == (
+        f"data.source.path: {tmp_path}/empty.jsonl is empty, expected at least one row."
+    )
+
+
+def test_a_file_without_any_text_is_refused(tmp_path):
+    write_jsonl(tmp_path / "blank.jsonl", [{"review": " "}, {"review": ""}])
+    assert complaint(tmp_path / "blank.jsonl") == (
+        f"data.source.path: {tmp_path}/blank.jsonl has no text in column 'review', expected at least one row."
+    )
+
+
+def test_a_column_of_numbers_is_refused(reviews):
+    assert complaint(reviews, "stars") == f"data.source.column: 'stars' of {reviews} holds int in row 0, expected text."
+
+
+def test_an_unknown_suffix_is_refused(tmp_path):
+    (tmp_path / "reviews.docx").write_text("text")
+    sentence = complaint(tmp_path / "reviews.docx")
+    assert sentence.startswith(f"data.source.path: '{tmp_path}/reviews.docx' is of an unknown kind, expected one of")
+    assert all(suffix in sentence for suffix in (".parquet", ".jsonl", ".csv", ".txt"))
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.parquet", "no parquet"), ("a.jsonl", '{"review": "x"'), ("a.csv", 'a\n"b')])
+def test_a_broken_file_is_named(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    assert complaint(tmp_path / name).startswith(f"data.source.path: cannot read the file '{tmp_path}/{name}': ")
+
+
+def test_a_hub_name_that_cannot_be_reached_is_named(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    assert complaint("someone/reviews").startswith("data.source.path: cannot read the hub data set 'someone/reviews': ")
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.exists(), reason=f"needs {SHARED}")
+def test_real_reviews_are_read_whole():
+    splits = load_splits(replace(config(SHARED), source=source(SHARED, "text")))
+    sizes = {name: len(getattr(splits, name)) for name in ("train", "prompts", "held_out")}
+    rows = parquet.read_metadata(SHARED).num_rows
+    assert sum(sizes.values()) == rows
+    assert (sizes["prompts"], sizes["held_out"]) == (round(0.2 * rows), round(0.1 * rows))
+    assert {"text", "rating"} <= set(splits.prompts.column_names)

@@ -1,0 +1,194 @@
+"""The weighted sum of reward terms, and one sentence for everything that a user's function can get wrong."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kljax.config import RewardTerm, WordTokenizer
+from kljax.data import tokenizers
+from kljax.errors import UserError
+from kljax.rewards.combination import build
+from kljax.types import Rollout
+
+PROMPTS, COMPLETIONS = ["so", "so", "and"], ["good film.", "bad", "a longer one"]
+
+MODULE = '''
+"""A user's rewards."""
+import jax.numpy as jnp
+import numpy as np
+
+seen = {}
+value = 3
+
+def letters(prompts, completions, **columns):
+    seen.update(columns, prompts=prompts, completions=completions)
+    return [len(completion) for completion in completions]
+
+def numbers(prompts, completions, *, kind, **columns):
+    """As many different types as a number can have."""
+    return {"array": np.arange(3.0), "ints": [0, 1, 2], "scalars": list(np.arange(3, dtype=np.float16)),
+            "generator": (float(i) for i in range(3)), "tuple": (0.0, 1.0, 2.0)}[kind]
+
+def bad(prompts, completions, *, returned, **columns):
+    return returned
+
+def raises(prompts, completions, **columns):
+    raise KeyError("no such thing")
+
+def nats(tokenizer, scale):
+    return lambda rollout: scale * rollout.behaviour_logp.sum(-1)
+'''
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A module of the user's, under a name of its own for each test."""
+    name = f"rewards_of_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tokenizers.build(WordTokenizer(kind="words"), ["so good film and a longer bad one"])
+
+
+@pytest.fixture(scope="module")
+def rollout():
+    mask = jnp.arange(4) < jnp.array([[4], [1], [2]])
+    return Rollout(jnp.zeros((3, 6), int), jnp.ones((3, 2), bool), mask, jnp.arange(12.0).reshape(3, 4))
+
+
+def term(kind, function, weight=1.0, /, **arguments):
+    return RewardTerm(kind=kind, function=function, weight=weight, arguments=arguments)
+
+
+def host(tokenizer, columns=None, **terms):
+    reward = build(terms, tokenizer)
+    assert reward.host is not None
+    return reward.host(PROMPTS, COMPLETIONS, columns or {})
+
+
+def complaint(tokenizer, **terms):
+    with pytest.raises(UserError) as raised:
+        host(tokenizer, **terms)
+    return str(raised.value)
+
+
+def test_device_terms_are_summed_with_their_weights(tokenizer, rollout):
+    terms = {"long": term("jax", "length", -0.5), "again": term("jax", "repetition", 2.0)}
+    reward = build(terms, tokenizer)
+    assert reward.host is None, "one compiled step"
+    repetition = [2 / 3, 0, 0]  # of equal tokens: three bigrams, one new; none; one, new
+    np.testing.assert_allclose(reward.device(rollout), -0.5 * np.array([4, 1, 2]) + 2 * np.array(repetition), rtol=1e-6)
+
+
+def test_host_terms_are_summed_with_their_weights(tokenizer, mine):
+    terms = {"ends": term("python", "regex", 0.5, pattern="[.]$"), "letters": term("python", f"{mine}.letters", -2.0)}
+    expected = [0.5 * text.endswith(".") - 2 * len(text) for text in COMPLETIONS]
+    np.testing.assert_allclose(host(tokenizer, **terms), expected)
+
+
+def test_device_and_host_terms_stay_apart(tokenizer, rollout, mine):
+    reward = build({"long": term("jax", "length"), "letters": term("python", f"{mine}.letters")}, tokenizer)
+    np.testing.assert_array_equal(reward.device(rollout), [4, 1, 2])
+    np.testing.assert_array_equal(reward.host(PROMPTS, COMPLETIONS, {}), [len(text) for text in COMPLETIONS])
+
+
+def test_no_device_term_gives_zeros(tokenizer, rollout):
+    np.testing.assert_array_equal(build({"v": term("python", "vader")}, tokenizer).device(rollout), np.zeros(3))
+
+
+def test_a_dotted_path_names_a_jax_factory(tokenizer, rollout, mine):
+    reward = build({"mine": term("jax", f"{mine}.nats", 2.0, scale=3.0)}, tokenizer)
+    np.testing.assert_allclose(reward.device(rollout), 2.0 * 3.0 * np.arange(12.0).reshape(3, 4).sum(-1))
+
+
+def test_columns_and_arguments_are_passed(tokenizer, mine):
+    host(tokenizer, {"text": ["x", "y", "z"], "stars": [1, 2, 3]}, mine=term("python", f"{mine}.letters", target=7))
+    seen = __import__(mine).seen
+    assert seen == {"prompts": PROMPTS, "completions": COMPLETIONS, "text": ["x", "y", "z"], "stars": [1, 2, 3], "target": 7}
+
+
+@pytest.mark.parametrize("kind", ["array", "ints", "scalars", "generator", "tuple"])
+def test_numbers_of_every_kind_are_taken(tokenizer, mine, kind):
+    rewards = host(tokenizer, mine=term("python", f"{mine}.numbers", kind=kind))
+    np.testing.assert_array_equal(rewards, np.arange(3, dtype=np.float32))
+    assert rewards.dtype == np.float32
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, None, "0.5", True, [1.0], 1j, np.array([1.0])], ids=repr)
+def test_a_reward_that_is_no_number_is_refused_with_its_sample(tokenizer, mine, wrong):
+    sentence = complaint(tokenizer, mine=term("python", f"{mine}.bad", returned=[0.5, 1.0, wrong]))
+    assert sentence == (
+        f"reward.mine: the reward of sample 2 is {wrong!r}, expected a finite number; its prompt is 'and', "
+        "its completion 'a longer one'."
+    )
+
+
+@pytest.mark.parametrize("wrong", [[], [0.1, 0.2], [0.1] * 4])
+def test_a_wrong_count_is_refused(tokenizer, mine, wrong):
+    sentence = complaint(tokenizer, mine=term("python", f"{mine}.bad", returned=wrong))
+    assert sentence == f"reward.mine: the reward function returned {len(wrong)} rewards, expected 3, one a completion."
+
+
+@pytest.mark.parametrize("wrong", [None, 0.5, 3])
+def test_what_is_no_list_is_refused(tokenizer, mine, wrong):
+    sentence = complaint(tokenizer, mine=term("python", f"{mine}.bad", returned=wrong))
+    assert sentence == f"reward.mine: the reward function returned {type(wrong).__name__}, expected a list of 3 numbers."
+
+
+def test_a_reward_that_raises_is_reported_with_its_line(tokenizer, mine, tmp_path):
+    line = MODULE.splitlines().index('    raise KeyError("no such thing")') + 1
+    sentence = complaint(tokenizer, mine=term("python", f"{mine}.raises"))
+    assert sentence.startswith("reward.mine: the reward function raised KeyError: 'no such thing'")
+    assert f"{tmp_path}/{mine}.py:{line}" in sentence
+    assert "3 completions" in sentence
+
+
+def test_a_missing_argument_of_a_python_reward_is_named(tokenizer):
+    sentence = complaint(tokenizer, ends=term("python", "regex"))
+    assert sentence.startswith("reward.ends")
+    assert "'pattern'" in sentence
+
+
+@pytest.mark.parametrize(("arguments", "named"), [({}, "'scale'"), ({"scale": 1, "shift": 2}, "'shift'")])
+def test_wrong_arguments_of_a_jax_reward_are_named(tokenizer, mine, arguments, named):
+    sentence = complaint(tokenizer, mine=term("jax", f"{mine}.nats", **arguments))
+    assert sentence.startswith("reward.mine.arguments: ")
+    assert named in sentence
+
+
+@pytest.mark.parametrize(("kind", "typo", "right"), [("jax", "sentimnt", "sentiment"), ("python", "vadr", "vader")])
+def test_an_unknown_name_is_answered_with_the_nearest(tokenizer, kind, typo, right):
+    sentence = complaint(tokenizer, mine=term(kind, typo))
+    assert sentence.startswith(f"reward.mine.function: no built-in reward '{typo}'")
+    assert sentence.endswith(f"Did you mean '{right}'?")
+
+
+@pytest.mark.parametrize(("kind", "name"), [("jax", "vader"), ("python", "length")])
+def test_a_reward_of_the_other_kind_is_not_taken(tokenizer, kind, name):
+    assert complaint(tokenizer, mine=term(kind, name)).startswith(f"reward.mine.function: no built-in reward '{name}'")
+
+
+def test_a_module_that_is_not_there_is_named(tokenizer):
+    sentence = complaint(tokenizer, mine=term("python", "no_such_module.reward"))
+    assert sentence.startswith("reward.mine.function: cannot import 'no_such_module' (ModuleNotFoundError")
+
+
+def test_a_module_that_does_not_import_is_named(tokenizer, mine, tmp_path):
+    (tmp_path / f"broken_{mine}.py").write_text("1 / 0")
+    sentence = complaint(tokenizer, mine=term("python", f"broken_{mine}.reward"))
+    assert sentence == f"reward.mine.function: cannot import 'broken_{mine}' (ZeroDivisionError: division by zero)."
+
+
+def test_a_missing_function_is_answered_with_the_nearest(tokenizer, mine):
+    sentence = complaint(tokenizer, mine=term("python", f"{mine}.leters"))
+    assert sentence == f"reward.mine.function: module '{mine}' has no function 'leters'. Did you mean 'letters'?"
+
+
+def test_what_is_no_function_is_refused(tokenizer, mine):
+    assert complaint(tokenizer, mine=term("python", f"{mine}.value")).startswith("reward.mine.function: ")

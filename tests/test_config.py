@@ -1,0 +1,267 @@
+"""The schema: the configs that ship are valid, and each wrong value is answered with its field."""
+
+import ast
+import copy
+import typing
+from dataclasses import MISSING, fields, is_dataclass, replace
+from pathlib import Path
+
+import hydra
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from kljax import config as schema
+from kljax.command_line import CONFIGS, compose
+from kljax.config import AnalysisConfig, Config, RewardTerm, leaf_keys, to_dict, validate
+from kljax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = sorted(file.stem for file in (CONFIGS / "experiment").glob("*.yaml"))
+REWARDS = sorted(file.stem for file in (CONFIGS / "reward").glob("*.yaml"))
+MODELS = sorted(file.stem for file in (CONFIGS / "model").glob("*.yaml"))
+ABSENT = object()
+
+
+def flat_keys(values, prefix=""):
+    for key, value in values.items():
+        yield from flat_keys(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [prefix + key]
+
+
+def raw(name, *overrides):
+    """What Hydra composes, before the schema has seen it."""
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        return OmegaConf.to_container(hydra.compose(name, overrides=list(overrides)), resolve=True)
+
+
+@pytest.fixture(scope="module")
+def defaults():
+    return to_dict(compose([], Config))
+
+
+def changed(values, changes):
+    """A copy with other values at dotted keys."""
+    values = copy.deepcopy(values)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        section = values
+        for part in path:
+            section = section[part]
+        if value is ABSENT:
+            del section[last]
+        else:
+            section[last] = value
+    return values
+
+
+def complaint(values, changes, wanted=Config):
+    with pytest.raises(UserError) as raised:
+        validate(changed(values, changes), wanted)
+    sentence = str(raised.value)
+    assert "\n" not in sentence
+    assert "pydantic" not in sentence
+    return sentence
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=0"]
+    + [f"experiment={name}" for name in EXPERIMENTS]
+    + [f"reward={name}" for name in [*REWARDS, f"[{','.join(REWARDS)}]"]]
+    + [f"model={name}" for name in MODELS],
+)
+def test_every_config_that_ships_is_valid_and_comes_back_from_its_dictionary(override):
+    config = compose([override], Config)
+    assert validate(to_dict(config), Config) == config
+    assert validate(yaml.safe_load(yaml.safe_dump(to_dict(config))), Config) == config
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_values_and_schema_have_the_same_keys(experiment):
+    override = f"experiment={experiment}"
+    assert set(flat_keys(raw("config", override))) == set(flat_keys(to_dict(compose([override], Config))))
+
+
+def test_the_analysis_config_is_valid():
+    config = compose(["run=somewhere"], AnalysisConfig, "analyze")
+    assert set(flat_keys(raw("analyze", "run=somewhere"))) == set(flat_keys(to_dict(config)))
+    assert validate(to_dict(config), AnalysisConfig) == config
+
+
+def schemas():
+    return [
+        value for value in vars(schema).values() if is_dataclass(value) and getattr(value, "__module__", "") == schema.__name__
+    ]
+
+
+@pytest.mark.parametrize("section", schemas(), ids=lambda section: section.__name__)
+def test_values_live_in_configs_only(section):
+    """A default in the schema would be a second place for a value. (A union's Field carries its discriminator alone.)"""
+    for field in fields(section):
+        default = getattr(field.default, "default", field.default)
+        assert default is MISSING or repr(default) == "PydanticUndefined", field.name
+        assert field.default_factory is MISSING, field.name
+
+
+def read_attributes():
+    """Every `.name` that the code reads, and every string constant (for getattr), outside the schema itself."""
+    names = set()
+    for file in [*(ROOT / "kljax").rglob("*.py"), *(ROOT / "experiments").glob("*.py")]:
+        if file != Path(schema.__file__):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                    names.add(node.attr)
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    names.add(node.value)
+    return names
+
+
+def test_every_field_is_read_somewhere():
+    """A flag that is declared and never read is worse than none. `kind` is read by class or by literal."""
+    declared = {field.name for section in schemas() for field in fields(section)}
+    assert declared - read_attributes() == set()
+
+
+def test_leaf_keys_are_all_keys_of_all_alternatives(defaults):
+    keys = set(leaf_keys(Config))
+    assert {key for key in flat_keys(defaults) if not key.startswith("reward.")} <= keys
+    assert {"data.source.sentences", "data.source.path", "data.prompt.min_tokens", "tokenizer.vocab_size", "kl"} <= keys
+    for key in keys:
+        section = [Config]
+        for part in key.split("."):
+            owners = [member for member in section if is_dataclass(member) and part in {f.name for f in fields(member)}]
+            assert owners, key
+            hints = [typing.get_type_hints(owner)[part] for owner in owners]
+            section = [member for hint in hints for member in (typing.get_args(hint) or (hint,))]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("kl.beta", -0.1, ["-0.1", "0", "To train without a penalty, set kl.beta=0."]),
+        ("kl.beta", float("nan"), ["nan", "finite"]),
+        ("kl.beta", float("inf"), ["inf", "finite"]),
+        ("kl.beta", None, ["None", "number"]),
+        ("kl.beta", "large", ["'large'", "number"]),
+        ("kl.penalty", "exat", ["'exat'", "exact, k1_reward, k2_loss, k3_loss", "Did you mean 'exact'?"]),
+        ("algorithm", "ppo", ["'ppo'", "rloo, reinforce"]),
+        ("model.dtype", "float31", ["'float31'", "float32, bfloat16", "Did you mean 'float32'?"]),
+        ("model.layers", 0, ["0", "1"]),
+        ("model.layers", 1.5, ["1.5", "integer"]),
+        ("model.layers", "two", ["'two'", "integer"]),
+        ("model.bias", "maybe", ["'maybe'", "boolean"]),
+        ("model.dropout", 1.0, ["1.0", "less than 1"]),
+        ("steps", -3, ["-3", "1"]),
+        ("seed", -1, ["-1", "0"]),
+        ("name", 3, ["3", "string"]),
+        ("rollout.prompts", 1, ["1", "2"]),
+        ("rollout.top_p", 0.0, ["0.0", "greater than 0"]),
+        ("rollout.top_p", 1.5, ["1.5", "1"]),
+        ("data.prompt_fraction", 1.0, ["1.0", "less than 1"]),
+        ("data.held_out_fraction", 0.0, ["0.0", "greater than 0"]),
+        ("data.source.sentences", 0, ["0", "1"]),
+        ("data.prompt.max_tokens", -1, ["-1", "0"]),
+        ("reward.sentiment.weight", "heavy", ["'heavy'", "number"]),
+        ("reward.sentiment.kind", "jaxx", ["'jaxx'", "jax, python", "Did you mean 'jax'?"]),
+        ("mesh.data", -2, ["-2", "-1"]),
+        ("optimizer.b1", 1.0, ["1.0", "less than 1"]),
+        ("pretrain.optimizer.learning_rate", 0.0, ["0.0", "greater than 0"]),
+    ],
+)
+def test_a_wrong_value_is_answered_with_field_value_and_expectation(defaults, key, value, expected):
+    sentence = complaint(defaults, {key: value})
+    assert sentence.startswith(f"{key}: got {expected[0]}, expected ")
+    for fragment in expected[1:]:
+        assert fragment in sentence.split(", expected ", 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("kl.bta", "kl.beta"),
+        ("rollout.temprature", "rollout.temperature"),
+        ("data.source.sentence", "data.source.sentences"),
+        ("pretrain.optimizer.warmup", "pretrain.optimizer.warmup_steps"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest(defaults, key, nearest):
+    assert complaint(defaults, {key: 1}) == f"{key}: no such config key. Did you mean '{nearest}'?"
+
+
+def test_an_unknown_key_of_a_reward_is_named(defaults):
+    assert complaint(defaults, {"reward.sentiment.weigth": 1.0}).startswith("reward.sentiment.weigth: no such config key.")
+
+
+@pytest.mark.parametrize("key", ["kl.beta", "name", "data.source.seed", "reward.sentiment.function", "optimizer"])
+def test_a_missing_value_is_named(defaults, key):
+    assert complaint(defaults, {key: ABSENT}).startswith(f"{key}: missing")
+
+
+@pytest.mark.parametrize("key", ["data.source", "data.prompt", "tokenizer"])
+def test_a_wrong_or_missing_kind_is_answered_with_the_right_ones(defaults, key):
+    kinds = {"data.source": "grammar, text", "data.prompt": "prefix, whole", "tokenizer": "words, bpe, pretrained"}[key]
+    assert complaint(defaults, {f"{key}.kind": "odd"}).startswith(f"{key}.kind: got 'odd', expected one of {kinds}.")
+    assert complaint(defaults, {f"{key}.kind": ABSENT}).startswith(f"{key}: its 'kind' is missing")
+
+
+def test_a_field_of_an_alternative_is_named_without_its_tag(defaults):
+    source = {"kind": "text", "path": 3, "column": "text", "split": "train"}
+    assert complaint(defaults, {"data.source": source}).startswith("data.source.path: got 3, expected ")
+    assert complaint(defaults, {"tokenizer": {"kind": "bpe", "vocab_size": 100}}).startswith("tokenizer.vocab_size: got 100, ")
+
+
+def test_no_reward_is_refused_with_the_way_out(defaults):
+    sentence = complaint(defaults, {"reward": {}})
+    assert sentence.startswith("reward: got {}, expected ")
+    assert "reward=[sentiment,length]" in sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "beginning", "fragments"),
+    [
+        ({"model.kv_heads": 3}, "model.kv_heads: got 3", ["model.heads=4", "1, 2, 4"]),
+        ({"model.positions": "rotary", "model.head_dim": 15}, "model.head_dim: got 15", ["even"]),
+        ({"data.prompt.min_tokens": 9}, "data.prompt.min_tokens: got 9", ["data.prompt.max_tokens=4"]),
+        ({"model.context": 20, "pretrain.length": 20}, "data.prompt.max_tokens: ", ["29", "model.context=20"]),
+        ({"pretrain.length": 65}, "pretrain.length: got 65", ["model.context=64"]),
+        ({"data.prompt_fraction": 0.6, "data.held_out_fraction": 0.5}, "data.prompt_fraction: ", ["data.held_out_fraction"]),
+        ({"rollout.temperature": 0}, "rollout.temperature: got 0", ["> 0"]),
+        ({"optimizer.warmup_steps": 80, "steps": 80}, "optimizer.warmup_steps: got 80", ["80 steps"]),
+        ({"pretrain.optimizer.warmup_steps": 600}, "pretrain.optimizer.warmup_steps: got 600", ["600 steps"]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_fields_that_do_not_go_together_are_refused(defaults, changes, beginning, fragments):
+    sentence = complaint(defaults, changes)
+    assert sentence.startswith(beginning)
+    for fragment in fragments:
+        assert fragment in sentence
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.kv_heads": 1},
+        {"data.prompt.min_tokens": 4},
+        {"model.context": 4 + 1 + 24, "pretrain.length": 4 + 1 + 24},  # prompt, beginning token, completion
+        {"optimizer.warmup_steps": 79, "steps": 80},
+        {"kl.beta": 0},
+        {"rollout.top_p": 1.0},
+        {"mesh.data": -1},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_values_at_the_bound_are_taken(defaults, changes):
+    validate(changed(defaults, changes), Config)
+
+
+def test_a_config_is_frozen(defaults):
+    config = validate(defaults, Config)
+    with pytest.raises(AttributeError):
+        config.seed = 1  # pyright: ignore
+    assert replace(config, seed=config.seed + 1) != config
+
+
+def test_a_reward_may_have_any_name_and_arguments(defaults):
+    term = {"kind": "python", "function": "some.function", "weight": -1.0, "arguments": {"a": [1, {"b": None}]}}
+    assert validate(changed(defaults, {"reward.mine": term}), Config).reward["mine"] == RewardTerm(**term)

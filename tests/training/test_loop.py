@@ -1,0 +1,190 @@
+"""A run: it starts only where KL is 0 for pi = rho, loses nothing when a reward fails, and is what its files say."""
+
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kljax.errors import UserError
+from kljax.models import scoring
+from kljax.training import loop, run_directory
+from kljax.training.checkpoints import Checkpoints
+from kljax.training.loop import MAX_KL_AT_START, build_trainer, check_zero_kl, train
+from kljax.training.state import initial_state
+from kljax.training.task import prepare
+
+STEPS = 6
+
+
+def at_start(trainer):
+    task, parts = trainer.task, trainer.parts
+    reference = task.architecture.init(task.config.model, 0)
+    return initial_state(reference, parts.optimizer, parts.controller, 0, parts.shardings), reference
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_kl_is_zero_at_the_start_for_every_left_padding(tiny, family, temperature):
+    widest = 4
+    overrides = [f"model={family}", "model.dropout=0.3", f"rollout.temperature={temperature}", "rollout.prompts=32"]
+    trainer = build_trainer(prepare(tiny(*overrides, "data.prompt.min_tokens=0", f"data.prompt.max_tokens={widest}")))
+    padding = (~trainer.batch(0).prompts.mask).sum(axis=1)
+    assert set(np.asarray(padding)) == set(range(widest + 1))
+    state, reference = at_start(trainer)
+    check_zero_kl(trainer, state, reference)
+    _, metrics, _ = trainer.take_step(state, reference, trainer.batch(0))
+    assert float(metrics["kl/reverse_exact_tok_max"]) < MAX_KL_AT_START
+    assert abs(float(metrics["kl/reverse_k1_tok"])) < MAX_KL_AT_START
+    assert float(metrics["rollout/logp_gap_max"]) < 1e-5
+
+
+def test_another_reference_is_noticed_at_the_start(tiny):
+    trainer = build_trainer(prepare(tiny()))
+    state, reference = at_start(trainer)
+    other = jax.tree.map(lambda p: p + 0.01 * jnp.sin(jnp.arange(p.size).reshape(p.shape)), reference)
+    with pytest.raises(UserError, match=r"with policy = reference the reverse KL is .* expected less than 1e-06"):
+        check_zero_kl(trainer, state, other)
+
+
+def test_a_temperature_on_one_side_only_is_noticed_at_the_start(tiny):
+    """Policy and reference are alike, so KL is 0; but what is scored is not what was sampled."""
+    trainer = build_trainer(prepare(tiny("rollout.temperature=0.5")))
+    state, reference = at_start(trainer)
+    sharp = jax.tree.map(lambda p: 8 * p, reference)
+
+    def cold_sampler(state, reference, batch):
+        state, metrics, outcome = trainer.take_step(state, reference, batch)
+        scores = scoring.score(*(trainer_model(trainer, sharp) for _ in range(2)), outcome.rollout, temperature=1.0)
+        gap = jnp.max(jnp.where(outcome.rollout.mask, jnp.abs(scores.logp - outcome.rollout.behaviour_logp), 0.0))
+        return state, metrics | {"rollout/logp_gap_max": gap}, outcome
+
+    state = replace(state, params=jax.tree.map(jnp.copy, sharp))
+    check_zero_kl(trainer, state, sharp)
+    with pytest.raises(UserError, match="sampler and scorer disagree by"):
+        check_zero_kl(replace(trainer, take_step=cold_sampler), state, sharp)
+
+
+def trainer_model(trainer, params):
+    return loop_merge(trainer.task.architecture.graphdef, params)
+
+
+def loop_merge(graphdef, params):
+    from flax import nnx
+
+    return nnx.merge(graphdef, params)
+
+
+def test_a_run_writes_what_its_readers_need(tiny):
+    path = train(tiny())
+    assert path.parts[-2:] == ("grammar", path.name)
+    metrics = run_directory.read_lines(path / "metrics.jsonl")
+    assert [line["step"] for line in metrics] == list(range(STEPS))
+    samples = run_directory.read_lines(path / "samples.jsonl")
+    assert [line["step"] for line in samples] == [0, 2, 4]
+    shown = samples[1]["samples"][0]
+    assert set(shown) == {"prompt", "completion", "reward", "reverse_kl_exact"}
+    assert json.loads((path / "environment.json").read_text())["launches"][0]["versions"]["jax"] == jax.__version__
+    assert list((path / "tensorboard").iterdir())
+    checkpoints = Checkpoints(path)
+    assert checkpoints.steps() == [2, 4, 6]
+    checkpoints.close()
+
+
+def test_a_finished_run_is_left_as_it_is(tiny):
+    path = train(tiny())
+    before = (path / "metrics.jsonl").read_text()
+    assert train(tiny()) == path
+    assert (path / "metrics.jsonl").read_text() == before
+
+
+def test_a_run_directory_of_another_config_is_refused(tiny):
+    train(tiny("run.variant=mine"))
+    with pytest.raises(UserError, match=r"belongs to another config: kl.beta is 0.5 there, 0.7 here"):
+        train(tiny("run.variant=mine", "kl.beta=0.7"))
+
+
+def test_another_base_model_under_a_resumed_run_is_refused(tiny):
+    """After a resume the reference must be what it was, or KL means something else."""
+    config = tiny("steps=4")
+    path = train(config)
+    base = next((path.parents[1] / "bases").iterdir())
+    (path / "checkpoints" / "reference").rename(path / "checkpoints" / "kept")
+    trained = build_trainer(prepare(config))
+    other = trained.task.architecture.init(config.model, 123)
+    import shutil
+
+    from kljax.training.checkpoints import save_reference
+
+    shutil.rmtree(base / "checkpoints" / "reference")
+    save_reference(base, other)
+    with pytest.raises(UserError, match="was trained against the reference"):
+        train(config)
+
+
+def failing_reward(tmp_path, monkeypatch, body):
+    (tmp_path / "their_reward.py").write_text(f"calls = []\ndef reward(prompts, completions, **columns):\n{body}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(__import__("sys").modules, "their_reward", raising=False)
+    return ["reward=[vader]", "reward.vader.function=their_reward.reward"]
+
+
+def test_a_reward_that_fails_at_once_leaves_no_run_directory(tiny, tmp_path, monkeypatch):
+    config = tiny(*failing_reward(tmp_path, monkeypatch, "    return [1.0]"))
+    with pytest.raises(UserError, match=r"reward.vader: the reward function returned 1 rewards, expected 16"):
+        train(config)
+    assert not run_directory.run_path(config).exists()
+
+
+def test_a_reward_that_fails_later_loses_nothing(tiny, tmp_path, monkeypatch):
+    body = (
+        "    calls.append(0)\n"
+        "    return [float(len(c)) if len(calls) != 5 or i != 3 else float('nan') for i, c in enumerate(completions)]"
+    )
+    config = tiny(*failing_reward(tmp_path, monkeypatch, body), "run.save_every=100")
+    with pytest.raises(UserError, match=r"reward.vader: the reward of sample 3 is nan, expected a finite number"):
+        train(config)
+    path = run_directory.run_path(config)
+    done = 3  # the first call is the check before the start, the fifth fails
+    assert [line["step"] for line in run_directory.read_lines(path / "metrics.jsonl")] == list(range(done))
+    checkpoints = Checkpoints(path)
+    assert checkpoints.steps() == [done]
+    checkpoints.close()
+    train(config)
+    assert [line["step"] for line in run_directory.read_lines(path / "metrics.jsonl")] == list(range(STEPS))
+
+
+def test_one_sample_a_prompt_is_refused_for_rloo(tiny):
+    with pytest.raises(UserError, match=r"rollout.samples: got 1, expected at least 2 for algorithm=rloo"):
+        train(tiny("rollout.samples=1"))
+
+
+def test_a_python_reward_gets_prompts_completions_and_columns(tiny, tmp_path, monkeypatch):
+    body = (
+        "    assert len(prompts) == len(completions) == len(columns['text']) == 16\n"
+        "    assert all(t.startswith(p) for t, p in zip(columns['text'], prompts))\n"
+        "    assert prompts[0] == prompts[1]\n"
+        "    return [1.0] * 16"
+    )
+    path = train(tiny(*failing_reward(tmp_path, monkeypatch, body)))
+    assert {line["reward/mean"] for line in run_directory.read_lines(path / "metrics.jsonl")} == {1.0}
+
+
+def test_a_diverging_run_stops_and_keeps_its_checkpoints(tiny, monkeypatch):
+    monkeypatch.setattr(loop, "initial_state", poisoned_after_check(loop.initial_state))
+    config = tiny()
+    with pytest.raises(UserError, match="expected a finite number"):
+        train(config)
+
+
+def poisoned_after_check(initial_state):
+    """An initial state whose optimiser moments are NaN: the first update makes the parameters NaN."""
+
+    def make(*arguments):
+        state = initial_state(*arguments)
+        nan = jax.tree.map(lambda x: x * jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else x, state.opt_state)
+        return replace(state, opt_state=nan)
+
+    return make

@@ -1,0 +1,59 @@
+"""Optimisers and initial states."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kljax.kl import controllers
+from kljax.training.state import initial_state, make_optimizer, state_shapes, state_shardings
+from kljax.training.task import prepare
+
+
+def learning_rates(config, steps):
+    """The size of each step for a constant gradient: Adam's is the learning rate, up to the sign."""
+    optimizer = make_optimizer(config, steps)
+    params = {"w": jnp.ones(3)}
+    state, sizes = optimizer.init(params), []
+    for _ in range(steps):
+        changes, state = optimizer.update({"w": jnp.full(3, 0.1)}, state, params)
+        sizes.append(float(-changes["w"][0]))
+    return np.array(sizes)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "after"),
+    [
+        ("constant", lambda t: np.ones_like(t)),
+        ("linear", lambda t: 1 - t),
+        ("cosine", lambda t: 0.5 * (1 + np.cos(np.pi * t))),
+    ],
+)
+def test_the_learning_rate_warms_up_and_then_follows_its_schedule(tiny, schedule, after):
+    warmup, steps = 4, 20
+    overrides = [f"optimizer.schedule={schedule}", f"optimizer.warmup_steps={warmup}", f"steps={steps}"]
+    config = tiny(*overrides).optimizer
+    expected = np.concatenate([np.arange(warmup) / warmup, after(np.arange(steps - warmup) / (steps - warmup))])
+    np.testing.assert_allclose(learning_rates(config, steps), config.learning_rate * expected, rtol=1e-4, atol=1e-9)
+
+
+def test_weight_decay_is_decoupled_and_spares_vectors(tiny):
+    decay = 0.1
+    config = tiny("optimizer.weight_decay=0.1", "optimizer.warmup_steps=0").optimizer
+    optimizer = make_optimizer(config, 10)
+    params = {"matrix": jnp.ones((2, 2)), "vector": jnp.ones(2)}
+    changes, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    np.testing.assert_allclose(changes["matrix"], -config.learning_rate * decay, rtol=1e-5)
+    np.testing.assert_array_equal(changes["vector"], 0.0)
+
+
+def test_the_initial_state_is_a_copy(tiny):
+    """A step donates its state; the reference must survive that."""
+    task = prepare(tiny())
+    optimizer, controller = make_optimizer(task.config.optimizer, 6), controllers.fixed(0.5)
+    shapes = state_shapes(task.architecture.shapes, optimizer, controller)
+    shardings = state_shardings(shapes, optimizer, task.architecture)
+    params = task.architecture.init(task.config.model, 0)
+    state = initial_state(params, optimizer, controller, 0, shardings)
+    jax.tree.map(lambda leaf: leaf.delete(), state)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
