@@ -22,6 +22,7 @@ from jaxtyping import Array
 
 from kljax.data import bigram, grammar
 from kljax.data.batches import TokenRows, token_rows
+from kljax.errors import UserError
 from kljax.kl import controllers
 from kljax.models.scoring import token_logp
 from kljax.policy.means import masked_sum
@@ -68,6 +69,7 @@ def ensure_base(task: Task) -> Path:
     train, held_out = (
         token_rows(task.tokenizer, list(rows["text"]), length) for rows in (task.splits.train, task.splits.held_out)
     )
+    _check_windows(task, held_out)
     program = _compile(task, held_out)
     run_directory.create(path, base_identity(task))
     task.tokenizer.save_pretrained(str(path / "tokenizer"))
@@ -76,6 +78,16 @@ def ensure_base(task: Task) -> Path:
     result = _result(task, program, state, train, held_out)
     run_directory.write_atomically(path / RESULT, json.dumps(result, indent=2) + "\n")
     return path
+
+
+def _check_windows(task: Task, held_out: TokenRows) -> None:
+    """The grammar's exact log-probs are of whole sentences, so each has to fit into one window."""
+    if task.config.data.source.kind == "grammar" and len(held_out.tokens) != len(task.splits.held_out):
+        longest = max(len(text.split()) for text in task.splits.held_out["text"]) + 2
+        raise UserError(
+            f"pretrain.length: got {task.config.pretrain.length}, expected at least {longest}, so that the grammar's longest "
+            "sentence with its beginning and end fits into one window."
+        )
 
 
 def read_result(path: Path) -> dict[str, float | int]:

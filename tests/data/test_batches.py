@@ -1,5 +1,7 @@
 """Batches as a pure function of (seed, step), windows that predict each token once, prompts padded on the left."""
 
+from itertools import pairwise
+
 import datasets
 import numpy as np
 import pytest
@@ -66,7 +68,7 @@ def test_windows_predict_every_token_exactly_once(tokenizer, texts, length):
     expected = []
     for text in texts:
         row = [BOS, *ids(text), EOS]
-        expected += list(zip(row[:-1], row[1:], strict=True))
+        expected += list(pairwise(row))
     actual = []
     for tokens, mask in zip(rows.tokens, rows.mask, strict=True):
         actual += [(tokens[i], tokens[i + 1]) for i in range(length - 1) if mask[i + 1]]

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ def random_rows(seed, count, width=9, words=VOCAB):
 def pairs(rows):
     for tokens, mask in zip(rows.tokens.tolist(), rows.mask.tolist(), strict=True):
         real = [token for token, is_real in zip(tokens, mask, strict=True) if is_real]
-        yield from zip(real[:-1], real[1:], strict=True)
+        yield from pairwise(real)
 
 
 def witten_bell(train):

@@ -1,5 +1,7 @@
 """Rewards in JAX against loops over words."""
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +49,7 @@ def slow_sentiment(prompt, completion):
 
 
 def slow_repetition(completion):
-    bigrams = list(zip(completion[:-1], completion[1:], strict=True))
+    bigrams = list(pairwise(completion))
     repeated = sum(bigram in bigrams[:i] for i, bigram in enumerate(bigrams))
     return repeated / len(bigrams) if bigrams else 0.0
 

@@ -1,0 +1,53 @@
+"""Eight simulated devices for the tests of sharding, compiled programs shared between tests, an experiment of seconds."""
+
+import getpass
+import tempfile
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+# Many tests compile the same small program; a second run of the suite compiles almost nothing.
+CACHE = Path(tempfile.gettempdir()) / f"kljax-tests-{getpass.getuser()}"
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+from kljax.command_line import compose  # noqa: E402  (devices first)
+from kljax.config import Config  # noqa: E402
+
+TINY = [
+    "data.source.sentences=400",
+    "model.layers=1",
+    "model.d_model=16",
+    "model.d_mlp=32",
+    "model.heads=2",
+    "model.kv_heads=2",
+    "model.head_dim=8",
+    "pretrain.steps=20",
+    "pretrain.eval_every=10",
+    "pretrain.batch=16",
+    "pretrain.optimizer.warmup_steps=2",
+    "rollout.prompts=8",
+    "rollout.samples=2",
+    "rollout.max_new_tokens=8",
+    "steps=6",
+    "optimizer.warmup_steps=1",
+    "evaluation.prompts=16",
+    "evaluation.samples=2",
+    "run.save_every=2",
+    "run.sample_every=2",
+    "mesh.data=1",
+]
+
+
+@pytest.fixture
+def tiny_overrides(tmp_path: Path) -> list[str]:
+    """The command line of a run of seconds below tmp_path."""
+    return [*TINY, f"run.root={tmp_path}/runs", f"run.compilation_cache={CACHE}"]
+
+
+@pytest.fixture
+def tiny(tiny_overrides):
+    """tiny(*overrides): the config of such a run."""
+    return lambda *overrides: compose([*tiny_overrides, *overrides], Config)

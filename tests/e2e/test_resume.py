@@ -1,0 +1,98 @@
+"""A run that is killed or interrupted and started again is, bit for bit, the run that was not."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from kljax.analysis.restore import restore
+from kljax.config import MeshConfig
+from kljax.training import run_directory
+
+TRAIN = Path(__file__).parents[2] / "experiments" / "train.py"
+STEPS, SAVE_EVERY = 14, 3
+LONG = [f"steps={STEPS}", f"run.save_every={SAVE_EVERY}", "run.variant=run"]
+PATIENCE = 120  # seconds for a start, imports and compilation included
+
+
+def launch(overrides):
+    return subprocess.Popen(
+        [sys.executable, str(TRAIN), *overrides], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(overrides):
+    process = launch(overrides)
+    output, _ = process.communicate(timeout=2 * PATIENCE)
+    assert process.returncode == 0, output
+    return output
+
+
+def wait_for_line(process, file: Path, count: int):
+    """Until the run has logged `count` steps."""
+    deadline = time.monotonic() + PATIENCE
+    while not file.exists() or len(file.read_text().splitlines()) < count:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, f"no step {count} within {PATIENCE} s"
+        time.sleep(0.001)
+
+
+def run_in(root: Path) -> Path:
+    return root / "grammar" / "run"
+
+
+def metrics_of(run: Path):
+    lines = run_directory.read_lines(run / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
+
+
+def assert_same_run(actual: Path, expected: Path):
+    assert metrics_of(actual) == metrics_of(expected)
+    assert [line["step"] for line in metrics_of(actual)] == list(range(STEPS))
+    assert (actual / "samples.jsonl").read_text() == (expected / "samples.jsonl").read_text()
+    ours, theirs = (restore(run, STEPS, MeshConfig(data=1, fsdp=1, tensor=1)) for run in (actual, expected))
+    for a, b in zip(jax.tree.leaves(ours.policy), jax.tree.leaves(theirs.policy), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert any((a != b).any() for a, b in zip(jax.tree.leaves(ours.policy), jax.tree.leaves(ours.reference), strict=True))
+
+
+@pytest.fixture
+def command(tiny_overrides, tmp_path):
+    """command(name): the same command line, writing below tmp_path/name."""
+    return lambda name: [*tiny_overrides, *LONG, f"run.root={tmp_path}/{name}"]
+
+
+@pytest.mark.parametrize("reward", ["sentiment", "regex"])
+def test_killed_at_random_steps_and_restarted_it_is_the_uninterrupted_run(command, tmp_path, reward):
+    """With a reward on the device (one program) and in Python (two halves)."""
+    extra = [f"reward=[{reward}]"]
+    finish(command("whole") + extra)
+    killed = command("killed") + extra
+    rng = random.Random(reward)
+    for low, high in ((1, STEPS // 2), (STEPS // 2, STEPS - 1)):
+        process = launch(killed)
+        wait_for_line(process, run_in(tmp_path / "killed") / "metrics.jsonl", rng.randint(low, high))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    finish(killed)
+    assert_same_run(run_in(tmp_path / "killed"), run_in(tmp_path / "whole"))
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_goes_on(command, tmp_path):
+    finish(command("whole"))
+    stopped = command("stopped")
+    process = launch(stopped)
+    wait_for_line(process, run_in(tmp_path / "stopped") / "metrics.jsonl", 4)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert "The same command goes on from there." in output
+    assert "Traceback" not in output
+    assert f"of {STEPS}." in finish(stopped)
+    assert_same_run(run_in(tmp_path / "stopped"), run_in(tmp_path / "whole"))

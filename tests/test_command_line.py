@@ -1,0 +1,199 @@
+"""From a command line to a run, or to one sentence and exit code 2."""
+
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from kljax import command_line
+from kljax.command_line import LONGEST_VARIANT, compose, launch, reporting_mistakes, variant
+from kljax.config import AnalysisConfig, Config
+from kljax.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+UNSAFE = set("=, '\"{}[]()$*?;&|<>/\\:\n")  # to Hydra, to a shell or to a file system
+
+AWKWARD = [
+    "reward=[sentiment,length]",
+    "+reward.mine={kind: python, function: a.b, weight: 1, arguments: {}}",
+    "~reward.length",
+    "data.source.path='/some where/reviews=1,2.parquet'",
+    "reward.regex.arguments.pattern='^a|b$'",
+    "++model.layers=3",
+    "reward.length.weight=-0.5",
+    "kl.beta=1e-3",
+]
+
+
+def test_no_overrides_are_the_default():
+    assert variant([]) == "default"
+    assert variant(["run.root=/tmp/x", "run.save_every=3", "experiment=grammar", "name=other"]) == "default"
+
+
+def test_a_variant_is_named_by_its_overrides_in_any_order():
+    assert variant(["seed=1", "kl.beta=0.3"]) == variant(["kl.beta=0.3", "seed=1", "run.root=x"]) == "kl.beta-0.3+seed-1"
+
+
+@pytest.mark.parametrize("override", AWKWARD)
+def test_a_variant_is_a_safe_file_name(override):
+    name = variant([override])
+    assert not UNSAFE & set(name)
+    assert name not in ("", ".", "..", "default")
+
+
+def test_a_variant_passes_through_hydra_unchanged():
+    path = f"runs/some/{variant(AWKWARD)}"
+    assert compose([f"run={path}"], AnalysisConfig, "analyze").run == path
+
+
+def test_variants_of_a_sweep_differ():
+    sweep = [variant([f"kl.beta={beta}", f"seed={seed}"]) for beta, seed in product([0.1, 0.3, 1, 1e-3], range(3))]
+    assert len(set(sweep)) == len(sweep)
+
+
+def test_a_long_variant_is_cut_but_stays_distinct():
+    lists = [[f"model.layers={n}", *(f"reward.term{i}.weight={i}" for i in range(30)), f"steps={n}"] for n in (7, 8)]
+    names = [variant(overrides) for overrides in lists]
+    longest_file_name = 255
+    assert all(LONGEST_VARIANT < len(name) < longest_file_name for name in names)
+    assert names[0] != names[1]
+    assert variant(lists[0]) == names[0]
+
+
+def test_the_variant_is_made_from_the_command_line_unless_it_is_given():
+    assert compose(["kl.beta=0.3", "run.root=x"], Config).run.variant == "kl.beta-0.3"
+    assert compose(["kl.beta=0.3", "run.variant=mine"], Config).run.variant == "mine"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["kl.bta=0.1"], "kl.bta: no such config key. Did you mean 'kl.beta'?"),
+        (["+kl.bta=0.1"], "kl.bta: no such config key. Did you mean 'kl.beta'?"),
+        (["modle=gpt2"], "modle: no such config key. Did you mean 'model'?"),
+        (["experiment=grammr"], "experiment: no option 'grammr', expected one of "),
+        (["model=gpt3"], "model: no option 'gpt3', expected one of gpt2, llama. Did you mean 'gpt2'?"),
+        (["reward=sentimnt"], "reward: no option 'sentimnt', expected one of "),
+        (["kl.beta=-1"], "kl.beta: got -1, expected "),
+        (["kl.beta="], "kl.beta: got '', expected a valid number"),
+        (["~kl.beta"], "kl.beta: missing"),
+        (["kl.beta=${nothing}"], "Interpolation key 'nothing' not found"),
+    ],
+)
+def test_a_mistake_is_one_sentence(overrides, expected):
+    with pytest.raises(UserError) as raised:
+        compose(overrides, Config)
+    assert str(raised.value).startswith(expected)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "repeated"), [("kl.beta=[1,2", "[1,2"), ("kl.beta=0.1,0.3", "kl.beta"), ("a b", "a b"), ("+seed=3", "seed")]
+)
+def test_what_hydra_does_not_understand_is_repeated_in_one_line(override, repeated):
+    with pytest.raises(UserError) as raised:
+        compose([override], Config)
+    assert "\n" not in str(raised.value)
+    assert repeated in str(raised.value)
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, tmp_path_factory):
+    """command(*arguments): launch a script that only notes its configs; gives the notes and the exit code."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # launch sets it; here it is unset again at the end
+    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("hydra")))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, schema=Config, config_name="config", script=None):
+        seen = []
+        monkeypatch.setattr(sys, "argv", ["script.py", *arguments])
+        code = 0
+        try:
+            launch(script or seen.append, schema, config_name)
+        except SystemExit as ending:
+            code = ending.code
+        GlobalHydra.instance().clear()
+        assert list(tmp_path.iterdir()) == [], "Hydra writes nothing"
+        return seen, code
+
+    return run
+
+
+def test_a_script_gets_its_config(command, capsys):
+    seen, code = command("kl.beta=0.3", "seed=2")
+    assert code == 0
+    assert seen == [compose(["kl.beta=0.3", "seed=2"], Config)]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_sweep_runs_every_combination(command):
+    seen, code = command("-m", "kl.beta=0.1,0.3", "seed=0,1", "run.root=elsewhere")
+    assert code == 0
+    assert [(c.kl.beta, c.seed) for c in seen] == [(0.1, 0), (0.1, 1), (0.3, 0), (0.3, 1)]
+    assert seen[1].run.variant == "kl.beta-0.1+seed-1"
+    assert {c.run.root for c in seen} == {"elsewhere"}
+
+
+@pytest.mark.parametrize("sweep", [["kl.beta=0.1,-1"], ["kl.beta=0.1,0.3", "steps=0"], ["model=gpt2,gpt3"]])
+def test_a_sweep_with_a_bad_job_refuses_before_any_starts(command, capsys, sweep):
+    seen, code = command("-m", *sweep)
+    assert (seen, code) == ([], command_line.MISTAKE)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_other_jobs_go_on_after_a_mistake_that_shows_late(command, capsys):
+    started = []
+
+    def script(config):
+        started.append(config.seed)
+        if config.seed == 0:
+            raise UserError("data: not there.")
+
+    _, code = command("-m", "seed=0,1,2", script=script)
+    assert (started, code) == ([0, 1, 2], command_line.MISTAKE)
+    assert capsys.readouterr().err == "kljax: data: not there.\n"
+
+
+def test_ctrl_c_says_its_sentence_and_exits_with_130(command, capsys):
+    def script(config):
+        raise KeyboardInterrupt("Saved.")
+
+    _, code = command(script=script)
+    assert code == command_line.INTERRUPTED
+    assert capsys.readouterr().err == "\nSaved.\n"
+
+
+def test_bugs_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), reporting_mistakes():
+        _ = 1 / 0
+
+
+def run_script(script, *arguments, cwd):
+    """The real thing, from a folder of its own."""
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    return subprocess.run(
+        [sys.executable, ROOT / "experiments" / script, *arguments], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "sentence"),
+    [
+        ("train.py", ["kl.bta=0.1"], "kljax: kl.bta: no such config key. Did you mean 'kl.beta'?\n"),
+        ("train.py", ["-m", "kl.beta=0.1,-1"], "kljax: kl.beta: got -1, expected "),
+        ("analyze.py", [], "kljax: run: missing, and it has no default; give it as run=…\n"),
+    ],
+    ids=["unknown key", "bad job", "missing value"],
+)
+def test_a_mistake_on_the_command_line_exits_with_2_and_writes_nothing(tmp_path, script, arguments, sentence):
+    where = [] if script == "analyze.py" else [f"run.root={tmp_path}/runs", f"run.compilation_cache={tmp_path}/cache"]
+    ended = run_script(script, *arguments, *where, cwd=tmp_path)
+    assert ended.returncode == command_line.MISTAKE
+    assert ended.stderr.startswith(sentence)
+    assert ended.stderr.count("\n") == 1
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert list(tmp_path.iterdir()) == []
