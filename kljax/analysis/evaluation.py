@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float
@@ -63,7 +64,8 @@ def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
     }
     metrics = {}
     for name, (values, weights) in means.items():
-        mean, se = mean_with_se(values, np.ones_like(values) if weights is None else weights, config.samples)
+        weights = np.ones_like(values) if weights is None else weights
+        mean, se = mean_with_se(jnp.asarray(values), jnp.asarray(weights), config.samples)
         metrics[name], metrics[f"{name}_se"] = float(mean), float(se)
     metrics["reward/reference_std"] = float(by_reference.reward.std(ddof=1))
     samples = [
