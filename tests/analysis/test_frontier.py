@@ -25,7 +25,8 @@ def write_run(folder, beta, seed, reward, kl, penalty="exact", finished=True):
         (folder / "evaluation").mkdir()
         for step, scale in ((5, 0.0), (10, 1.0)):
             metrics = {
-                "reward/mean": scale * reward, "reward/mean_se": 0.25, "reward/reference_mean": 0.5, "reward/reference_mean_se": 0.1,
+                "reward/mean": scale * reward, "reward/mean_se": 0.25,
+                "reward/reference_mean": 0.5, "reward/reference_mean_se": 0.1,
                 "kl/reverse_exact_seq": scale * kl, "kl/reverse_exact_seq_se": 0.125,
             }  # fmt: skip
             file = folder / "evaluation" / f"step_{step:06d}.json"

@@ -1,17 +1,20 @@
 """A run: it starts only where KL is 0 for pi = rho, loses nothing when a reward fails, and is what its files say."""
 
 import json
+import shutil
+import sys
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from kljax.errors import UserError
 from kljax.models import scoring
 from kljax.training import loop, run_directory
-from kljax.training.checkpoints import Checkpoints
+from kljax.training.checkpoints import Checkpoints, save_reference
 from kljax.training.loop import MAX_KL_AT_START, build_trainer, check_zero_kl, train
 from kljax.training.state import initial_state
 from kljax.training.task import prepare
@@ -57,7 +60,7 @@ def test_a_temperature_on_one_side_only_is_noticed_at_the_start(tiny):
 
     def cold_sampler(state, reference, batch):
         state, metrics, outcome = trainer.take_step(state, reference, batch)
-        scores = scoring.score(*(trainer_model(trainer, sharp) for _ in range(2)), outcome.rollout, temperature=1.0)
+        scores = scoring.score(*[nnx.merge(trainer.task.architecture.graphdef, sharp)] * 2, outcome.rollout, temperature=1.0)
         gap = jnp.max(jnp.where(outcome.rollout.mask, jnp.abs(scores.logp - outcome.rollout.behaviour_logp), 0.0))
         return state, metrics | {"rollout/logp_gap_max": gap}, outcome
 
@@ -65,16 +68,6 @@ def test_a_temperature_on_one_side_only_is_noticed_at_the_start(tiny):
     check_zero_kl(trainer, state, sharp)
     with pytest.raises(UserError, match="sampler and scorer disagree by"):
         check_zero_kl(replace(trainer, take_step=cold_sampler), state, sharp)
-
-
-def trainer_model(trainer, params):
-    return loop_merge(trainer.task.architecture.graphdef, params)
-
-
-def loop_merge(graphdef, params):
-    from flax import nnx
-
-    return nnx.merge(graphdef, params)
 
 
 def test_a_run_writes_what_its_readers_need(tiny):
@@ -114,10 +107,6 @@ def test_another_base_model_under_a_resumed_run_is_refused(tiny):
     (path / "checkpoints" / "reference").rename(path / "checkpoints" / "kept")
     trained = build_trainer(prepare(config))
     other = trained.task.architecture.init(config.model, 123)
-    import shutil
-
-    from kljax.training.checkpoints import save_reference
-
     shutil.rmtree(base / "checkpoints" / "reference")
     save_reference(base, other)
     with pytest.raises(UserError, match="was trained against the reference"):
@@ -127,7 +116,7 @@ def test_another_base_model_under_a_resumed_run_is_refused(tiny):
 def failing_reward(tmp_path, monkeypatch, body):
     (tmp_path / "their_reward.py").write_text(f"calls = []\ndef reward(prompts, completions, **columns):\n{body}\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(__import__("sys").modules, "their_reward", raising=False)
+    monkeypatch.delitem(sys.modules, "their_reward", raising=False)
     return ["reward=[vader]", "reward.vader.function=their_reward.reward"]
 
 

@@ -1,0 +1,59 @@
+"""Two small decoders, one of each family, with weights large enough for their logits to differ."""
+
+import jax
+import pytest
+from flax import nnx
+
+from kljax.config import ModelConfig
+from kljax.models.decoder import Decoder
+
+VOCAB = 13
+SIZE = {
+    "layers": 2,
+    "d_model": 16,
+    "d_mlp": 24,
+    "heads": 4,
+    "head_dim": 4,
+    "context": 24,
+    "rope_theta": 10000.0,
+    "dropout": 0.3,
+    "dtype": "float32",
+    "remat": False,
+    "logit_chunk": 3,
+}
+GPT2 = {
+    "positions": "learned",
+    "norm": "layer",
+    "mlp": "gelu",
+    "bias": True,
+    "tied_head": True,
+    "kv_heads": 4,
+    "norm_eps": 1e-5,
+}
+LLAMA = {
+    "positions": "rotary",
+    "norm": "rms",
+    "mlp": "swiglu",
+    "bias": False,
+    "tied_head": False,
+    "kv_heads": 2,
+    "norm_eps": 1e-6,
+}
+PARTS = {"gpt2": GPT2, "llama": LLAMA}
+SCALE = 4.0  # fresh weights give nearly uniform distributions, in which many a mistake hides
+
+
+@pytest.fixture
+def make_decoder():
+    """make_decoder(family, seed, **changes): a decoder with weights SCALE times as large as fresh ones."""
+
+    def make(family="gpt2", seed=0, **changes) -> Decoder:
+        graphdef, params = nnx.split(Decoder(ModelConfig(**SIZE | PARTS[family] | changes), VOCAB, rngs=nnx.Rngs(seed)))
+        return nnx.merge(graphdef, jax.tree.map(lambda p: SCALE * p, params))
+
+    return make
+
+
+@pytest.fixture(params=sorted(PARTS))
+def family(request) -> str:
+    return request.param

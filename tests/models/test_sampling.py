@@ -1,0 +1,160 @@
+"""Sampling: cached against uncached, drawn against stated probabilities, ended where it should end."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import chisquare
+
+from kljax.models.decoder import causal_mask, positions_of
+from kljax.models.sampling import Sampler, draw, sample, sample_jit, truncate
+from kljax.models.scoring import score
+from kljax.types import Prompts
+
+VOCAB, WIDTH, EOS, PAD = 13, 5, 2, 0
+PLAIN = {"samples": 2, "max_new_tokens": 8, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "eos_id": EOS, "pad_id": PAD}
+
+
+@pytest.fixture
+def prompts():
+    """One of each left padding."""
+    rng = np.random.default_rng(0)
+    mask = np.arange(WIDTH) >= np.arange(WIDTH)[:, None]
+    return Prompts(jnp.array(rng.integers(3, VOCAB, (WIDTH, WIDTH))), jnp.array(mask))
+
+
+def sampled(model, prompts, seed=0, **changes):
+    graphdef, params = nnx.split(model)
+    return sample_jit(graphdef, nnx.to_pure_dict(params), prompts, jax.random.key(seed), Sampler(**PLAIN | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"temperature": 0.7}, {"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.6}, {"temperature": 1.5, "samples": 1}],
+)
+def test_cached_decoding_is_uncached_scoring(make_decoder, family, prompts, changes):
+    model = make_decoder(family)
+    rollout = sampled(model, prompts, **changes)
+    temperature = Sampler(**PLAIN | changes).scoring_temperature
+    scores = score(model, model, rollout, temperature)
+    np.testing.assert_allclose(jnp.where(rollout.mask, scores.logp, 0.0), rollout.behaviour_logp, atol=1e-5)
+
+
+def test_greedy_is_an_argmax_loop_without_a_cache(make_decoder, family, prompts):
+    model = make_decoder(family)
+    rollout = sampled(model, prompts, samples=1, temperature=0.0)
+    for row, mask in zip(np.asarray(prompts.tokens), np.asarray(prompts.mask), strict=True):
+        text, completion = list(row[mask]), []
+        while len(completion) < PLAIN["max_new_tokens"] and EOS not in completion:
+            tokens = jnp.array([text + completion])
+            real = jnp.ones(tokens.shape, bool)
+            hidden, _ = model(tokens, positions_of(real), causal_mask(real))
+            completion.append(int(jnp.argmax(model.logits(hidden[0, -1]))))
+        i = int(np.argwhere((np.asarray(prompts.mask) == mask).all(axis=1))[0, 0])
+        assert list(np.asarray(rollout.completion[i])[np.asarray(rollout.mask[i])]) == completion
+
+
+def test_a_completion_ends_with_its_first_end_token(make_decoder, family, prompts):
+    rollout = sampled(make_decoder(family), prompts, samples=40)
+    ended = 0
+    for tokens, mask in zip(np.asarray(rollout.completion), np.asarray(rollout.mask), strict=True):
+        length = int(mask.sum())
+        assert mask[:length].all()
+        if EOS in tokens[mask]:
+            ended += 1
+            assert list(tokens).index(EOS) == length - 1
+        else:
+            assert length == len(tokens)
+        assert (tokens[length:] == PAD).all()
+    assert 0 < ended < len(rollout.mask)
+
+
+def test_the_loop_ends_with_the_last_row(make_decoder, prompts, monkeypatch):
+    """Counted on the host: as many decode steps as the longest completion has tokens."""
+    model, calls = make_decoder("gpt2"), []
+    monkeypatch.setattr("kljax.models.sampling.draw", counting(draw, calls))
+    rollout = sample(model, prompts, jax.random.key(3), Sampler(**PLAIN | {"max_new_tokens": 19, "temperature": 0.5}))
+    jax.effects_barrier()
+    assert len(calls) == int(rollout.mask.sum(axis=1).max())
+
+
+def counting(function, calls):
+    def counted(*arguments):
+        jax.debug.callback(lambda: calls.append(1))
+        return function(*arguments)
+
+    return counted
+
+
+def test_samples_of_a_prompt_are_adjacent_and_differ(make_decoder, family, prompts):
+    rollout = sampled(make_decoder(family), prompts, samples=3)
+    tokens = np.asarray(rollout.tokens).reshape(WIDTH, 3, -1)
+    np.testing.assert_array_equal(tokens[:, :, :WIDTH], np.repeat(np.asarray(prompts.tokens)[:, None], 3, axis=1))
+    assert all(len({tuple(sample) for sample in group}) > 1 for group in tokens)
+
+
+def test_the_same_key_gives_the_same_samples_and_another_key_others(make_decoder, prompts):
+    model = make_decoder()
+    np.testing.assert_array_equal(sampled(model, prompts, seed=1).tokens, sampled(model, prompts, seed=1).tokens)
+    assert (sampled(model, prompts, seed=1).tokens != sampled(model, prompts, seed=2).tokens).any()
+
+
+def test_a_prompt_is_prefilled_once_for_all_its_samples(make_decoder, prompts):
+    """The widest product over prompt positions has one row a distinct prompt, not one a sample."""
+    model, samples = make_decoder(), 16
+    sampler = Sampler(**PLAIN | {"samples": samples})
+    jaxpr = jax.make_jaxpr(lambda: sample(model, prompts, jax.random.key(0), sampler))()
+    shapes = {v.aval.shape for eqn in jaxpr.eqns if eqn.primitive.name == "dot_general" for v in eqn.outvars}
+    assert any(shape[0] == WIDTH for shape in shapes)
+    assert not any(shape[0] == WIDTH * samples and WIDTH in shape[1:2] for shape in shapes)
+
+
+def test_tokens_are_drawn_with_their_probabilities():
+    logits = jnp.array(np.random.default_rng(0).normal(size=VOCAB), jnp.float32)
+    rows = 20_000
+    tokens = draw(jnp.broadcast_to(logits, (rows, VOCAB)), jax.random.key(0), Sampler(**PLAIN))
+    counts = np.bincount(np.asarray(tokens), minlength=VOCAB)
+    expected = np.asarray(jax.nn.softmax(logits), np.float64)
+    assert chisquare(counts, rows * expected / expected.sum()).pvalue > 1e-3
+
+
+def test_an_impossible_token_is_never_drawn():
+    logits = jnp.full((50_000, 4), -jnp.inf).at[:, 2].set(0.0)
+    assert (draw(logits, jax.random.key(0), Sampler(**PLAIN)) == 2).all()
+    first_impossible = jnp.tile(jnp.array([-jnp.inf, 0.0, 0.0, -jnp.inf]), (50_000, 1))
+    assert set(np.asarray(draw(first_impossible, jax.random.key(1), Sampler(**PLAIN)))) == {1, 2}
+
+
+def kept_by_hand(logits, top_k, top_p):
+    """The tokens that top-k, then top-p leave; distinct logits."""
+    order = np.argsort(-logits)
+    if top_k:
+        order = order[:top_k]
+    probability = np.exp(logits[order] - logits[order].max())
+    probability /= probability.sum()
+    before = np.cumsum(probability) - probability
+    return set(order[: max(int((before < top_p - 1e-6).sum()), 1)].tolist())
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(np.float32, 9, elements=st.floats(-4, 4, width=32), unique=True), st.integers(0, 9), st.floats(0.05, 0.95))
+def test_truncation_keeps_what_it_says(logits, top_k, top_p):
+    kept = np.isfinite(np.asarray(truncate(jnp.array(logits)[None], top_k, top_p))[0])
+    close = kept_by_hand(logits, top_k, top_p + 2e-6), kept_by_hand(logits, top_k, top_p - 2e-6)
+    assert close[1] <= set(np.flatnonzero(kept).tolist()) <= close[0]
+
+
+def test_truncation_keeps_ties_and_always_the_likeliest():
+    tied = jnp.array([[1.0, 1.0, 0.0, -1.0]])
+    np.testing.assert_array_equal(jnp.isfinite(truncate(tied, 1, 1.0)), [[True, True, False, False]])
+    np.testing.assert_array_equal(jnp.isfinite(truncate(jnp.array([[0.0, 3.0, 1.0]]), 0, 1e-6)), [[False, True, False]])
+
+
+def test_top_k_of_one_is_greedy(make_decoder, prompts):
+    model = make_decoder()
+    one, greedy = sampled(model, prompts, top_k=1), sampled(model, prompts, temperature=0.0)
+    np.testing.assert_array_equal(one.tokens, greedy.tokens)

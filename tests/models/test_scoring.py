@@ -1,0 +1,129 @@
+"""Scoring in time chunks against the plain formula on whole logits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.extend.core import jaxprs_in_params
+
+from kljax.kl import divergences
+from kljax.models.decoder import Decoder, causal_mask, positions_of
+from kljax.models.scoring import score, token_logp
+from kljax.types import Rollout
+
+VOCAB, PROMPT, LENGTH, BATCH = 13, 4, 7, 5
+
+
+@pytest.fixture
+def rollout():
+    """Left padding of every length, completions of several lengths, garbage under the padding."""
+    rng = np.random.default_rng(0)
+    prompt_mask = np.arange(PROMPT) >= np.array([0, 1, 2, 3, 0])[:, None]
+    mask = np.arange(LENGTH) < np.array([7, 1, 4, 6, 3])[:, None]
+    tokens = rng.integers(0, VOCAB, (BATCH, PROMPT + LENGTH))
+    return Rollout(jnp.array(tokens), jnp.array(prompt_mask), jnp.array(mask), jnp.zeros((BATCH, LENGTH)))
+
+
+def plain_logits(model, rollout):
+    mask = jnp.concatenate([rollout.prompt_mask, rollout.mask], axis=1)
+    hidden, _ = model(rollout.tokens, positions_of(mask), causal_mask(mask))
+    return model.logits(hidden)[:, PROMPT - 1 : -1]
+
+
+def plain_score(policy, reference, rollout, temperature):
+    logits, ref_logits = plain_logits(policy, rollout) / temperature, plain_logits(reference, rollout) / temperature
+    chosen = rollout.completion[..., None]
+    logp, ref_logp = (jnp.take_along_axis(jax.nn.log_softmax(x), chosen, -1)[..., 0] for x in (logits, ref_logits))
+    return {
+        "logp": logp,
+        "ref_logp": ref_logp,
+        "reverse_kl": divergences.reverse_kl(logits, ref_logits),
+        "forward_kl": divergences.forward_kl(logits, ref_logits),
+        "entropy": divergences.entropy(logits),
+    }
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 100])
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_chunks_give_the_values_of_whole_logits(make_decoder, family, rollout, chunk, temperature):
+    policy, reference = make_decoder(family, 0, logit_chunk=chunk), make_decoder(family, 1)
+    scores = jax.jit(lambda r: score(policy, reference, r, temperature))(rollout)
+    for name, expected in plain_score(policy, reference, rollout, temperature).items():
+        actual = jnp.where(rollout.mask, getattr(scores, name), 0.0)
+        np.testing.assert_allclose(actual, jnp.where(rollout.mask, expected, 0.0), atol=3e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("quantity", ["logp", "reverse_kl", "forward_kl", "entropy"])
+def test_chunks_give_the_gradient_of_whole_logits(make_decoder, family, rollout, quantity):
+    graphdef, params = nnx.split(make_decoder(family))
+    reference = make_decoder(family, 1)
+    weight = jnp.array(np.random.default_rng(1).normal(size=(BATCH, LENGTH)), jnp.float32)
+
+    def chunked(params):
+        return jnp.sum(weight * getattr(score(nnx.merge(graphdef, params), reference, rollout, 0.7), quantity))
+
+    def plain(params):
+        return jnp.sum(weight * plain_score(nnx.merge(graphdef, params), reference, rollout, 0.7)[quantity])
+
+    pure = nnx.to_pure_dict(params)
+    ours, theirs = jax.jit(jax.grad(chunked))(pure), jax.jit(jax.grad(plain))(pure)
+    scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(theirs))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * scale)
+
+
+def test_what_lies_under_the_padding_does_not_matter(make_decoder, family, rollout):
+    policy, reference = make_decoder(family, 0), make_decoder(family, 1)
+    real = jnp.concatenate([rollout.prompt_mask, rollout.mask], axis=1)
+    other = Rollout(jnp.where(real, rollout.tokens, 7), rollout.prompt_mask, rollout.mask, rollout.behaviour_logp)
+    for a, b in zip(
+        jax.tree.leaves(score(policy, reference, rollout, 1.0)),
+        jax.tree.leaves(score(policy, reference, other, 1.0)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(jnp.where(rollout.mask, a, 0.0), jnp.where(rollout.mask, b, 0.0), atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_kl_to_oneself_is_zero(make_decoder, family, rollout, temperature):
+    model = make_decoder(family)
+    scores = score(model, model, rollout, temperature)
+    for kl in (scores.reverse_kl, scores.forward_kl):
+        assert float(jnp.abs(jnp.where(rollout.mask, kl, 0.0)).max()) < 1e-6
+
+
+def largest_array(jaxpr):
+    """Elements of the largest intermediate array, looking into loops and calls."""
+    sizes = [0]
+    for equation in jaxpr.eqns:
+        sizes += [int(np.prod(out.aval.shape)) for out in equation.outvars if hasattr(out.aval, "shape")]
+        for inner in jaxprs_in_params(equation.params):
+            sizes.append(largest_array(inner))
+    return max(sizes)
+
+
+@pytest.mark.parametrize(("chunk", "whole"), [(2, False), (64, True)])
+def test_all_logits_never_exist_at_once(make_decoder, chunk, whole):
+    """Not in the forward pass and not in the backward pass; with one chunk for all they do, so the test can see them."""
+    batch, length, vocab = 4, 64, 512
+    config = make_decoder("gpt2", logit_chunk=chunk, context=80, layers=1).config
+    graphdef, params = nnx.split(Decoder(config, vocab, rngs=nnx.Rngs(0)))
+    ones = jnp.ones((batch, length), bool)
+    tokens = jnp.zeros((batch, PROMPT + length), jnp.int32)
+    rollout = Rollout(tokens, jnp.ones((batch, PROMPT), bool), ones, jnp.zeros((batch, length)))
+
+    def loss(p):
+        return score(nnx.merge(graphdef, p), nnx.merge(graphdef, params), rollout, 1.0).reverse_kl.sum()
+
+    largest = largest_array(jax.make_jaxpr(jax.value_and_grad(loss))(nnx.to_pure_dict(params)).jaxpr)
+    assert (largest >= batch * length * vocab) == whole
+
+
+def test_token_logp_is_that_of_whole_logits(make_decoder, family):
+    model = make_decoder(family)
+    tokens = jnp.array(np.random.default_rng(0).integers(0, VOCAB, (3, 10)))
+    mask = jnp.arange(10)[None] < jnp.array([[10], [4], [7]])
+    hidden, _ = model(tokens, positions_of(mask), causal_mask(mask))
+    expected = jnp.take_along_axis(jax.nn.log_softmax(model.logits(hidden))[:, :-1], tokens[:, 1:, None], -1)[..., 0]
+    np.testing.assert_allclose(token_logp(model, tokens, mask), expected, atol=1e-5)

@@ -1,0 +1,108 @@
+"""Masked means, baselines and losses against loops and enumeration."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kljax.policy.advantages import leave_one_out, no_baseline
+from kljax.policy.losses import score_function
+from kljax.policy.means import masked_sum, mean_with_se
+
+N, G, T = 3, 4, 5
+
+
+def test_leave_one_out_is_the_mean_of_the_others():
+    returns = np.random.default_rng(0).normal(size=(N, G, T)).astype(np.float32)
+    expected = [[np.mean(np.delete(returns[n], g, axis=0), axis=0) for g in range(G)] for n in range(N)]
+    np.testing.assert_allclose(leave_one_out(jnp.array(returns)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_leave_one_out_of_one_sample_is_refused():
+    with pytest.raises(ValueError, match="at least 2 samples a prompt, got G = 1"):
+        leave_one_out(jnp.ones((N, 1, T)))
+
+
+@pytest.mark.parametrize("baseline", [no_baseline, leave_one_out])
+def test_a_baseline_leaves_the_expected_gradient_alone(baseline):
+    """Over all pairs of samples of one prompt: E[Σ_g A_g ∇log pi(a_g)] / G = ∇E[r]."""
+    logits, reward = jnp.array([0.3, -1.0, 0.8]), jnp.array([1.0, -2.0, 0.5])
+
+    def expected_reward(logits):
+        return jnp.sum(jax.nn.softmax(logits) * reward)
+
+    probability = jax.nn.softmax(logits)
+    total = jnp.zeros(3)
+    for pair in itertools.product(range(3), repeat=2):
+        actions = jnp.array(pair)
+        returns = reward[actions].reshape(1, 2, 1)
+        advantage = (returns - baseline(returns)).reshape(2, 1)
+
+        def loss(logits, actions=actions, advantage=advantage):
+            return score_function(jax.nn.log_softmax(logits)[actions][:, None], advantage, jnp.ones((2, 1), bool))
+
+        total -= jnp.prod(probability[actions]) * jax.grad(loss)(logits)
+    np.testing.assert_allclose(total, jax.grad(expected_reward)(logits), atol=1e-6)
+
+
+def test_score_function_is_the_loop_of_the_formula():
+    rng = np.random.default_rng(0)
+    logp, advantage = rng.normal(size=(2, 4, T)).astype(np.float32)
+    mask = rng.random((4, T)) < 0.6
+    expected = -np.mean([sum(advantage[b, t] * logp[b, t] for t in range(T) if mask[b, t]) for b in range(4)])
+    actual = score_function(jnp.array(logp), jnp.array(advantage), jnp.array(mask))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_no_gradient_flows_through_the_advantage():
+    logp, mask = jnp.full((2, T), -1.0), jnp.ones((2, T), bool)
+    assert (jax.grad(score_function, argnums=1)(logp, jnp.ones((2, T)), mask) == 0).all()
+    assert (jax.grad(score_function, argnums=0)(logp, jnp.ones((2, T)), mask) == -0.5).all()  # −1 over two sequences
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_nothing_under_the_padding_leaks(poison):
+    mask = jnp.array([[True, True, False], [True, False, False]])
+    clean = jnp.array([[1.0, 2.0, 0.0], [3.0, 0.0, 0.0]])
+    dirty = jnp.where(mask, clean, poison)
+    np.testing.assert_array_equal(masked_sum(dirty, mask), masked_sum(clean, mask))
+    gradient = jax.grad(lambda x: masked_sum(3 * x, mask).sum())(dirty)
+    np.testing.assert_array_equal(gradient, jnp.where(mask, 3.0, 0.0))
+    np.testing.assert_array_equal(
+        jax.grad(lambda x: score_function(x, dirty, mask))(dirty), jax.grad(lambda x: score_function(x, clean, mask))(clean)
+    )
+
+
+def test_mean_and_error_are_those_of_the_prompts():
+    values = np.random.default_rng(0).normal(size=(6, G)).astype(np.float32)
+    mean, se = mean_with_se(jnp.array(values.ravel()), jnp.ones(6 * G), samples=G)
+    by_prompt = values.mean(axis=1)
+    np.testing.assert_allclose(mean, values.mean(), rtol=1e-5)
+    np.testing.assert_allclose(se, by_prompt.std(ddof=1) / np.sqrt(6), rtol=1e-5)
+
+
+def test_the_error_of_a_ratio_is_that_of_repeated_experiments():
+    """Nats per token: sums over lengths, samples of a prompt correlated. The delta method against 4,000 repetitions."""
+    rng = np.random.default_rng(0)
+    repetitions, prompts = 4000, 40
+
+    def draw():
+        length = rng.integers(1, 10, (prompts, G)) + rng.integers(0, 10, (prompts, 1))
+        return (length * (0.3 + rng.normal(0, 0.2, (prompts, 1))) + rng.normal(0, 0.5, (prompts, G))), length
+
+    ratios = [s.sum() / n.sum() for s, n in (draw() for _ in range(repetitions))]
+    draws = [draw() for _ in range(50)]
+    clustered, naive = (
+        np.mean([mean_with_se(jnp.array(s.ravel(), jnp.float32), jnp.array(n.ravel(), jnp.float32), g)[1] for s, n in draws])
+        for g in (G, 1)
+    )
+    assert clustered == pytest.approx(np.std(ratios), rel=0.08)
+    assert naive < 0.8 * np.std(ratios)  # counting samples as independent would flatter us
+
+
+def test_one_prompt_has_no_standard_error():
+    mean, se = mean_with_se(jnp.array([1.0, 2.0]), jnp.ones(2), samples=2)
+    assert mean == 1.5
+    assert np.isnan(se)
