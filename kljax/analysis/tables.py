@@ -64,9 +64,9 @@ def show_paths(path: Path) -> None:
 
 def show_frontier(points: Sequence[Point]) -> None:
     """Reward and KL, a row a configuration."""
-    table = Table(title="Reward and KL on held-out prompts (± standard error)", title_justify="left")
+    table = Table(title="Reward and KL(policy‖reference) on held-out prompts (± standard error)", title_justify="left")
     table.add_column("run")
-    for label in ("beta", "seeds", "step", "reward", "KL(policy‖reference), nats/seq"):
+    for label in ("beta", "seeds", "step", "reward", "KL, nats/seq"):
         table.add_column(label, justify="right")
     for p in points:
         reward, kl = f"{p.reward:.3f} ± {p.reward_se:.3f}", f"{p.kl:.3f} ± {p.kl_se:.3f}"
