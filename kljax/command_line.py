@@ -18,7 +18,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -45,7 +45,8 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
     def run_one(composed: DictConfig) -> None:
         nonlocal mistakes
         try:
-            script(_validated(composed, HydraConfig.get().overrides.task, schema))
+            values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+            script(_validated(values, HydraConfig.get().overrides.task, schema))
         except UserError as error:  # the other jobs of a sweep go on
             mistakes += 1
             _complain(str(error))
@@ -75,19 +76,20 @@ def reporting_mistakes(schema: type | None = None) -> Iterator[None]:
 
 def compose(overrides: Sequence[str], schema: type[T], config_name: str = "config") -> T:
     """The validated config of these overrides, as a script would get it."""
-    try:
-        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        try:
             composed = hydra.compose(config_name, overrides=list(overrides))
-            return _validated(composed, overrides, schema)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_hydra_sentence(error, schema)) from None
+            values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise UserError(_hydra_sentence(error, schema)) from None
+    return _validated(values, overrides, schema)
 
 
 def variant(overrides: Sequence[str]) -> str:
     """The part of a run directory's name that the overrides make; `default` without any."""
     kept = []
     for override in OverridesParser.create().parse_overrides(list(overrides)):
-        key = override.key_or_group
+        key = override.key_or_group.replace("/", ".")
         if key.split(".")[0] not in NOT_IN_VARIANT:
             # Neither '=' nor ',': the path must pass through a shell and through Hydra (run=…) as it is.
             kept.append(f"{key}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', override.get_value_element_as_str())}".strip("_"))
@@ -97,9 +99,8 @@ def variant(overrides: Sequence[str]) -> str:
     return f"{name[:LONGEST_VARIANT]}+{hashlib.sha256(name.encode()).hexdigest()[:8]}"  # a file name has its limits
 
 
-def _validated(composed: DictConfig, overrides: Sequence[str], schema: type[T]) -> T:
-    values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    if values.get("run", {}) and isinstance(values["run"], dict) and values["run"].get("variant") == "auto":
+def _validated(values: Any, overrides: Sequence[str], schema: type[T]) -> T:
+    if isinstance(values.get("run"), dict) and values["run"].get("variant") == "auto":
         values["run"]["variant"] = variant(overrides)
     return validate(values, schema)
 
@@ -114,17 +115,33 @@ def _jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
 def _hydra_sentence(error: Exception, schema: type | None) -> str:
     """Hydra's message in one line, with the nearest right name."""
     text = str(error)
+    known = list(leaf_keys(schema)) if schema else []
     if found := re.search(r"Could not (?:override|append) '([^']+)'", text):
         key = found[1].lstrip("+")
-        return f"{key}: no such config key.{did_you_mean(key, list(leaf_keys(schema) if schema else ()))}"
-    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        return _not_here(key) if key in known else f"{key}: no such config key.{did_you_mean(key, known)}"
+    if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
         group, option = found[1], found[2]
-        options = sorted(p.stem for p in (CONFIGS / group).glob("*.yaml"))
+        options = _options(group)
         return f"{group}: no option '{option}', expected one of {', '.join(options)}.{did_you_mean(option, options)}"
     if found := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{found[1]}: missing, and it has no default; give it as {found[1]}=…"
+    if isinstance(error, OverrideParseException):
+        reason = text.splitlines()[0]
+        return f"{error.override}: cannot be read as key=value ({reason}); quote lists for the shell, as in 'key=[1,2]'."
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
     return " ".join(str(cause).split())
+
+
+def _not_here(key: str) -> str:
+    """A key that the schema knows, but not for the part that is chosen now."""
+    group = key.rpartition(".")[0].replace(".", "/")
+    choices = f" (one of {', '.join(_options(group))})" if _options(group) else ""
+    part = f"choose the part that has it with {group}=…{choices}" if choices else "it belongs to another part"
+    return f"{key}: not a key of the present choice; {part}, or add it with +{key}=…"
+
+
+def _options(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
 
 
 def _complain(sentence: str) -> int:

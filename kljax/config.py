@@ -4,6 +4,7 @@ Values live in `configs/` (Hydra), types and docs here, each once. `validate` tu
 `Config` or into one sentence for the person who wrote it; the library sees only the validated object.
 """
 
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -25,10 +26,18 @@ def strict(schema: type[Schema]) -> type[Schema]:
     return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(schema)  # pyright: ignore
 
 
-Positive = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0)]
+# strict: true is no number, though Python says that it is 1
+Positive = Annotated[int, Field(ge=1, strict=True)]
+Natural = Annotated[int, Field(ge=0, strict=True)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1, strict=True)]  # a PRNG key has no room for more
+Number = Annotated[float, Field(strict=True)]
+NonNegative = Annotated[float, Field(ge=0, strict=True)]
+AboveZero = Annotated[float, Field(gt=0, strict=True)]
+Fraction = Annotated[float, Field(gt=0, lt=1, strict=True)]
+Share = Annotated[float, Field(ge=0, lt=1, strict=True)]
+Devices = Annotated[int, Field(ge=-1, strict=True)]
+Two = Annotated[int, Field(ge=2, strict=True)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
 
 
 @strict
@@ -37,7 +46,7 @@ class GrammarSource:
 
     kind: Literal["grammar"]
     sentences: Positive  # how many to draw
-    seed: Natural
+    seed: Seed
 
 
 @strict
@@ -75,7 +84,7 @@ class DataConfig:
     prompt: PrefixPrompt | WholePrompt = Field(discriminator="kind")
     prompt_fraction: Fraction  # rows kept for RL prompts
     held_out_fraction: Fraction  # rows kept for early stopping, held-out figures and analysis
-    seed: Natural  # of the split and of the prompts' lengths
+    seed: Seed  # of the split and of the prompts' lengths
 
 
 @strict
@@ -90,7 +99,7 @@ class BpeTokenizer:
     """A byte-level BPE trained on the task's text."""
 
     kind: Literal["bpe"]
-    vocab_size: Annotated[int, Field(ge=259)]  # 256 bytes and three special tokens at least
+    vocab_size: Annotated[int, Field(ge=259, strict=True)]  # 256 bytes and three special tokens at least
 
 
 @strict
@@ -117,9 +126,9 @@ class ModelConfig:
     kv_heads: Positive  # fewer than heads: grouped-query attention
     head_dim: Positive
     context: Positive  # longest sequence, prompt included
-    norm_eps: Annotated[float, Field(gt=0)]
-    rope_theta: Annotated[float, Field(gt=0)]  # rotary base
-    dropout: Annotated[float, Field(ge=0, lt=1)]  # in pretraining only: RL samples and scores without
+    norm_eps: AboveZero
+    rope_theta: AboveZero  # rotary base
+    dropout: Share  # in pretraining only: RL samples and scores without
     dtype: Literal["float32", "bfloat16"]  # of activations; parameters and log-probs are float32
     remat: bool  # recompute each layer in the backward pass
     logit_chunk: Positive  # time steps projected to the vocabulary at once; [B, T, V] never exists
@@ -129,14 +138,14 @@ class ModelConfig:
 class OptimizerConfig:
     """AdamW with a learning-rate schedule, global-norm clipping and decoupled weight decay."""
 
-    learning_rate: Annotated[float, Field(gt=0)]
+    learning_rate: AboveZero
     schedule: Literal["constant", "linear", "cosine"]  # after the warm-up, to 0 at the last step
     warmup_steps: Natural
-    b1: Annotated[float, Field(ge=0, lt=1)]
-    b2: Annotated[float, Field(ge=0, lt=1)]
-    eps: Annotated[float, Field(gt=0)]
+    b1: Share
+    b2: Share
+    eps: AboveZero
     weight_decay: NonNegative  # on matrices only
-    clip_norm: Annotated[float, Field(gt=0)]
+    clip_norm: AboveZero
 
 
 @strict
@@ -145,10 +154,10 @@ class PretrainConfig:
 
     steps: Positive
     batch: Positive  # sequences a step
-    length: Positive  # tokens a sequence, longer texts are cut into windows
+    length: Two  # tokens a sequence, longer texts are cut into windows
     eval_every: Positive  # steps between looks at the held-out rows
     patience: Positive  # looks without a better figure before stopping; the best parameters are kept
-    seed: Natural
+    seed: Seed
     optimizer: OptimizerConfig
 
 
@@ -156,12 +165,12 @@ class PretrainConfig:
 class RolloutConfig:
     """How completions are sampled."""
 
-    prompts: Annotated[int, Field(ge=2)]  # distinct prompts a step (2 at least: standard errors are over prompts)
+    prompts: Two  # distinct prompts a step (2 at least: standard errors are over prompts)
     samples: Positive  # completions a prompt
     max_new_tokens: Positive
     temperature: NonNegative  # scales policy and reference logits alike, when sampling and when scoring; 0 is greedy
     top_k: Natural  # 0: off
-    top_p: Annotated[float, Field(gt=0, le=1)]  # 1: off
+    top_p: Annotated[float, Field(gt=0, le=1, strict=True)]  # 1: off
 
 
 @strict
@@ -170,7 +179,7 @@ class RewardTerm:
 
     kind: Literal["jax", "python"]  # a factory of a JAX function, or a Python function of texts
     function: str  # a built-in name, or a dotted path to your own
-    weight: float
+    weight: Number
     arguments: dict[str, Any]  # keyword arguments for the factory (jax) or for each call (python)
 
 
@@ -186,9 +195,9 @@ class KlConfig:
 class MeshConfig:
     """Devices a mesh axis; -1 takes the rest (one axis at most)."""
 
-    data: Annotated[int, Field(ge=-1)]
-    fsdp: Annotated[int, Field(ge=-1)]
-    tensor: Annotated[int, Field(ge=-1)]
+    data: Devices
+    fsdp: Devices
+    tensor: Devices
 
 
 @strict
@@ -196,7 +205,7 @@ class RunConfig:
     """Where a run is written and how often. Nothing here changes a number that the run computes."""
 
     root: str  # runs live in <root>/<name>/<variant>
-    variant: str  # auto: the overrides of the command line
+    variant: Name  # auto: the overrides of the command line
     save_every: Positive  # steps between checkpoints
     log_every: Positive  # steps between lines of metrics.jsonl
     sample_every: Positive  # steps between entries of samples.jsonl
@@ -208,17 +217,17 @@ class RunConfig:
 class EvaluationConfig:
     """The look at held-out prompts after the last step, and in experiments/analyze.py."""
 
-    prompts: Annotated[int, Field(ge=2)]
+    prompts: Two
     samples: Positive
-    seed: Natural
+    seed: Seed
 
 
 @strict
 class Config:
     """A whole experiment: a base model by maximum likelihood, then RLHF from it."""
 
-    name: str
-    seed: Natural
+    name: Name
+    seed: Seed
     steps: Positive
     data: DataConfig
     tokenizer: WordTokenizer | BpeTokenizer | PretrainedTokenizer = Field(discriminator="kind")
@@ -239,10 +248,10 @@ class AnalysisConfig:
     """A look at a finished or running run (experiments/analyze.py). Null: as the run's own config says."""
 
     run: str  # a run directory
-    step: Natural | Literal["latest"]
-    prompts: Annotated[int, Field(ge=2)] | None
+    step: Literal["latest"] | Natural
+    prompts: Two | None
     samples: Positive | None
-    seed: Natural | None
+    seed: Seed | None
     mesh: MeshConfig
     samples_shown: Natural
     compilation_cache: str
@@ -286,32 +295,55 @@ def validate(values: Mapping[str, Any], schema: type[Schema]) -> Schema:
 
 def _sentence(error: Any, known: set[str]) -> str:
     """One pydantic error as: field, what was given, what was expected, the way out."""
-    # A discriminated union puts its tag into the location; the user never wrote it there.
-    parts = [str(part) for part in error["loc"]]
+    kind, context = error["type"], error.get("ctx", {})
+    unknown_key = kind in ("extra_forbidden", "unexpected_keyword_argument")
+    field = _field(error["loc"], known, keep_last=unknown_key)
+    if unknown_key and field in known:
+        return f"{field}: not a key of the present choice of {field.rpartition('.')[0]}; choose the one that has it."
+    if unknown_key:
+        return f"{field}: no such config key.{did_you_mean(field, known)}"
+    if kind in ("missing", "missing_argument"):
+        return f"{field}: missing, and it has no default; give it as +{field}=…"
+    if kind == "union_tag_not_found":
+        return f"{field}: its 'kind' is missing."
+    if kind in ("literal_error", "union_tag_invalid"):
+        names = re.findall(r"'([^']*)'", context.get("expected") or context["expected_tags"])
+        given = str(context.get("tag", error["input"]))
+        suffix = ".kind" if kind == "union_tag_invalid" else ""
+        return f"{field}{suffix}: got {given!r}, expected one of {', '.join(names)}.{did_you_mean(given, names)}"
+    return f"{field}: got {error['input']!r}, expected {_expected(error)}. {WAYS_OUT.get(field, '')}".strip()
+
+
+def _field(location: tuple[Any, ...], known: set[str], keep_last: bool) -> str:
+    """The dotted key as the user wrote it: pydantic puts the tags of unions into the location."""
     kept: list[str] = []
-    for i, part in enumerate(parts):
-        is_tag = i < len(parts) - 1 and ".".join([*kept, part]) not in known and kept[:1] != ["reward"]
-        if not is_tag:
+    for i, part in enumerate(map(str, location)):
+        mine = ".".join([*kept, part]) in known or kept[:1] == ["reward"] or (keep_last and i == len(location) - 1)
+        if mine:
             kept.append(part)
-    field = ".".join(kept)
-    given = repr(error["input"])
-    context = error.get("ctx", {})
-    match error["type"]:
-        case "extra_forbidden" | "unexpected_keyword_argument":
-            return f"{field}: no such config key.{did_you_mean(field, known)}"
-        case "missing" | "missing_argument":
-            return f"{field}: missing, and it has no default. Give it in the config or as {field}=…"
-        case "literal_error" | "union_tag_invalid":
-            expected = context.get("expected") or context.get("expected_tags")
-            tag = context.get("tag", error["input"])
-            names = [name.strip(" '") for name in expected.replace(" or ", ", ").split(",")]
-            suffix = ".kind" if error["type"] == "union_tag_invalid" else ""
-            return f"{field}{suffix}: got {tag!r}, expected one of {', '.join(names)}.{did_you_mean(str(tag), names)}"
-        case "union_tag_not_found":
-            return f"{field}: its 'kind' is missing."
-    expected = error["msg"].removeprefix("Input should be ").removeprefix("Value should be ")
-    way_out = WAYS_OUT.get(field, "")
-    return f"{field}: got {given}, expected {expected}. {way_out}".strip()
+    return ".".join(kept)
+
+
+def _expected(error: Any) -> str:
+    """What a field wants, in words."""
+    bound = next(iter(error.get("ctx", {}).values()), None)
+    bound = f"{bound:.15g}" if isinstance(bound, float) else bound
+    words = {
+        "greater_than_equal": f"a number >= {bound}",
+        "greater_than": f"a number > {bound}",
+        "less_than_equal": f"a number <= {bound}",
+        "less_than": f"a number < {bound}",
+        "int_type": "a whole number",
+        "float_type": "a number",
+        "finite_number": "a finite number",
+        "bool_type": "true or false",
+        "string_type": "text",
+        "string_pattern_mismatch": "letters, digits, '.', '_', '+' or '-', beginning with a letter or digit",
+        "dataclass_type": "a section with keys of its own",
+        "dict_type": "a section with keys of its own",
+        "too_short": "at least one entry",
+    }
+    return words.get(error["type"]) or error["msg"].removeprefix("Input should be ")
 
 
 def _check_consistency(config: Config) -> None:

@@ -1,5 +1,6 @@
 """Rows of text: loaded through `datasets`, checked, and split in three."""
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from kljax.data import grammar
 from kljax.errors import UserError, did_you_mean
 
 LOADERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".txt": "text"}
+
+SIGNS_OF_NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0")
+"""What `datasets` says of a file with a header, or blank lines, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def load_rows(source: GrammarSource | TextSource) -> datasets.Dataset:
 
 def _load(source: TextSource) -> datasets.Dataset:
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is said below, once
     path = Path(source.path).expanduser()
     is_file = path.suffix in LOADERS or path.exists() or source.path.startswith((".", "/", "~"))
     if is_file and not path.exists():
@@ -75,13 +80,16 @@ def _load(source: TextSource) -> datasets.Dataset:
         )
     if is_file and path.suffix not in LOADERS:
         raise UserError(f"data.source.path: '{source.path}' is of an unknown kind, expected one of {', '.join(LOADERS)}.")
+    empty = UserError(f"data.source.path: {source.path} is empty, expected at least one row.")
+    if is_file and path.stat().st_size == 0:
+        raise empty
     try:
         if is_file:
-            if path.stat().st_size == 0:
-                raise UserError(f"data.source.path: {source.path} is empty, expected at least one row.")
-            return datasets.load_dataset(LOADERS[path.suffix], data_files=str(path), split="train")  # pyright: ignore
+            return datasets.load_dataset(LOADERS[path.suffix], data_files=glob.escape(str(path)), split="train")  # pyright: ignore
         return datasets.load_dataset(source.path, split=source.split)  # pyright: ignore
     except (OSError, ValueError, DatasetsError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
+        if is_file and any(sign in reason for sign in SIGNS_OF_NO_ROWS):
+            raise empty from None
         kind = "file" if is_file else "hub data set"
         raise UserError(f"data.source.path: cannot read the {kind} '{source.path}': {reason}") from None

@@ -15,6 +15,8 @@ from kljax.errors import UserError
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
 
+ALL_WORDS = 2**31  # the trainer keeps 30,000 unless told otherwise
+
 
 def build(config: WordTokenizer | BpeTokenizer | PretrainedTokenizer, texts: Iterable[str]) -> PreTrainedTokenizerBase:
     """The configured tokenizer; `texts` are what a trained one is trained on."""
@@ -53,7 +55,18 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[in
     """Token ids of each text, no special tokens added."""
     if not texts:
         return []
-    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]  # pyright: ignore
+    try:
+        # A text that says "<eos>" says these five characters: it must not end a sequence.
+        encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, split_special_tokens=True)
+    except Exception as error:  # the Rust library raises bare Exceptions
+        unknown = next((w for text in texts for w in text.split() if w not in tokenizer.get_vocab()), None)
+        if "Missing [UNK]" not in str(error) or unknown is None:
+            raise
+        raise UserError(
+            f"tokenizer: the text has the word '{unknown}', which the tokenizer does not know; a tokenizer of words is for "
+            "closed vocabularies. For other text use tokenizer=bpe."
+        ) from None
+    return encoded["input_ids"]  # pyright: ignore
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[Iterable[int]]) -> list[str]:
@@ -64,7 +77,7 @@ def decode(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[Iterable[int]]) 
 def _train_words(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     tokenizer = tokenizers.Tokenizer(models.WordLevel({}))  # no unknown token: a closed vocabulary
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.WordLevelTrainer(special_tokens=list(SPECIAL.values()), show_progress=False)
+    trainer = trainers.WordLevelTrainer(vocab_size=ALL_WORDS, special_tokens=list(SPECIAL.values()), show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
 

@@ -1,12 +1,14 @@
 """The weighted sum of the config's reward terms, resolved by name or dotted path and checked at every call."""
 
 import importlib
+import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -35,17 +37,13 @@ def build(terms: Mapping[str, RewardTerm], tokenizer: PreTrainedTokenizerBase) -
     for name, term in terms.items():
         field = f"reward.{name}"
         if term.kind == "jax":
-            factory = _resolve(field, term.function, DEVICE_REWARDS)
-            try:
-                device.append((term.weight, factory(tokenizer, **term.arguments)))
-            except TypeError as error:
-                raise UserError(f"{field}.arguments: {error}.") from None
+            device.append((field, term.weight, _make(field, term, tokenizer)))
         else:
-            host.append((field, term, _resolve(field, term.function, TEXT_REWARDS)))
+            host.append((field, term, _bound(field, term)))
 
     def device_reward(rollout: Rollout) -> Float[Array, "B"]:
         zero = jnp.zeros(rollout.mask.shape[0], jnp.float32)
-        return sum((weight * reward(rollout) for weight, reward in device), zero)
+        return sum((weight * _traced(field, reward, rollout) for field, weight, reward in device), zero)
 
     def host_reward(prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]) -> Float[np.ndarray, "B"]:
         total = np.zeros(len(completions), np.float32)
@@ -68,46 +66,114 @@ def _resolve(field: str, name: str, table: Mapping[str, Callable[..., Any]]) -> 
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # a user's module may raise anything
-        raise UserError(f"{field}.function: cannot import '{module_name}' ({type(error).__name__}: {error}).") from None
+        raise UserError(f"{field}.function: cannot import '{module_name}' ({_one_line(error)}).") from None
     function = getattr(module, attribute, None)
     if not callable(function):
+        others = [name for name, value in vars(module).items() if callable(value)]
         raise UserError(
-            f"{field}.function: module '{module_name}' has no function '{attribute}'.{did_you_mean(attribute, dir(module))}"
+            f"{field}.function: module '{module_name}' has no function '{attribute}'.{did_you_mean(attribute, others)}"
         )
     return function
+
+
+def _make(field: str, term: RewardTerm, tokenizer: PreTrainedTokenizerBase) -> DeviceReward:
+    """The JAX function that the term's factory makes."""
+    factory = _resolve(field, term.function, DEVICE_REWARDS)
+    try:
+        reward: Any = factory(tokenizer, **term.arguments)
+    except UserError:
+        raise
+    except TypeError as error:
+        raise UserError(f"{field}.arguments: {_one_line(error)}{_raised_at(error)}.") from error
+    except Exception as error:
+        raise UserError(f"{field}: its factory '{term.function}' raised {_one_line(error)}{_raised_at(error)}.") from error
+    if not callable(reward):
+        raise UserError(
+            f"{field}: its factory '{term.function}' returned {type(reward).__name__}, expected a function of a Rollout."
+        )
+    return reward  # pyright: ignore
+
+
+def _bound(field: str, term: RewardTerm) -> Callable[..., Any]:
+    """The Python function; that a built-in one has its arguments is checked here, before the first call."""
+    function = _resolve(field, term.function, TEXT_REWARDS)
+    if "." in term.function:
+        return function  # a column of the data may supply what a user's function asks for
+    for name, parameter in inspect.signature(function).parameters.items():
+        needed = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+        if needed and name not in term.arguments:
+            raise UserError(f"{field}.arguments: '{term.function}' needs '{name}'; give it as +{field}.arguments.{name}=…")
+    return function
+
+
+def _traced(field: str, reward: DeviceReward, rollout: Rollout) -> Float[Array, "B"]:
+    """One JAX reward, checked while it is traced: nothing remains of this in the compiled step."""
+    expected = rollout.mask.shape[:1]
+    try:
+        values = jnp.asarray(reward(rollout))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{field}: the reward function raised {_one_line(error)}{_raised_at(error)}.") from error
+    if values.shape != expected or not jnp.issubdtype(values.dtype, jnp.floating):
+        raise UserError(
+            f"{field}: the reward function returned {values.dtype}{list(values.shape)}, expected float{list(expected)}, "
+            "one number a completion."
+        )
+    return values.astype(jnp.float32)
 
 
 def _call(field: str, function, prompts, completions, columns) -> Float[np.ndarray, "B"]:
     """The function's rewards, checked: as many as completions, each a finite number."""
     try:
         rewards = function(prompts, completions, **columns)
+        if isinstance(rewards, Mapping | str) or not isinstance(rewards, Iterable):
+            kind, count = type(rewards).__name__, len(completions)
+            raise UserError(f"{field}: the reward function returned {kind}, expected a list of {count} numbers.")
+        # An array's own scalars are better checked as Python's; a generator may still raise here.
+        rewards = np.asarray(rewards).tolist() if isinstance(rewards, jax.Array | np.ndarray) else list(rewards)
     except UserError:
         raise
     except Exception as error:
-        where = f"{type(error).__name__}: {error}"
-        place = _raised_at(error)
-        raise UserError(f"{field}: the reward function raised {where}{place}, given {len(completions)} completions.") from error
-    try:
-        rewards = list(rewards)
-    except TypeError:
         raise UserError(
-            f"{field}: the reward function returned {type(rewards).__name__}, expected a list of {len(completions)} numbers."
-        ) from None
+            f"{field}: the reward function raised {_one_line(error)}{_raised_at(error)}, given {len(completions)} completions."
+        ) from error
     if len(rewards) != len(completions):
         raise UserError(
             f"{field}: the reward function returned {len(rewards)} rewards, expected {len(completions)}, one a completion."
         )
-    for i, reward in enumerate(rewards):
-        if isinstance(reward, bool) or not isinstance(reward, Real | np.number) or not math.isfinite(float(reward)):
+    numbers = [_number(reward) for reward in rewards]
+    for i, number in enumerate(numbers):
+        if not math.isfinite(number):
             raise UserError(
-                f"{field}: the reward of sample {i} is {reward!r}, expected a finite number; its prompt is {prompts[i]!r}, "
+                f"{field}: the reward of sample {i} is {rewards[i]!r}, expected a finite number; its prompt is {prompts[i]!r}, "
                 f"its completion {completions[i]!r}."
             )
-    return np.asarray([float(reward) for reward in rewards], np.float32)
+    return np.asarray(numbers, np.float32)
+
+
+def _number(reward: Any) -> float:
+    """The reward as float32 will hold it; NaN for what is no number."""
+    if isinstance(reward, jax.Array | np.ndarray) and reward.ndim == 0:
+        reward = reward.item()
+    if isinstance(reward, bool | np.bool_) or not isinstance(reward, Real):
+        return math.nan
+    try:
+        with np.errstate(over="ignore"):
+            return float(np.float32(float(reward)))
+    except OverflowError:
+        return math.inf
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _raised_at(error: BaseException) -> str:
+    """Where in the user's file, if it was there."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else ""
+    if trace is None or trace.tb_frame.f_code.co_filename == __file__:
+        return ""
+    return f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"

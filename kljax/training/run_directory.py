@@ -36,15 +36,12 @@ def check_owner(path: Path, identity: Mapping[str, Any]) -> None:
         raise UserError(
             f"run.root: {path} exists and is not a run directory (it has no {CONFIG}); choose another name=… or run.root=…."
         )
-    try:
-        there = read_config(path)
-    except yaml.YAMLError:
-        raise UserError(f"{path / CONFIG} cannot be read as YAML; restore it, or choose another name=….") from None
-    for field, value in _flatten(identity).items():
-        found = _flatten(there).get(field, "nothing")
+    there, here = (_flatten({k: v for k, v in c.items() if k != "run"}) for c in (read_config(path), identity))
+    for field in [*here, *there]:
+        found, value = (repr(values[field]) if field in values else "nothing" for values in (there, here))
         if found != value:
             raise UserError(
-                f"{path} belongs to another config: {field} is {found!r} there, {value!r} here. "
+                f"{path} belongs to another config: {field} is {found} there, {value} here. "
                 "Choose another name=…, or give that value to resume the run."
             )
 
@@ -63,7 +60,10 @@ def create(path: Path, config: Mapping[str, Any]) -> None:
     if not (path / CONFIG).exists():
         write_atomically(path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
     file = path / "environment.json"
-    launches = json.loads(file.read_text())["launches"] if file.exists() else []
+    try:
+        launches = json.loads(file.read_text())["launches"] if file.exists() else []
+    except ValueError:  # broken by hand: it records, nothing depends on it
+        launches = []
     write_atomically(file, json.dumps({"launches": [*launches, _environment()]}, indent=2) + "\n")
 
 
@@ -71,7 +71,13 @@ def read_config(path: Path) -> dict[str, Any]:
     """The dictionary in config.yaml."""
     if not (path / CONFIG).exists():
         raise UserError(f"run: '{path}' is not a run directory (it has no {CONFIG}).")
-    return yaml.safe_load((path / CONFIG).read_text())
+    try:
+        values = yaml.safe_load((path / CONFIG).read_text())
+    except yaml.YAMLError:
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(f"run: {path / CONFIG} cannot be read as a YAML mapping; restore it, or choose another name=….")
+    return values
 
 
 def write_atomically(file: Path, text: str) -> None:
@@ -87,7 +93,7 @@ class JsonLines:
     def __init__(self, file: Path, first_step: int):
         """Entries from `first_step` on, and a half-written last line, are what a killed run logged in vain: dropped."""
         if file.exists():
-            kept = [line for line in file.read_text().splitlines() if _step_of(line) < first_step]
+            kept = [line.decode() for line in _lines(file) if _step_of(line) < first_step]
             write_atomically(file, "".join(line + "\n" for line in kept))
         file.parent.mkdir(parents=True, exist_ok=True)
         self._stream = file.open("a")
@@ -126,13 +132,18 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     """All whole entries of a JSON Lines file."""
     if not file.exists():
         return []
-    return [json.loads(line) for line in file.read_text().splitlines() if _step_of(line) < math.inf]
+    return [json.loads(line) for line in _lines(file) if _step_of(line) < math.inf]
 
 
-def _step_of(line: str) -> float:
+def _lines(file: Path) -> list[bytes]:
+    # As bytes: a killed process may leave half a character, and a text may hold what str.splitlines takes for a line's end.
+    return file.read_bytes().split(b"\n")
+
+
+def _step_of(line: bytes) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError):
+    except (ValueError, KeyError):
         return math.inf
 
 

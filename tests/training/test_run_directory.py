@@ -93,7 +93,7 @@ def test_a_folder_or_file_of_something_else_is_refused(owned, tmp_path):
 def test_a_config_that_is_no_yaml_is_refused(owned):
     config, path = owned
     (path / "config.yaml").write_text("name: [unclosed")
-    assert complaint(path, config).startswith(f"{path}/config.yaml cannot be read as YAML")
+    assert complaint(path, config).startswith(f"run: {path}/config.yaml cannot be read as a YAML mapping")
 
 
 def test_a_second_launch_adds_to_the_environment_and_keeps_the_config(owned):
