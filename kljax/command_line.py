@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from kljax.config import leaf_keys, validate
 from kljax.errors import UserError, did_you_mean
@@ -123,8 +123,8 @@ def _hydra_sentence(error: Exception, schema: type | None) -> str:
         group, option = found[1], found[2]
         options = _options(group)
         return f"{group}: no option '{option}', expected one of {', '.join(options)}.{did_you_mean(option, options)}"
-    if found := re.search(r"Missing mandatory value: (\S+)", text):
-        return f"{found[1]}: missing, and it has no default; give it as {found[1]}=…"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}: missing, and it has no default; give it as {error.full_key}=…"
     if isinstance(error, OverrideParseException):
         reason = text.splitlines()[0]
         return f"{error.override}: cannot be read as key=value ({reason}); quote lists for the shell, as in 'key=[1,2]'."
@@ -134,10 +134,12 @@ def _hydra_sentence(error: Exception, schema: type | None) -> str:
 
 def _not_here(key: str) -> str:
     """A key that the schema knows, but not for the part that is chosen now."""
-    group = key.rpartition(".")[0].replace(".", "/")
-    choices = f" (one of {', '.join(_options(group))})" if _options(group) else ""
-    part = f"choose the part that has it with {group}=…{choices}" if choices else "it belongs to another part"
-    return f"{key}: not a key of the present choice; {part}, or add it with +{key}=…"
+    for part in (key, key.rpartition(".")[0]):
+        group = part.replace(".", "/")
+        if part and _options(group):
+            choice = f"choose the part as a whole, with {group}=… (one of {', '.join(_options(group))})"
+            return f"{key}: not a key of the present choice of {part}; {choice}, or add it with +{key}=…"
+    return f"{key}: not a key of the present choice; add it with +{key}=…"
 
 
 def _options(group: str) -> list[str]:

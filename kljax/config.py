@@ -37,7 +37,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1, strict=True)]
 Devices = Annotated[int, Field(ge=-1, strict=True)]
 Two = Annotated[int, Field(ge=2, strict=True)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=200)]
 
 
 @strict
@@ -260,6 +260,7 @@ class AnalysisConfig:
 WAYS_OUT = {
     "kl.beta": "To train without a penalty, set kl.beta=0.",
     "rollout.temperature": "For greedy decoding, set rollout.temperature=0.",
+    "step": "Give the step of a checkpoint, or latest.",
     "reward": "Choose one or more of configs/reward/, as in reward=[sentiment,length].",
 }
 
@@ -296,10 +297,12 @@ def validate(values: Mapping[str, Any], schema: type[Schema]) -> Schema:
 def _sentence(error: Any, known: set[str]) -> str:
     """One pydantic error as: field, what was given, what was expected, the way out."""
     kind, context = error["type"], error.get("ctx", {})
+    way_out = f" {WAYS_OUT[field]}" if (field := _field(error["loc"], known, keep_last=False)) in WAYS_OUT else ""
     unknown_key = kind in ("extra_forbidden", "unexpected_keyword_argument")
     field = _field(error["loc"], known, keep_last=unknown_key)
     if unknown_key and field in known:
-        return f"{field}: not a key of the present choice of {field.rpartition('.')[0]}; choose the one that has it."
+        part = field.rpartition(".")[0]
+        return f"{field}: not a key of the present choice of {part}; choose it as a whole, with {part.replace('.', '/')}=…"
     if unknown_key:
         return f"{field}: no such config key.{did_you_mean(field, known)}"
     if kind in ("missing", "missing_argument"):
@@ -310,8 +313,8 @@ def _sentence(error: Any, known: set[str]) -> str:
         names = re.findall(r"'([^']*)'", context.get("expected") or context["expected_tags"])
         given = str(context.get("tag", error["input"]))
         suffix = ".kind" if kind == "union_tag_invalid" else ""
-        return f"{field}{suffix}: got {given!r}, expected one of {', '.join(names)}.{did_you_mean(given, names)}"
-    return f"{field}: got {error['input']!r}, expected {_expected(error)}. {WAYS_OUT.get(field, '')}".strip()
+        return f"{field}{suffix}: got {given!r}, expected one of {', '.join(names)}.{did_you_mean(given, names) or way_out}"
+    return f"{field}: got {error['input']!r}, expected {_expected(error)}.{way_out}"
 
 
 def _field(location: tuple[Any, ...], known: set[str], keep_last: bool) -> str:

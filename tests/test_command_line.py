@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from kljax import command_line
 from kljax.command_line import LONGEST_VARIANT, compose, launch, reporting_mistakes, variant
-from kljax.config import AnalysisConfig, Config
+from kljax.config import AnalysisConfig, BpeTokenizer, Config, PretrainedTokenizer, RewardTerm, TextSource
 from kljax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +32,10 @@ AWKWARD = [
 def test_no_overrides_are_the_default():
     assert variant([]) == "default"
     assert variant(["run.root=/tmp/x", "run.save_every=3", "experiment=grammar", "name=other"]) == "default"
+
+
+def test_how_hydra_runs_the_jobs_makes_no_other_variant():
+    assert variant(["hydra/launcher=basic", "hydra.verbose=true", "seed=1"]) == "seed-1"
 
 
 def test_a_variant_is_named_by_its_overrides_in_any_order():
@@ -69,6 +73,13 @@ def test_the_variant_is_made_from_the_command_line_unless_it_is_given():
     assert compose(["kl.beta=0.3", "run.variant=mine"], Config).run.variant == "mine"
 
 
+def complaint(*overrides):
+    with pytest.raises(UserError) as raised:
+        compose(overrides, Config)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
@@ -77,28 +88,87 @@ def test_the_variant_is_made_from_the_command_line_unless_it_is_given():
         (["modle=gpt2"], "modle: no such config key. Did you mean 'model'?"),
         (["experiment=grammr"], "experiment: no option 'grammr', expected one of "),
         (["model=gpt3"], "model: no option 'gpt3', expected one of gpt2, llama. Did you mean 'gpt2'?"),
-        (["reward=sentimnt"], "reward: no option 'sentimnt', expected one of "),
         (["kl.beta=-1"], "kl.beta: got -1, expected "),
         (["kl.beta="], "kl.beta: got '', expected a number"),
         (["~kl.beta"], "kl.beta: missing"),
+        (["tokenizer.kind=bpe"], "tokenizer.vocab_size: missing, and it has no default; give it as +tokenizer.vocab_size=…"),
         (["kl.beta=${nothing}"], "Interpolation key 'nothing' not found"),
     ],
 )
 def test_a_mistake_is_one_sentence(overrides, expected):
-    with pytest.raises(UserError) as raised:
-        compose(overrides, Config)
-    assert str(raised.value).startswith(expected)
-    assert "\n" not in str(raised.value)
+    assert complaint(*overrides).startswith(expected)
+
+
+@pytest.mark.parametrize("override", ["reward=sentimnt", "reward=[sentimnt]", "reward=[length,sentimnt]"])
+def test_an_unknown_option_is_answered_with_the_nearest(override):
+    sentence = complaint(override)
+    assert sentence.startswith("reward: no option 'sentimnt', expected one of ")
+    assert sentence.endswith("Did you mean 'sentiment'?")
 
 
 @pytest.mark.parametrize(
-    ("override", "repeated"), [("kl.beta=[1,2", "[1,2"), ("kl.beta=0.1,0.3", "kl.beta"), ("a b", "a b"), ("+seed=3", "seed")]
+    ("override", "repeated"),
+    [("kl.beta=[1,2", "kl.beta=[1,2"), ("kl.beta=0.1,0.3", "kl.beta"), ("a b", "a b"), ("+seed=3", "seed")],
 )
 def test_what_hydra_does_not_understand_is_repeated_in_one_line(override, repeated):
-    with pytest.raises(UserError) as raised:
-        compose([override], Config)
-    assert "\n" not in str(raised.value)
-    assert repeated in str(raised.value)
+    assert repeated in complaint(override)
+
+
+@pytest.mark.parametrize("override", ["experiment=null", "reward=null", "=3"])
+def test_a_choice_that_is_no_name_is_refused(override):
+    assert "must be a string or a list" in complaint(override)
+
+
+@pytest.mark.parametrize(
+    ("override", "ways_out"),
+    [
+        ("tokenizer.vocab_size=300", ["tokenizer=…", "+tokenizer.vocab_size=…"]),
+        ("tokenizer={kind:bpe,vocab_size:300}", ["+tokenizer=…"]),
+        ("data.source.path=x", ["data/source=…", "+data.source.path=…"]),
+    ],
+)
+@pytest.mark.parametrize("kinds", [[], ["tokenizer.kind=bpe", "data.source.kind=text"]], ids=["as it is", "with its kind"])
+def test_a_key_of_another_choice_is_answered_with_the_ways_to_it(kinds, override, ways_out):
+    sentence = complaint(*kinds, override)
+    assert sentence.startswith(f"{override.partition('=')[0]}: ")
+    assert "no such config key" not in sentence
+    for way_out in ways_out:
+        assert way_out in sentence
+
+
+@pytest.mark.parametrize("override", ["+tokenizer.vocab_size=300", "+tokenizer={kind:bpe,vocab_size:300}"])
+def test_the_way_with_a_plus_leads_there(override):
+    assert compose(["tokenizer.kind=bpe", override], Config).tokenizer == BpeTokenizer(kind="bpe", vocab_size=300)
+
+
+def test_text_of_ones_own_is_chosen_with_its_tokenizer_and_reward():
+    text = ["data/source=text", "data.source.path=x.csv", "data.source.column=review"]
+    config = compose([*text, "tokenizer=bpe", "tokenizer.vocab_size=2048", "reward=vader"], Config)
+    assert config.data.source == TextSource(kind="text", path="x.csv", column="review", split="train")
+    assert config.tokenizer == BpeTokenizer(kind="bpe", vocab_size=2048)
+    assert list(config.reward) == ["vader"]
+
+
+def test_a_pretrained_tokenizer_is_chosen_with_its_path():
+    config = compose(["tokenizer=pretrained", "tokenizer.path=somewhere"], Config)
+    assert config.tokenizer == PretrainedTokenizer(kind="pretrained", path="somewhere")
+
+
+def test_parts_of_the_model_and_of_the_data_are_chosen_by_group():
+    config = compose(["model=llama", "data/prompt=whole"], Config)
+    assert (config.model.positions, config.model.norm, config.model.mlp) == ("rotary", "rms", "swiglu")
+    assert config.data.prompt.kind == "whole"
+
+
+def test_a_reward_of_ones_own_is_added_beside_the_chosen_one():
+    config = compose(["+reward.brevity={kind:python,function:my.brevity,weight:1.0,arguments:{}}"], Config)
+    assert config.reward["brevity"] == RewardTerm(kind="python", function="my.brevity", weight=1.0, arguments={})
+    assert list(config.reward) == ["sentiment", "brevity"]
+
+
+def test_several_rewards_are_chosen_and_one_reweighted():
+    config = compose(["reward=[sentiment,length]", "reward.length.weight=-0.1"], Config)
+    assert {name: term.weight for name, term in config.reward.items()} == {"sentiment": 1.0, "length": -0.1}
 
 
 @pytest.fixture

@@ -163,7 +163,16 @@ def test_leaf_keys_are_all_keys_of_all_alternatives(defaults):
         ("model.dropout", 1.0, ["1.0", "a number < 1."]),
         ("steps", -3, ["-3", "1"]),
         ("seed", -1, ["-1", "0"]),
+        ("seed", True, ["True", "a whole number"]),
+        ("seed", 2**32, ["4294967296", "4294967295"]),  # a larger one would overflow the PRNG key
+        ("pretrain.seed", 2**63, ["9223372036854775808", "4294967295"]),
+        ("evaluation.seed", 2**63, ["9223372036854775808", "4294967295"]),
         ("name", 3, ["3", "text"]),
+        ("name", "", ["''", "letters"]),
+        ("name", "..", ["'..'", "letters"]),  # it would leave run.root
+        ("name", "../../x", ["'../../x'", "letters"]),
+        ("run.variant", "a/b", ["'a/b'", "letters"]),
+        ("pretrain.length", 1, ["1", "2"]),
         ("rollout.prompts", 1, ["1", "2"]),
         ("rollout.top_p", 0.0, ["0.0", "a number > 0."]),
         ("rollout.top_p", 1.5, ["1.5", "1"]),
@@ -220,6 +229,11 @@ def test_a_field_of_an_alternative_is_named_without_its_tag(defaults):
     assert complaint(defaults, {"tokenizer": {"kind": "bpe", "vocab_size": 100}}).startswith("tokenizer.vocab_size: got 100, ")
 
 
+def test_a_wrong_step_of_the_analysis_is_named():
+    values = to_dict(compose(["run=somewhere"], AnalysisConfig, "analyze"))
+    assert complaint(values, {"step": "last"}, AnalysisConfig).startswith("step: got 'last', expected ")
+
+
 def test_no_reward_is_refused_with_the_way_out(defaults):
     sentence = complaint(defaults, {"reward": {}})
     assert sentence.startswith("reward: got {}, expected ")
@@ -258,6 +272,8 @@ def test_fields_that_do_not_go_together_are_refused(defaults, changes, beginning
         {"kl.beta": 0},
         {"rollout.top_p": 1.0},
         {"mesh.data": -1},
+        {"seed": 2**32 - 1},
+        {"pretrain.length": 2},
     ],
     ids=lambda changes: next(iter(changes)),
 )

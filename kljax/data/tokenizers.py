@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise everyone to install PyTorch
 
@@ -66,7 +67,14 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[in
             f"tokenizer: the text has the word '{unknown}', which the tokenizer does not know; a tokenizer of words is for "
             "closed vocabularies. For other text use tokenizer=bpe."
         ) from None
-    return encoded["input_ids"]  # pyright: ignore
+    rows: list[list[int]] = encoded["input_ids"]  # pyright: ignore
+    special: set[Any] = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}  # pyright: ignore
+    for text, row in zip(texts, rows, strict=True):
+        if special.intersection(row):
+            raise UserError(
+                f"tokenizer: the text {text[:60]!r} holds a special token as a word, which would end or pad a sequence."
+            )
+    return rows
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[Iterable[int]]) -> list[str]:

@@ -46,10 +46,12 @@ def build(terms: Mapping[str, RewardTerm], tokenizer: PreTrainedTokenizerBase) -
         return sum((weight * _traced(field, reward, rollout) for field, weight, reward in device), zero)
 
     def host_reward(prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]) -> Float[np.ndarray, "B"]:
-        total = np.zeros(len(completions), np.float32)
+        total = np.zeros(len(completions))
         for field, term, function in host:
-            total += np.float32(term.weight) * _call(field, function, prompts, completions, {**columns, **term.arguments})
-        return total
+            total += term.weight * _call(field, function, prompts, completions, {**columns, **term.arguments})
+        if not np.isfinite(total.astype(np.float32)).all():
+            raise UserError(f"reward: the weighted sum is too large for float32; lower a weight ({', '.join(terms)}).")
+        return total.astype(np.float32)
 
     return Reward(device_reward, host_reward if host else None)
 
@@ -99,7 +101,11 @@ def _bound(field: str, term: RewardTerm) -> Callable[..., Any]:
     function = _resolve(field, term.function, TEXT_REWARDS)
     if "." in term.function:
         return function  # a column of the data may supply what a user's function asks for
-    for name, parameter in inspect.signature(function).parameters.items():
+    parameters = inspect.signature(function).parameters
+    for name in term.arguments:
+        if name not in parameters:
+            raise UserError(f"{field}.arguments: '{term.function}' takes no '{name}'.{did_you_mean(name, parameters)}")
+    for name, parameter in parameters.items():
         needed = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
         if needed and name not in term.arguments:
             raise UserError(f"{field}.arguments: '{term.function}' needs '{name}'; give it as +{field}.arguments.{name}=…")

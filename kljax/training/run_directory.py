@@ -61,8 +61,8 @@ def create(path: Path, config: Mapping[str, Any]) -> None:
         write_atomically(path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
     file = path / "environment.json"
     try:
-        launches = json.loads(file.read_text())["launches"] if file.exists() else []
-    except ValueError:  # broken by hand: it records, nothing depends on it
+        launches = list(json.loads(file.read_text())["launches"]) if file.exists() else []
+    except (ValueError, KeyError, TypeError):  # broken by hand: it records, nothing depends on it
         launches = []
     write_atomically(file, json.dumps({"launches": [*launches, _environment()]}, indent=2) + "\n")
 
@@ -73,7 +73,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"run: '{path}' is not a run directory (it has no {CONFIG}).")
     try:
         values = yaml.safe_load((path / CONFIG).read_text())
-    except yaml.YAMLError:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError):
         values = None
     if not isinstance(values, dict):
         raise UserError(f"run: {path / CONFIG} cannot be read as a YAML mapping; restore it, or choose another name=….")
@@ -143,7 +143,7 @@ def _lines(file: Path) -> list[bytes]:
 def _step_of(line: bytes) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return math.inf
 
 

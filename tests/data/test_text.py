@@ -68,6 +68,12 @@ def test_a_text_file_has_a_row_a_line(tmp_path):
     assert load_rows(source(tmp_path / "reviews.txt", "text")).to_dict() == {"text": ["one line", "another", "last"]}
 
 
+def test_brackets_in_a_file_name_are_no_pattern(tmp_path):
+    (tmp_path / "a[1].txt").write_text("this\n")
+    (tmp_path / "a1.txt").write_text("not this\n")
+    assert load_rows(source(tmp_path / "a[1].txt", "text")).to_dict() == {"text": ["this"]}
+
+
 def test_rows_without_text_are_dropped_whole(tmp_path):
     texts = ["kept", "", None, "  \n", "kept too"]
     write_jsonl(tmp_path / "reviews.jsonl", [{"review": text, "place": i} for i, text in enumerate(texts)])
@@ -132,11 +138,15 @@ def test_a_missing_column_is_named_with_those_present(reviews):
     assert sentence == f"data.source.column: {reviews} has no column 'reviw'; it has: review, stars. Did you mean 'review'?"
 
 
-def test_an_empty_file_is_refused(tmp_path):
-    (tmp_path / "empty.jsonl").touch()
-    assert complaint(tmp_path / "empty.jsonl") == (
-        f"data.source.path: {tmp_path}/empty.jsonl is empty, expected at least one row."
-    )
+@pytest.mark.parametrize(("name", "content"), [("a.jsonl", ""), ("a.jsonl", "\n\n"), ("a.csv", "review,stars\n")])
+def test_a_file_without_rows_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    assert complaint(tmp_path / name) == f"data.source.path: {tmp_path}/{name} is empty, expected at least one row."
+
+
+def test_a_table_without_rows_is_refused(tmp_path):
+    parquet.write_table(pyarrow.table({"review": pyarrow.array([], pyarrow.string())}), tmp_path / "a.parquet")
+    assert "expected at least one row" in complaint(tmp_path / "a.parquet")
 
 
 def test_a_file_without_any_text_is_refused(tmp_path):
@@ -158,9 +168,11 @@ def test_an_unknown_suffix_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.parquet", "no parquet"), ("a.jsonl", '{"review": "x"'), ("a.csv", 'a\n"b')])
-def test_a_broken_file_is_named(tmp_path, name, content):
+def test_a_broken_file_is_named_once(tmp_path, caplog, name, content):
+    datasets.logging.set_verbosity_warning()  # as in a fresh process, where `datasets` would log the same again
     (tmp_path / name).write_text(content)
     assert complaint(tmp_path / name).startswith(f"data.source.path: cannot read the file '{tmp_path}/{name}': ")
+    assert caplog.records == []
 
 
 def test_a_hub_name_that_cannot_be_reached_is_named(monkeypatch):

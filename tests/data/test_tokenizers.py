@@ -39,12 +39,31 @@ def test_words_tokenizer_has_one_token_a_word(trained, sentences):
     assert [len(row) for row in tokenizers.encode(tokenizer, sentences[:50])] == [len(s.split()) for s in sentences[:50]]
 
 
+def test_words_tokenizer_keeps_every_word():
+    words = {f"word{i}" for i in range(40_000)}  # the trainer's own limit is 30,000
+    tokenizer = tokenizers.build(WordTokenizer(kind="words"), [" ".join(sorted(words))])
+    assert tokenizer.get_vocab().keys() == words | set(tokenizers.SPECIAL.values())
+
+
+def test_a_word_outside_the_vocabulary_is_named_with_the_way_out(trained):
+    with pytest.raises(UserError, match=r"^tokenizer: the text has the word 'zz', .*tokenizer=bpe") as raised:
+        tokenizers.encode(trained["words"], ["the plot", "the zz plot"])
+    assert "\n" not in str(raised.value)
+
+
 @given(text=ANY_TEXT)
 @example("I 😀 it — 10/10 👩‍👩‍👧, naïve café, ünïcödé, 評価, مراجعة")
 @example("  two  spaces,\ttabs,\r\nlines\n\n and \x00 nul \x85 ")
 @settings(deadline=None, max_examples=200)
 def test_bytes_of_any_text_come_back(trained, text):
     assert round_trip(trained["bpe"], [text]) == [text]
+
+
+def test_special_tokens_spelled_in_a_text_are_plain_text(trained):
+    text = "I <eos> it <pad>"
+    [row] = tokenizers.encode(trained["bpe"], [text])
+    assert not set(row) & set(trained["bpe"].all_special_ids)
+    assert tokenizers.decode(trained["bpe"], [row]) == [text]
 
 
 def test_bpe_vocabulary_has_the_size_asked_for(trained):

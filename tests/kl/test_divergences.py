@@ -12,6 +12,7 @@ from kljax.kl import divergences
 
 KLS = [divergences.reverse_kl, divergences.forward_kl]
 logits = arrays(np.float32, (2, 5), elements=st.floats(-8, 8, width=32))
+holes = arrays(np.float32, 4, elements=st.sampled_from([-np.inf, -20.0, -1.0, 0.0, 2.5, 20.0]))
 
 
 def softmax(x):
@@ -47,6 +48,20 @@ def test_gradients_are_those_of_the_docstrings(seed):
     np.testing.assert_allclose(jax.grad(divergences.entropy)(jnp.array(a)), -p * (np.log(p) + h), atol=1e-5)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_gradients_in_both_arguments_are_those_of_finite_differences(seed):
+    a, b = np.random.default_rng(seed).normal(size=(2, 5))
+    definitions = {
+        divergences.reverse_kl: lambda x, y: kl(softmax(x), softmax(y)),
+        divergences.forward_kl: lambda x, y: kl(softmax(y), softmax(x)),
+    }
+    h = 1e-5 * np.eye(5)
+    for function, define in definitions.items():
+        in_a, in_b = jax.grad(function, argnums=(0, 1))(jnp.array(a), jnp.array(b))
+        np.testing.assert_allclose(in_a, [(define(a + d, b) - define(a - d, b)) / 2e-5 for d in h], atol=1e-5)
+        np.testing.assert_allclose(in_b, [(define(a, b + d) - define(a, b - d)) / 2e-5 for d in h], atol=1e-5)
+
+
 @settings(max_examples=50, deadline=None)
 @given(logits, logits, st.floats(-50, 50, width=32))
 def test_kl_is_not_negative_and_sees_no_shift(a, b, shift):
@@ -55,6 +70,24 @@ def test_kl_is_not_negative_and_sees_no_shift(a, b, shift):
         assert (value >= -1e-5).all()
         np.testing.assert_allclose(function(jnp.array(a) + shift, jnp.array(b)), value, atol=2e-3, rtol=2e-3)
         np.testing.assert_allclose(function(jnp.array(a), jnp.array(a) + shift), 0.0, atol=1e-4)
+
+
+@settings(max_examples=50, deadline=None)
+@given(logits, logits)
+def test_kl_is_zero_only_between_equals(a, b):
+    """Pinsker: KL >= 2·(total variation)², whatever the direction."""
+    distance = 0.5 * np.abs(softmax(a) - softmax(b)).sum(-1)
+    for function in KLS:
+        assert (np.asarray(function(jnp.array(a), jnp.array(b))) >= 2 * distance**2 - 1e-5).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(logits, st.floats(-50, 50, width=32))
+def test_entropy_lies_between_zero_and_log_v_and_sees_no_shift(a, shift):
+    value = divergences.entropy(jnp.array(a))
+    assert (value >= -1e-5).all()
+    assert (value <= np.log(a.shape[-1]) + 1e-5).all()
+    np.testing.assert_allclose(divergences.entropy(jnp.array(a) + shift), value, atol=2e-3, rtol=2e-3)
 
 
 def test_kl_is_not_symmetric_and_each_direction_is_the_other_with_its_arguments_swapped():
@@ -78,6 +111,45 @@ def test_kl_is_infinite_where_it_truly_is():
     assert divergences.forward_kl(b, a) == jnp.inf
 
 
+@settings(max_examples=100, deadline=None)
+@given(holes, holes)
+def test_kl_is_never_nan_and_infinite_only_where_support_is_missing(a, b):
+    a[0] = b[0] = 0.0  # softmax needs one possible token
+    for function, first, second in ((divergences.reverse_kl, a, b), (divergences.forward_kl, b, a)):
+        value = float(function(jnp.array(a), jnp.array(b)))
+        assert (value == np.inf) == (np.isfinite(first) & ~np.isfinite(second)).any()
+        assert value >= -1e-5
+    assert float(divergences.entropy(jnp.array(a))) + 1e-5 >= 0
+
+
+@pytest.mark.parametrize("function", KLS)
+def test_a_token_that_both_forbid_might_as_well_not_exist(function):
+    a, b = jnp.array([0.5, -jnp.inf, 1.0, 2.0]), jnp.array([1.0, -jnp.inf, 0.0, 0.3])
+    without = jnp.array([0, 2, 3])
+    value, gradient = jax.value_and_grad(function, argnums=(0, 1))(a, b)
+    expected, expected_gradient = jax.value_and_grad(function, argnums=(0, 1))(a[without], b[without])
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    for g, e in zip(gradient, expected_gradient, strict=True):
+        np.testing.assert_allclose(g[without], e, atol=1e-6)
+        assert g[1] == 0
+
+
+def test_a_gradient_is_finite_where_the_kl_is():
+    some, every = jnp.array([0.0, 1.0, -jnp.inf]), jnp.array([1.0, 0.0, 2.0])
+    for function, *arguments in ((divergences.reverse_kl, some, every), (divergences.forward_kl, every, some)):
+        value, gradients = jax.value_and_grad(function, argnums=(0, 1))(*arguments)
+        assert np.isfinite(value)
+        assert np.isfinite(gradients).all()
+    assert np.isfinite(jax.grad(divergences.entropy)(some)).all()
+
+
+@pytest.mark.xfail(strict=True, reason="exp(−10,000) is 0 in float32, and 0 · inf gives NaN")
+def test_a_weight_that_underflows_to_zero_never_makes_nan():
+    nearly, never = jnp.array([0.0, -1e4]), jnp.array([0.0, -jnp.inf])
+    assert not np.isnan(divergences.reverse_kl(nearly, never))
+    assert not np.isnan(divergences.forward_kl(never, nearly))
+
+
 @pytest.mark.parametrize("function", KLS)
 def test_huge_logits_give_finite_values_and_gradients(function):
     a, b = jnp.array([1e4, 0.0, -1e4]), jnp.array([-1e4, 0.0, 1e4])
@@ -88,9 +160,11 @@ def test_huge_logits_give_finite_values_and_gradients(function):
 
 def test_bfloat16_logits_are_computed_in_float32():
     a, b = (jnp.array(x, jnp.bfloat16) for x in np.random.default_rng(0).normal(size=(2, 64)))
-    value = divergences.reverse_kl(a, b)
-    assert value.dtype == jnp.float32
-    np.testing.assert_allclose(value, kl(softmax(a), softmax(b)), rtol=1e-4)
+    p, q = softmax(a), softmax(b)
+    values = divergences.reverse_kl(a, b), divergences.forward_kl(a, b), divergences.entropy(a)
+    for value, expected in zip(values, (kl(p, q), kl(q, p), -np.sum(p * np.log(p))), strict=True):
+        assert value.dtype == jnp.float32
+        np.testing.assert_allclose(value, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -39,6 +39,24 @@ def test_k3_as_a_loss_has_the_gradient_of_forward_kl():
     assert forward == pytest.approx(1.875)
 
 
+def expected_reward_gradient(estimator):
+    """Σ_a pi(a)·estimator(u_a)·d log pi(a)/dp: what the score function makes of a penalty taken from the reward."""
+    pi = two_actions(jnp.float32(P))
+    penalty = estimator(jnp.log(pi) - jnp.log(two_actions(Q)))
+    return jax.grad(lambda p: jnp.sum(pi * penalty * jnp.log(two_actions(p))))(jnp.float32(P))
+
+
+@pytest.mark.parametrize(("estimator", "expected"), [(k1, TRUTH), (k2, -0.309343), (k3, -0.488706)])
+def test_in_the_reward_only_k1_has_the_gradient_of_reverse_kl(estimator, expected):
+    np.testing.assert_allclose(expected_reward_gradient(estimator), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("u", [-3.0, -0.5, 0.0, 0.7, 4.0])
+def test_values_are_schulmans(u):
+    for estimator, expected in ((k1, u), (k2, u**2 / 2), (k3, np.exp(-u) - 1 + u)):
+        np.testing.assert_allclose(estimator(jnp.float32(u)), expected, rtol=1e-6)
+
+
 def random_pair(seed):
     return np.random.default_rng(seed).dirichlet(np.ones(5), size=2)
 

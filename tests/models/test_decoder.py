@@ -22,14 +22,18 @@ def tokens():
 
 
 def test_left_padding_of_any_length_changes_nothing(make_decoder, family, tokens):
-    model = make_decoder(family)
-    plain = logits_of(model, tokens)
-    for padding in range(1, 8):
-        garbage = jnp.full((2, padding), 5)
-        mask = jnp.arange(padding + LENGTH)[None] >= jnp.array([[padding], [padding]])
-        padded = logits_of(model, jnp.concatenate([garbage, tokens], axis=1), mask)
-        np.testing.assert_allclose(padded[:, padding:], plain, atol=2e-5)
-        assert np.isfinite(padded).all()
+    """One row a length of padding, filled up with garbage on the right too, which no real token sees."""
+    model, text, most = make_decoder(family), tokens[0], 7
+    rows = jnp.full((most + 1, most + LENGTH), 5)
+    column, padding = jnp.arange(most + LENGTH), jnp.arange(most + 1)[:, None]
+    mask = (column >= padding) & (column < padding + LENGTH)
+    for n in range(most + 1):
+        rows = rows.at[n, n : n + LENGTH].set(text)
+    padded = jax.jit(lambda: logits_of(model, rows, mask))()
+    plain = jax.jit(lambda: logits_of(model, text[None]))()[0]
+    for n in range(most + 1):
+        np.testing.assert_allclose(padded[n, n : n + LENGTH], plain, atol=2e-5)
+    assert np.isfinite(padded).all()
 
 
 def test_no_token_sees_a_later_one(make_decoder, family, tokens):
@@ -60,6 +64,14 @@ def test_rotary_positions_are_relative():
 
     np.testing.assert_allclose(product(7, 4), product(13, 10), rtol=1e-4)
     assert abs(product(7, 4) - product(7, 5)) > 1e-3
+
+
+@pytest.mark.parametrize(("kind", "relative"), [("llama", True), ("gpt2", False)])
+def test_only_rotary_positions_may_all_be_shifted(make_decoder, tokens, kind, relative):
+    model, mask = make_decoder(kind), causal_mask(jnp.ones(tokens.shape, bool))
+    positions = jnp.broadcast_to(jnp.arange(LENGTH), tokens.shape)
+    here, shifted = (model(tokens, positions + by, mask)[0] for by in (0, 3))
+    assert (jnp.abs(here - shifted).max() < 1e-4) == relative
 
 
 def test_grouped_queries_are_full_attention_with_shared_keys(make_decoder, tokens):
@@ -93,6 +105,11 @@ def test_dropout_is_on_only_with_a_key_and_follows_it(make_decoder, family, toke
     np.testing.assert_array_equal(one, again)
     assert (jnp.abs(one - other) > 1e-3).any()
     assert (jnp.abs(one - plain) > 1e-3).any()
+
+
+def test_a_dropout_of_zero_ignores_its_key(make_decoder, family, tokens):
+    model = make_decoder(family, dropout=0.0)
+    np.testing.assert_array_equal(logits_of(model, tokens, dropout_key=jax.random.key(1)), logits_of(model, tokens))
 
 
 def test_remat_changes_neither_value_nor_gradient(make_decoder, family, tokens):

@@ -1,5 +1,7 @@
 """Sampling: cached against uncached, drawn against stated probabilities, ended where it should end."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,22 +42,70 @@ def test_cached_decoding_is_uncached_scoring(make_decoder, family, prompts, chan
     model = make_decoder(family)
     rollout = sampled(model, prompts, **changes)
     temperature = Sampler(**PLAIN | changes).scoring_temperature
-    scores = score(model, model, rollout, temperature)
+    scores = jax.jit(lambda r: score(model, model, r, temperature))(rollout)
     np.testing.assert_allclose(jnp.where(rollout.mask, scores.logp, 0.0), rollout.behaviour_logp, atol=1e-5)
 
 
 def test_greedy_is_an_argmax_loop_without_a_cache(make_decoder, family, prompts):
     model = make_decoder(family)
     rollout = sampled(model, prompts, samples=1, temperature=0.0)
-    for row, mask in zip(np.asarray(prompts.tokens), np.asarray(prompts.mask), strict=True):
-        text, completion = list(row[mask]), []
+    for i in range(WIDTH):
+        text, completion = list(np.asarray(prompts.tokens[i][prompts.mask[i]])), []
         while len(completion) < PLAIN["max_new_tokens"] and EOS not in completion:
-            tokens = jnp.array([text + completion])
-            real = jnp.ones(tokens.shape, bool)
-            hidden, _ = model(tokens, positions_of(real), causal_mask(real))
-            completion.append(int(jnp.argmax(model.logits(hidden[0, -1]))))
-        i = int(np.argwhere((np.asarray(prompts.mask) == mask).all(axis=1))[0, 0])
-        assert list(np.asarray(rollout.completion[i])[np.asarray(rollout.mask[i])]) == completion
+            completion.append(int(np.argmax(uncached_logits(model, [text + completion])[0])))
+        assert list(np.asarray(rollout.completion[i][rollout.mask[i]])) == completion
+
+
+def uncached_logits(model, texts, width=WIDTH + PLAIN["max_new_tokens"]):
+    """Next-token logits after each text: padded on the right to one width, so that they compile once."""
+    graphdef, params = nnx.split(model)
+    tokens = jnp.array([[*text, *[PAD] * (width - len(text))] for text in texts])
+    last = jnp.array([len(text) - 1 for text in texts])
+    return np.asarray(logits_at(graphdef, nnx.to_pure_dict(params), tokens, last))
+
+
+@partial(jax.jit, static_argnames="graphdef")
+def logits_at(graphdef, params, tokens, last):
+    model, real = nnx.merge(graphdef, params), jnp.arange(tokens.shape[1]) <= last[:, None]
+    hidden, _ = model(tokens, positions_of(real), causal_mask(real))
+    return model.logits(hidden[jnp.arange(len(tokens)), last])
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"temperature": 0.6}, {"temperature": 0.8, "top_k": 4}, {"temperature": 1.3, "top_p": 0.7}]
+)
+def test_pairs_of_tokens_are_drawn_with_their_joint_probabilities(make_decoder, family, changes):
+    """The whole sampler against enumeration: steps drawn from one another's noise would pass a test of each step alone."""
+    model, text, rows = make_decoder(family), [5, 9, 3], 20_000
+    prompt = Prompts(jnp.array([text]), jnp.ones((1, 3), bool))
+    rollout = sampled(model, prompt, samples=rows, max_new_tokens=2, **changes)
+    sampler = Sampler(**PLAIN | changes)
+    first = probabilities_by_hand(uncached_logits(model, [text])[0], sampler)
+    after = uncached_logits(model, [[*text, token] for token in range(VOCAB)])
+    joint = first[:, None] * np.array([probabilities_by_hand(row, sampler) for row in after])
+    joint[EOS] = np.where(np.arange(VOCAB) == PAD, first[EOS], 0.0)  # nothing follows the end of a sequence
+    counts = np.bincount(np.asarray(rollout.completion) @ [VOCAB, 1], minlength=VOCAB**2)
+    assert_drawn_from(joint.ravel(), counts)
+
+
+def probabilities_by_hand(logits, sampler):
+    logits = np.asarray(logits, np.float64) / sampler.temperature
+    kept = np.isin(np.arange(VOCAB), list(kept_by_hand(logits, sampler.top_k, sampler.top_p)))
+    weights = np.where(kept, np.exp(logits - logits.max()), 0.0)
+    return weights / weights.sum()
+
+
+def assert_drawn_from(probability, counts, rare=5):
+    """Chi-squared, with the cells expected fewer than `rare` times taken together; the impossible never happens."""
+    assert (counts[probability == 0] == 0).all()
+    expected = counts.sum() * probability / probability.sum()
+    often = expected >= rare
+    observed = [*counts[often], counts[~often].sum()]
+    expected = [*expected[often], expected[~often].sum()]
+    if expected[-1] < rare:  # too few even together: with the last cell
+        observed[-2:], expected[-2:] = [sum(observed[-2:])], [sum(expected[-2:])]
+    assert len(observed) > 2
+    assert chisquare(observed, expected).pvalue > 1e-3
 
 
 def test_a_completion_ends_with_its_first_end_token(make_decoder, family, prompts):
@@ -71,6 +121,14 @@ def test_a_completion_ends_with_its_first_end_token(make_decoder, family, prompt
             assert length == len(tokens)
         assert (tokens[length:] == PAD).all()
     assert 0 < ended < len(rollout.mask)
+
+
+def test_padding_may_be_the_end_token(make_decoder, prompts):
+    """As in GPT-2: the mask, not the token, says where a completion ends."""
+    model = make_decoder()
+    one, other = sampled(model, prompts, samples=8), sampled(model, prompts, samples=8, pad_id=EOS)
+    np.testing.assert_array_equal(other.mask, one.mask)
+    np.testing.assert_array_equal(other.completion, jnp.where(one.mask, one.completion, EOS))
 
 
 def test_the_loop_ends_with_the_last_row(make_decoder, prompts, monkeypatch):
@@ -118,8 +176,16 @@ def test_tokens_are_drawn_with_their_probabilities():
     rows = 20_000
     tokens = draw(jnp.broadcast_to(logits, (rows, VOCAB)), jax.random.key(0), Sampler(**PLAIN))
     counts = np.bincount(np.asarray(tokens), minlength=VOCAB)
-    expected = np.asarray(jax.nn.softmax(logits), np.float64)
-    assert chisquare(counts, rows * expected / expected.sum()).pvalue > 1e-3
+    assert_drawn_from(np.asarray(jax.nn.softmax(logits), np.float64), counts)
+
+
+def test_tokens_of_many_keys_are_drawn_with_their_probabilities():
+    """One row a call, as many keys as draws."""
+    logits = jnp.array(np.random.default_rng(1).normal(size=(1, VOCAB)), jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    tokens = jax.jit(jax.vmap(lambda key: draw(logits, key, Sampler(**PLAIN))[0]))(keys)
+    counts = np.bincount(np.asarray(tokens), minlength=VOCAB)
+    assert_drawn_from(np.asarray(jax.nn.softmax(logits[0]), np.float64), counts)
 
 
 def test_an_impossible_token_is_never_drawn():

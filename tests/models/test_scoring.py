@@ -1,5 +1,8 @@
 """Scoring in time chunks against the plain formula on whole logits."""
 
+from dataclasses import fields
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +13,7 @@ from jax.extend.core import jaxprs_in_params
 from kljax.kl import divergences
 from kljax.models.decoder import Decoder, causal_mask, positions_of
 from kljax.models.scoring import score, token_logp
-from kljax.types import Rollout
+from kljax.types import Rollout, Scores
 
 VOCAB, PROMPT, LENGTH, BATCH = 13, 4, 7, 5
 
@@ -35,13 +38,13 @@ def plain_score(policy, reference, rollout, temperature):
     logits, ref_logits = plain_logits(policy, rollout) / temperature, plain_logits(reference, rollout) / temperature
     chosen = rollout.completion[..., None]
     logp, ref_logp = (jnp.take_along_axis(jax.nn.log_softmax(x), chosen, -1)[..., 0] for x in (logits, ref_logits))
-    return {
-        "logp": logp,
-        "ref_logp": ref_logp,
-        "reverse_kl": divergences.reverse_kl(logits, ref_logits),
-        "forward_kl": divergences.forward_kl(logits, ref_logits),
-        "entropy": divergences.entropy(logits),
-    }
+    return Scores(
+        logp=logp,
+        ref_logp=ref_logp,
+        reverse_kl=divergences.reverse_kl(logits, ref_logits),
+        forward_kl=divergences.forward_kl(logits, ref_logits),
+        entropy=divergences.entropy(logits),
+    )
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 100])
@@ -49,26 +52,27 @@ def plain_score(policy, reference, rollout, temperature):
 def test_chunks_give_the_values_of_whole_logits(make_decoder, family, rollout, chunk, temperature):
     policy, reference = make_decoder(family, 0, logit_chunk=chunk), make_decoder(family, 1)
     scores = jax.jit(lambda r: score(policy, reference, r, temperature))(rollout)
-    for name, expected in plain_score(policy, reference, rollout, temperature).items():
-        actual = jnp.where(rollout.mask, getattr(scores, name), 0.0)
-        np.testing.assert_allclose(actual, jnp.where(rollout.mask, expected, 0.0), atol=3e-5, err_msg=name)
+    whole = jax.jit(lambda r: plain_score(policy, reference, r, temperature))(rollout)
+    for field in fields(Scores):
+        actual, expected = (jnp.where(rollout.mask, getattr(s, field.name), 0.0) for s in (scores, whole))
+        np.testing.assert_allclose(actual, expected, atol=3e-5, err_msg=field.name)
 
 
-@pytest.mark.parametrize("quantity", ["logp", "reverse_kl", "forward_kl", "entropy"])
-def test_chunks_give_the_gradient_of_whole_logits(make_decoder, family, rollout, quantity):
-    graphdef, params = nnx.split(make_decoder(family))
-    reference = make_decoder(family, 1)
-    weight = jnp.array(np.random.default_rng(1).normal(size=(BATCH, LENGTH)), jnp.float32)
+@pytest.mark.parametrize("role", ["policy", "reference"])
+def test_chunks_give_the_gradient_of_whole_logits(make_decoder, family, rollout, role):
+    """Of all quantities at once, each token of each weighed at random; the last chunk is not full."""
+    models = {"policy": make_decoder(family), "reference": make_decoder(family, 1)}
+    graphdef, params = nnx.split(models[role])
+    weights = jnp.array(np.random.default_rng(1).normal(size=(5, BATCH, LENGTH)), jnp.float32)
 
-    def chunked(params):
-        return jnp.sum(weight * getattr(score(nnx.merge(graphdef, params), reference, rollout, 0.7), quantity))
-
-    def plain(params):
-        return jnp.sum(weight * plain_score(nnx.merge(graphdef, params), reference, rollout, 0.7)[quantity])
+    def total(scoring, params):
+        scores = scoring(*(models | {role: nnx.merge(graphdef, params)}).values(), rollout, 0.7)
+        return sum(jnp.vdot(w, getattr(scores, f.name)) for w, f in zip(weights, fields(Scores), strict=True))
 
     pure = nnx.to_pure_dict(params)
-    ours, theirs = jax.jit(jax.grad(chunked))(pure), jax.jit(jax.grad(plain))(pure)
+    ours, theirs = (jax.jit(jax.grad(partial(total, scoring)))(pure) for scoring in (score, plain_score))
     scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(theirs))
+    assert scale > 0.1
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5 * scale)
 
@@ -88,7 +92,7 @@ def test_what_lies_under_the_padding_does_not_matter(make_decoder, family, rollo
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_kl_to_oneself_is_zero(make_decoder, family, rollout, temperature):
     model = make_decoder(family)
-    scores = score(model, model, rollout, temperature)
+    scores = jax.jit(lambda r: score(model, model, r, temperature))(rollout)
     for kl in (scores.reverse_kl, scores.forward_kl):
         assert float(jnp.abs(jnp.where(rollout.mask, kl, 0.0)).max()) < 1e-6
 
@@ -120,10 +124,24 @@ def test_all_logits_never_exist_at_once(make_decoder, chunk, whole):
     assert (largest >= batch * length * vocab) == whole
 
 
-def test_token_logp_is_that_of_whole_logits(make_decoder, family):
+@pytest.mark.parametrize("padding", ["right", "left"])
+def test_token_logp_is_that_of_whole_logits(make_decoder, family, padding):
     model = make_decoder(family)
     tokens = jnp.array(np.random.default_rng(0).integers(0, VOCAB, (3, 10)))
     mask = jnp.arange(10)[None] < jnp.array([[10], [4], [7]])
+    mask = jnp.flip(mask, 1) if padding == "left" else mask
     hidden, _ = model(tokens, positions_of(mask), causal_mask(mask))
     expected = jnp.take_along_axis(jax.nn.log_softmax(model.logits(hidden))[:, :-1], tokens[:, 1:, None], -1)[..., 0]
     np.testing.assert_allclose(token_logp(model, tokens, mask), expected, atol=1e-5)
+
+
+def test_token_logp_drops_out_only_with_a_key(make_decoder):
+    model = make_decoder()
+    tokens = jnp.array(np.random.default_rng(0).integers(0, VOCAB, (2, 8)))
+    plain, again, one, other = (
+        token_logp(model, tokens, jnp.ones((2, 8), bool), dropout_key=None if seed is None else jax.random.key(seed))
+        for seed in (None, None, 1, 2)
+    )
+    np.testing.assert_array_equal(plain, again)
+    assert (plain != one).any()
+    assert (one != other).any()

@@ -83,6 +83,18 @@ def test_mean_and_error_are_those_of_the_prompts():
     np.testing.assert_allclose(se, by_prompt.std(ddof=1) / np.sqrt(6), rtol=1e-5)
 
 
+def test_mean_and_error_of_a_ratio_are_the_loop_of_the_formula():
+    """Delta method: the residuals s − mean·n of each prompt, over √prompts and the mean weight."""
+    rng = np.random.default_rng(0)
+    sums, lengths = rng.normal(size=(6, G)).astype(np.float32), rng.integers(1, 9, (6, G)).astype(np.float32)
+    ratio = sum(sums.ravel()) / sum(lengths.ravel())
+    squares = [sum(s - ratio * n for s, n in zip(*prompt, strict=True)) ** 2 for prompt in zip(sums, lengths, strict=True)]
+    expected = np.sqrt(sum(squares) / (6 - 1) / 6) / (sum(lengths.ravel()) / 6)
+    mean, se = mean_with_se(jnp.array(sums.ravel()), jnp.array(lengths.ravel()), samples=G)
+    np.testing.assert_allclose(mean, ratio, rtol=1e-5)
+    np.testing.assert_allclose(se, expected, rtol=1e-5)
+
+
 def test_the_error_of_a_ratio_is_that_of_repeated_experiments():
     """Nats per token: sums over lengths, samples of a prompt correlated. The delta method against 4,000 repetitions."""
     rng = np.random.default_rng(0)

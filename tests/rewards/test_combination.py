@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -29,13 +30,23 @@ def letters(prompts, completions, **columns):
 def numbers(prompts, completions, *, kind, **columns):
     """As many different types as a number can have."""
     return {"array": np.arange(3.0), "ints": [0, 1, 2], "scalars": list(np.arange(3, dtype=np.float16)),
-            "generator": (float(i) for i in range(3)), "tuple": (0.0, 1.0, 2.0)}[kind]
+            "generator": (float(i) for i in range(3)), "tuple": (0.0, 1.0, 2.0), "on device": jnp.arange(3.0)}[kind]
 
 def bad(prompts, completions, *, returned, **columns):
     return returned
 
 def raises(prompts, completions, **columns):
     raise KeyError("no such thing")
+
+def raises_late(prompts, completions, *, error, **columns):
+    yield 1.0
+    raise error
+
+def factory(tokenizer, *, made):
+    return made
+
+def raising_factory(tokenizer):
+    raise ValueError("of the factory")
 
 def nats(tokenizer, scale):
     return lambda rollout: scale * rollout.behaviour_logp.sum(-1)
@@ -75,6 +86,15 @@ def host(tokenizer, columns=None, **terms):
 def complaint(tokenizer, **terms):
     with pytest.raises(UserError) as raised:
         host(tokenizer, **terms)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def device_complaint(tokenizer, rollout, function, **arguments):
+    """What is said while the step is traced."""
+    with pytest.raises(UserError) as raised:
+        jax.eval_shape(build({"mine": term("jax", function, **arguments)}, tokenizer).device, rollout)
+    assert "\n" not in str(raised.value)
     return str(raised.value)
 
 
@@ -113,14 +133,18 @@ def test_columns_and_arguments_are_passed(tokenizer, mine):
     assert seen == {"prompts": PROMPTS, "completions": COMPLETIONS, "text": ["x", "y", "z"], "stars": [1, 2, 3], "target": 7}
 
 
-@pytest.mark.parametrize("kind", ["array", "ints", "scalars", "generator", "tuple"])
+@pytest.mark.parametrize("kind", ["array", "ints", "scalars", "generator", "tuple", "on device"])
 def test_numbers_of_every_kind_are_taken(tokenizer, mine, kind):
     rewards = host(tokenizer, mine=term("python", f"{mine}.numbers", kind=kind))
     np.testing.assert_array_equal(rewards, np.arange(3, dtype=np.float32))
     assert rewards.dtype == np.float32
 
 
-@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, None, "0.5", True, [1.0], 1j, np.array([1.0])], ids=repr)
+@pytest.mark.parametrize(
+    "wrong",
+    [math.nan, math.inf, -math.inf, None, "0.5", True, [1.0], 1j, np.array([1.0]), 1e300, pytest.param(10**400, id="10**400")],
+    ids=repr,  # the last two are finite, but not as float32
+)
 def test_a_reward_that_is_no_number_is_refused_with_its_sample(tokenizer, mine, wrong):
     sentence = complaint(tokenizer, mine=term("python", f"{mine}.bad", returned=[0.5, 1.0, wrong]))
     assert sentence == (
@@ -129,13 +153,18 @@ def test_a_reward_that_is_no_number_is_refused_with_its_sample(tokenizer, mine, 
     )
 
 
+def test_an_array_of_complex_numbers_is_refused(tokenizer, mine):
+    sentence = complaint(tokenizer, mine=term("python", f"{mine}.bad", returned=np.ones(3, complex)))
+    assert sentence.startswith("reward.mine: the reward of sample 0 is (1+0j), expected a finite number")
+
+
 @pytest.mark.parametrize("wrong", [[], [0.1, 0.2], [0.1] * 4])
 def test_a_wrong_count_is_refused(tokenizer, mine, wrong):
     sentence = complaint(tokenizer, mine=term("python", f"{mine}.bad", returned=wrong))
     assert sentence == f"reward.mine: the reward function returned {len(wrong)} rewards, expected 3, one a completion."
 
 
-@pytest.mark.parametrize("wrong", [None, 0.5, 3])
+@pytest.mark.parametrize("wrong", [None, 0.5, 3, {0: 1.0, 1: 2.0, 2: 3.0}, "123"], ids=repr)
 def test_what_is_no_list_is_refused(tokenizer, mine, wrong):
     sentence = complaint(tokenizer, mine=term("python", f"{mine}.bad", returned=wrong))
     assert sentence == f"reward.mine: the reward function returned {type(wrong).__name__}, expected a list of 3 numbers."
@@ -149,10 +178,26 @@ def test_a_reward_that_raises_is_reported_with_its_line(tokenizer, mine, tmp_pat
     assert "3 completions" in sentence
 
 
-def test_a_missing_argument_of_a_python_reward_is_named(tokenizer):
-    sentence = complaint(tokenizer, ends=term("python", "regex"))
-    assert sentence.startswith("reward.ends")
-    assert "'pattern'" in sentence
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [(KeyError("boom"), "KeyError: 'boom'"), (TypeError("boom"), "TypeError: boom"), (ValueError("a\nb"), "ValueError: a b")],
+    ids=repr,
+)
+def test_a_generator_that_raises_on_the_way_is_reported(tokenizer, mine, tmp_path, error, said):
+    sentence = complaint(tokenizer, mine=term("python", f"{mine}.raises_late", error=error))
+    assert sentence.startswith(f"reward.mine: the reward function raised {said} at {tmp_path}/{mine}.py:")
+
+
+def test_a_missing_argument_of_a_built_in_reward_is_named_before_the_first_call(tokenizer):
+    with pytest.raises(UserError, match=r"^reward.ends.arguments: .*'pattern'.*\+reward.ends.arguments.pattern=…"):
+        build({"ends": term("python", "regex")}, tokenizer)
+
+
+def test_a_missing_argument_of_a_users_reward_is_named_without_a_line_of_kljax(tokenizer, mine):
+    sentence = complaint(tokenizer, mine=term("python", f"{mine}.bad"))
+    assert sentence.startswith("reward.mine: the reward function raised TypeError: ")
+    assert "'returned'" in sentence
+    assert "combination.py" not in sentence
 
 
 @pytest.mark.parametrize(("arguments", "named"), [({}, "'scale'"), ({"scale": 1, "shift": 2}, "'shift'")])
@@ -160,6 +205,38 @@ def test_wrong_arguments_of_a_jax_reward_are_named(tokenizer, mine, arguments, n
     sentence = complaint(tokenizer, mine=term("jax", f"{mine}.nats", **arguments))
     assert sentence.startswith("reward.mine.arguments: ")
     assert named in sentence
+
+
+def test_a_factory_that_raises_is_reported(tokenizer, rollout, mine, tmp_path):
+    sentence = device_complaint(tokenizer, rollout, f"{mine}.raising_factory")
+    assert sentence.startswith("reward.mine: its factory ")
+    assert f"ValueError: of the factory at {tmp_path}/{mine}.py:" in sentence
+
+
+def test_a_factory_that_makes_no_function_is_refused(tokenizer, rollout, mine):
+    sentence = device_complaint(tokenizer, rollout, f"{mine}.factory", made=None)
+    assert sentence.startswith("reward.mine: its factory ")
+    assert "returned NoneType, expected a function" in sentence
+
+
+def test_a_jax_reward_that_raises_is_reported_with_its_line(tokenizer, rollout, mine):
+    sentence = device_complaint(tokenizer, rollout, f"{mine}.factory", made=lambda rollout: 1 / 0)
+    assert sentence.startswith("reward.mine: the reward function raised ZeroDivisionError: division by zero at ")
+    assert f"{__file__}:" in sentence
+
+
+@pytest.mark.parametrize(
+    ("shape", "made"),
+    [
+        ("float32[3, 4]", lambda rollout: rollout.mask * 1.0),
+        ("float32[2]", lambda rollout: jnp.ones(2)),
+        ("float32[]", lambda rollout: 1.0),
+        ("int32[3]", lambda rollout: rollout.mask.sum(-1)),
+    ],
+)
+def test_a_jax_reward_of_another_shape_or_kind_is_refused(tokenizer, rollout, mine, shape, made):
+    sentence = device_complaint(tokenizer, rollout, f"{mine}.factory", made=made)
+    assert sentence.startswith(f"reward.mine: the reward function returned {shape}, expected float[3]")
 
 
 @pytest.mark.parametrize(("kind", "typo", "right"), [("jax", "sentimnt", "sentiment"), ("python", "vadr", "vader")])
@@ -190,5 +267,7 @@ def test_a_missing_function_is_answered_with_the_nearest(tokenizer, mine):
     assert sentence == f"reward.mine.function: module '{mine}' has no function 'leters'. Did you mean 'letters'?"
 
 
-def test_what_is_no_function_is_refused(tokenizer, mine):
-    assert complaint(tokenizer, mine=term("python", f"{mine}.value")).startswith("reward.mine.function: ")
+def test_what_is_no_function_is_refused_and_not_suggested(tokenizer, mine):
+    sentence = complaint(tokenizer, mine=term("python", f"{mine}.value"))
+    assert sentence.startswith("reward.mine.function: ")
+    assert "Did you mean 'value'" not in sentence

@@ -81,6 +81,11 @@ def test_a_further_reward_is_refused(tmp_path, tiny):
     assert "reward.length" in complaint(tmp_path / "run", tiny("reward=[sentiment,length]"))
 
 
+def test_a_reward_too_few_is_refused(owned, tiny):
+    _, path = owned
+    assert "reward.length" in complaint(path, tiny("reward=[sentiment]"))
+
+
 def test_a_folder_or_file_of_something_else_is_refused(owned, tmp_path):
     config, _ = owned
     (tmp_path / "photos").mkdir()
@@ -90,10 +95,13 @@ def test_a_folder_or_file_of_something_else_is_refused(owned, tmp_path):
         assert complaint(path, config).startswith(f"run.root: {path} exists and is not a run directory (it has no config.yaml)")
 
 
-def test_a_config_that_is_no_yaml_is_refused(owned):
+@pytest.mark.parametrize("content", ["name: [unclosed", "", "- 1\n", "word"])
+def test_a_config_that_is_no_yaml_mapping_is_refused(owned, content):
     config, path = owned
-    (path / "config.yaml").write_text("name: [unclosed")
+    (path / "config.yaml").write_text(content)
     assert complaint(path, config).startswith(f"run: {path}/config.yaml cannot be read as a YAML mapping")
+    with pytest.raises(UserError, match="cannot be read as a YAML mapping"):
+        read_config(path)
 
 
 def test_a_second_launch_adds_to_the_environment_and_keeps_the_config(owned):
@@ -107,6 +115,13 @@ def test_a_second_launch_adds_to_the_environment_and_keeps_the_config(owned):
         assert launch["versions"].keys() == set(run_directory.RECORDED_VERSIONS)
         assert launch["command"]
         assert launch["devices"]
+
+
+def test_a_broken_record_of_launches_begins_anew(owned):
+    config, path = owned
+    (path / "environment.json").write_text("{")
+    run_directory.create(path, run_directory.to_dict(config))
+    assert len(json.loads((path / "environment.json").read_text())["launches"]) == 1
 
 
 def test_the_config_comes_back_whole(owned):
@@ -133,7 +148,7 @@ def write_steps(file, first, last):
     log.close()
 
 
-@pytest.mark.parametrize("cut", [0, 1, 10])
+@pytest.mark.parametrize("cut", [0, 1, 7, 10])  # 7: within the emoji
 @pytest.mark.parametrize("resumed", [0, 3, 5, 6])
 def test_a_resumed_log_is_that_of_the_run_never_stopped(tmp_path, resumed, cut):
     """Killed after step 6 with its last line cut short by some bytes, continued from an earlier step."""
@@ -158,6 +173,22 @@ def test_reading_skips_a_half_written_line(tmp_path):
     file.write_text('{"step": 0, "a": 1}\n{"step": 1, "a": 2}\n{"step": 2, "a"')
     assert read_lines(file) == [{"step": 0, "a": 1}, {"step": 1, "a": 2}]
     assert read_lines(tmp_path / "absent.jsonl") == []
+
+
+def test_reading_skips_a_line_cut_within_a_character(tmp_path):
+    file = tmp_path / "log.jsonl"
+    file.write_bytes('{"step": 0}\n{"step": 1, "text": "😀'.encode()[:-2])
+    assert read_lines(file) == [{"step": 0}]
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"], ids=ascii)
+def test_what_unicode_calls_a_line_end_does_not_end_an_entry(tmp_path, separator):
+    entry = {"step": 0, "text": f"a{separator}b"}
+    log = JsonLines(tmp_path / "log.jsonl", 0)
+    log.write(entry)
+    log.close()
+    JsonLines(tmp_path / "log.jsonl", 1).close()  # resumed
+    assert read_lines(tmp_path / "log.jsonl") == [entry]
 
 
 def scalars(folder):

