@@ -14,11 +14,14 @@ def _log_softmax(logits: Float[Array, "*dims V"]) -> Float[Array, "*dims V"]:
     return jax.nn.log_softmax(logits.astype(wide), axis=-1)
 
 
-def _expected_difference(weight_log: Float[Array, "*dims V"], log_p: Float[Array, "*dims V"], log_q: Float[Array, "*dims V"]):
-    """Σ exp(weight_log)·(log_p − log_q), where a token of weight 0 counts 0 though its log-probs be −inf."""
-    possible = weight_log > -jnp.inf
-    difference = jnp.where(possible, log_p, 0.0) - jnp.where(possible, log_q, 0.0)
-    return jnp.sum(jnp.where(possible, jnp.exp(weight_log), 0.0) * difference, axis=-1)
+def _expected_difference(log_p: Float[Array, "*dims V"], log_q: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
+    """Σ p (log p − log q): a token that p forbids counts 0, one that only q forbids makes it +inf, never NaN."""
+    possible = log_p > -jnp.inf
+    forbidden = possible & (log_q == -jnp.inf)  # said apart, since exp(log_p) may have underflowed, and 0 · inf is NaN
+    counted = possible & ~forbidden
+    difference = jnp.where(counted, log_p, 0.0) - jnp.where(counted, log_q, 0.0)
+    total = jnp.sum(jnp.where(counted, jnp.exp(log_p), 0.0) * difference, axis=-1)
+    return jnp.where(forbidden.any(axis=-1), jnp.inf, total)
 
 
 def reverse_kl(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
@@ -27,7 +30,7 @@ def reverse_kl(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims 
     +inf where p allows a token that q forbids. Gradient in the logits: p · (log p − log q − KL).
     """
     log_p, log_q = _log_softmax(logits), _log_softmax(ref_logits)
-    return _expected_difference(log_p, log_p, log_q)
+    return _expected_difference(log_p, log_q)
 
 
 def forward_kl(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
@@ -36,10 +39,10 @@ def forward_kl(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims 
     +inf where q allows a token that p forbids. Gradient in the logits: p − q.
     """
     log_p, log_q = _log_softmax(logits), _log_softmax(ref_logits)
-    return _expected_difference(log_q, log_q, log_p)
+    return _expected_difference(log_q, log_p)
 
 
 def entropy(logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
     """H(p) = −Σ p log p, nats. Gradient in the logits: −p · (log p + H)."""
     log_p = _log_softmax(logits)
-    return -_expected_difference(log_p, log_p, jnp.zeros_like(log_p))
+    return -_expected_difference(log_p, jnp.zeros_like(log_p))

@@ -68,14 +68,14 @@ def command(tiny_overrides, tmp_path):
     return lambda name: [*tiny_overrides, *LONG, f"run.root={tmp_path}/{name}"]
 
 
-@pytest.mark.parametrize("reward", ["sentiment", "regex"])
-def test_killed_at_random_steps_and_restarted_it_is_the_uninterrupted_run(command, tmp_path, reward):
+@pytest.mark.parametrize(("reward", "kills"), [("sentiment", [(1, 7), (7, 13)]), ("regex", [(1, 13)])])
+def test_killed_at_random_steps_and_restarted_it_is_the_uninterrupted_run(command, tmp_path, reward, kills):
     """With a reward on the device (one program) and in Python (two halves)."""
     extra = [f"reward=[{reward}]"]
     finish(command("whole") + extra)
     killed = command("killed") + extra
     rng = random.Random(reward)
-    for low, high in ((1, STEPS // 2), (STEPS // 2, STEPS - 1)):
+    for low, high in kills:
         process = launch(killed)
         wait_for_line(process, run_in(tmp_path / "killed") / "metrics.jsonl", rng.randint(low, high))
         process.send_signal(signal.SIGKILL)
