@@ -16,7 +16,7 @@ from kljax.training.task import use_compilation_cache
 def run(config: Config) -> None:
     use_compilation_cache(config.run.compilation_cache)
     path = train(config)
-    result = evaluation.evaluate(restore(path, config.steps, config.mesh), config.evaluation)
+    result = evaluation.evaluate(restore(path, "latest", config.mesh), config.evaluation)
     evaluation.save(result, path)
     tables.show_evaluation(result, path)
     tables.show_paths(path)

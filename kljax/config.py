@@ -50,6 +50,16 @@ class GrammarSource:
 
 
 @strict
+class LettersSource:
+    """A task small enough to enumerate: words of a few letters from a random Markov chain."""
+
+    kind: Literal["letters"]
+    letters: Annotated[int, Field(ge=2, le=26, strict=True)]
+    sentences: Positive  # how many words to draw
+    seed: Seed
+
+
+@strict
 class TextSource:
     """Text through `datasets`: a local Parquet, JSON Lines, CSV or text file, or the name of a data set on the hub."""
 
@@ -80,7 +90,7 @@ class WholePrompt:
 class DataConfig:
     """Where text and prompts come from, and how the rows are split: base-model training, RL prompts, held out."""
 
-    source: GrammarSource | TextSource = Field(discriminator="kind")
+    source: GrammarSource | LettersSource | TextSource = Field(discriminator="kind")
     prompt: PrefixPrompt | WholePrompt = Field(discriminator="kind")
     prompt_fraction: Fraction  # rows kept for RL prompts
     held_out_fraction: Fraction  # rows kept for early stopping, held-out figures and analysis
@@ -171,6 +181,7 @@ class RolloutConfig:
     temperature: NonNegative  # scales policy and reference logits alike, when sampling and when scoring; 0 is greedy
     top_k: Natural  # 0: off
     top_p: Annotated[float, Field(gt=0, le=1, strict=True)]  # 1: off
+    updates: Positive  # optimiser steps a rollout; those after the first are off-policy, with importance weights
 
 
 @strict
@@ -184,11 +195,92 @@ class RewardTerm:
 
 
 @strict
-class KlConfig:
-    """The reverse-KL penalty to the frozen reference."""
+class FixedBeta:
+    """beta stays `kl.beta`."""
 
-    penalty: Literal["exact", "k1_reward", "k2_loss", "k3_loss"]
-    beta: NonNegative  # reward units per nat
+    kind: Literal["fixed"]
+
+
+@strict
+class ScheduledBeta:
+    """beta is `kl.beta` times an optax schedule of the step."""
+
+    kind: Literal["scheduled"]
+    schedule: str  # the name of a function of optax.schedules, such as linear_schedule
+    arguments: dict[str, Any]  # its keyword arguments
+
+
+@strict
+class AdaptiveBeta:
+    """Proportional control (Ziegler et al. 2019): beta grows while the sequence KL is above `target`."""
+
+    kind: Literal["adaptive"]
+    target: AboveZero  # nats per sequence
+    horizon: AboveZero  # sequences; the smaller, the faster
+
+
+@strict
+class TargetBeta:
+    """A dual variable on log beta that holds the sequence KL at `budget`."""
+
+    kind: Literal["target"]
+    budget: AboveZero  # nats per sequence
+    rate: AboveZero  # log beta a step, where KL is off by a factor e or more
+    gain: NonNegative  # log beta at once, likewise; it damps
+    minimum: AboveZero  # beta is never below
+    maximum: AboveZero  # nor above
+
+
+@strict
+class PlainDivergence:
+    """A divergence of two next-token distributions that has no parameter; p is the policy, q the reference."""
+
+    kind: Literal["reverse_kl", "forward_kl", "jeffreys", "chi_squared", "total_variation", "squared_hellinger"]
+
+
+@strict
+class JensenShannon:
+    """Skewed Jensen–Shannon: mix·KL(q‖m) + (1 − mix)·KL(p‖m), m = mix·q + (1 − mix)·p."""
+
+    kind: Literal["jensen_shannon"]
+    mix: Fraction
+
+
+@strict
+class Renyi:
+    """Rényi's divergence of order alpha; 1 is the reverse KL."""
+
+    kind: Literal["renyi"]
+    alpha: NonNegative
+
+
+@strict
+class AlphaDivergence:
+    """The alpha divergence; 1 is the reverse KL, 0 the forward."""
+
+    kind: Literal["alpha_divergence"]
+    alpha: Number
+
+
+@strict
+class KlConfig:
+    """The penalty for leaving the frozen reference."""
+
+    penalty: Literal[
+        "exact",
+        "k1_reward",
+        "exact_token",
+        "k2_loss",
+        "weighted_k3_loss",
+        "k3_loss",
+        "k1_loss",
+        "k3_reward",
+        "k2_reward",
+    ]
+    beta: NonNegative  # reward units per nat; at the start, where a controller moves it
+    controller: FixedBeta | ScheduledBeta | AdaptiveBeta | TargetBeta = Field(discriminator="kind")
+    divergence: PlainDivergence | JensenShannon | Renyi | AlphaDivergence = Field(discriminator="kind")  # of exact, exact_token
+    hard_budget: AboveZero | None  # nats per sequence: a run that exceeds it stops and keeps its last checkpoint below
 
 
 @strict
@@ -210,6 +302,7 @@ class RunConfig:
     log_every: Positive  # steps between lines of metrics.jsonl
     sample_every: Positive  # steps between entries of samples.jsonl
     samples_shown: Positive  # completions an entry
+    oracle_every: Natural  # steps between exact looks at a task that can be enumerated (oracle/… metrics); 0: none
     compilation_cache: str  # directory of JAX's persistent cache
 
 
@@ -236,6 +329,7 @@ class Config:
     rollout: RolloutConfig
     reward: Annotated[dict[str, RewardTerm], Field(min_length=1)]
     algorithm: Literal["rloo", "reinforce"]
+    reward_scale: Literal["none", "batch_std", "prompt_std"]  # what rewards are divided by; any but none rescales beta
     kl: KlConfig
     optimizer: OptimizerConfig
     mesh: MeshConfig
@@ -374,6 +468,8 @@ def _check_consistency(config: Config) -> None:
         raise UserError(f"pretrain.length: got {config.pretrain.length}, expected at most model.context={model.context}.")
     if config.data.prompt_fraction + config.data.held_out_fraction >= 1:
         raise UserError("data.prompt_fraction: with data.held_out_fraction it leaves no row to train the base model on.")
+    if config.run.oracle_every and config.kl.beta == 0:
+        raise UserError("run.oracle_every: with kl.beta=0 every best completion is an optimum; set it to 0, or beta above.")
     if rollout.temperature == 0:
         raise UserError("rollout.temperature: got 0 (greedy), expected a number > 0 to train: a policy gradient needs samples.")
     for section, optimizer, steps in (

@@ -79,11 +79,13 @@ class Scores:
     """What policy (pi) and reference (rho) say of each completion token and of the state before it, nats.
 
     `reverse_kl` is KL(pi‖rho) and `forward_kl` is KL(rho‖pi) between the two *whole* next-token distributions of the
-    state in which the token was sampled; `entropy` is that of pi there. Values under padding are arbitrary.
+    state in which the token was sampled; `divergence` is the one that the penalty asks for, `entropy` that of pi there.
+    Values under padding are arbitrary.
     """
 
     logp: Float[Array, "B T"]
     ref_logp: Float[Array, "B T"]
     reverse_kl: Float[Array, "B T"]
     forward_kl: Float[Array, "B T"]
+    divergence: Float[Array, "B T"]
     entropy: Float[Array, "B T"]

@@ -153,7 +153,7 @@ def test_leaf_keys_are_all_keys_of_all_alternatives(defaults):
         ("kl.beta", float("inf"), ["inf", "finite"]),
         ("kl.beta", None, ["None", "number"]),
         ("kl.beta", "large", ["'large'", "number"]),
-        ("kl.penalty", "exat", ["'exat'", "exact, k1_reward, k2_loss, k3_loss", "Did you mean 'exact'?"]),
+        ("kl.penalty", "exat", ["'exat'", "exact, k1_reward, exact_token", "Did you mean 'exact'?"]),
         ("algorithm", "ppo", ["'ppo'", "rloo, reinforce"]),
         ("model.dtype", "float31", ["'float31'", "float32, bfloat16", "Did you mean 'float32'?"]),
         ("model.layers", 0, ["0", "1"]),
@@ -218,7 +218,9 @@ def test_a_missing_value_is_named(defaults, key):
 
 @pytest.mark.parametrize("key", ["data.source", "data.prompt", "tokenizer"])
 def test_a_wrong_or_missing_kind_is_answered_with_the_right_ones(defaults, key):
-    kinds = {"data.source": "grammar, text", "data.prompt": "prefix, whole", "tokenizer": "words, bpe, pretrained"}[key]
+    kinds = {"data.source": "grammar, letters, text", "data.prompt": "prefix, whole", "tokenizer": "words, bpe, pretrained"}[
+        key
+    ]
     assert complaint(defaults, {f"{key}.kind": "odd"}).startswith(f"{key}.kind: got 'odd', expected one of {kinds}.")
     assert complaint(defaults, {f"{key}.kind": ABSENT}).startswith(f"{key}: its 'kind' is missing")
 

@@ -6,7 +6,7 @@ between the two distributions over sequences, by the chain rule.
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,15 @@ from flax import nnx
 from jaxtyping import Float
 
 from kljax.analysis.restore import RestoredRun
-from kljax.config import EvaluationConfig
+from kljax.config import Config, EvaluationConfig
+from kljax.data.tokenizers import completion_texts
+from kljax.kl.penalties import PENALTIES
+from kljax.kl.sequences import masked_sum
 from kljax.models.sampling import sample
 from kljax.models.scoring import score
-from kljax.policy.means import masked_sum, mean_with_se
+from kljax.policy.means import mean_with_se
 from kljax.rewards import combination
-from kljax.training.loop import completion_texts
+from kljax.training.enumeration import enumerate_task
 from kljax.training.mesh import batch_sharding
 from kljax.training.run_directory import write_atomically
 from kljax.types import Params
@@ -41,10 +44,11 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics by name, and the first completion of each prompt by reference and policy."""
+    """Metrics by name, what a reader must know of them, and the first completion of each prompt by reference and policy."""
 
     step: int
     metrics: dict[str, float]
+    notes: list[str]
     samples: list[dict[str, Any]]
 
 
@@ -67,6 +71,10 @@ def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
         weights = np.ones_like(values) if weights is None else weights
         mean, se = mean_with_se(jnp.asarray(values), jnp.asarray(weights), config.samples)
         metrics[name], metrics[f"{name}_se"] = float(mean), float(se)
+    metrics["kl/beta"] = run.beta
+    if run.task.config.run.oracle_every:
+        reward = combination.build(run.task.config.reward, run.task.tokenizer)
+        metrics |= enumerate_task(run.task, reward, run.reference).metrics(run.policy, run.beta)
     metrics["reward/reference_std"] = float(by_reference.reward.std(ddof=1))
     samples = [
         {
@@ -78,15 +86,26 @@ def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
         }
         for i in range(0, len(by_policy.prompts), config.samples)
     ]
-    return Evaluation(run.step, metrics, samples)
+    return Evaluation(run.step, metrics, notes(run.task.config), samples)
+
+
+def notes(config: Config) -> list[str]:
+    """What the figures do not say of themselves."""
+    found = []
+    if why := PENALTIES[config.kl.penalty].ablation:
+        found.append(f"kl.penalty={config.kl.penalty} is an ablation, it does not regularise as its name suggests: {why}.")
+    if config.rollout.top_k > 0 or config.rollout.top_p < 1:
+        found.append("top-k or top-p cut the sampling; every KL is that of the untruncated policy.")
+    if config.reward_scale != "none":
+        found.append(f"reward_scale={config.reward_scale} rescales beta; kl/beta_effective in metrics.jsonl is what acts.")
+    return found
 
 
 def save(evaluation: Evaluation, path: Path) -> Path:
     """Write it into the run directory: evaluation/step_<step>.json."""
     file = path / "evaluation" / f"step_{evaluation.step:06d}.json"
     file.parent.mkdir(exist_ok=True)
-    content = {"step": evaluation.step, "metrics": evaluation.metrics, "samples": evaluation.samples}
-    write_atomically(file, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(file, json.dumps(asdict(evaluation), indent=2, ensure_ascii=False) + "\n")
     return file
 
 
@@ -103,7 +122,7 @@ def sample_and_score(run: RestoredRun, sampled: Params, other: Params, config: E
         chosen = jax.device_put(prompts.select(rows), batch_sharding(task.mesh))
         key = jax.random.fold_in(jax.random.key(config.seed), i)
         rollout, device_reward, kl, length = program(sampled, other, chosen, key)
-        texts = completion_texts(task, rollout)
+        texts = completion_texts(task.tokenizer, rollout)
         host = reward.host(*texts, prompts.columns(rows, config.samples)) if reward.host else 0.0
         parts.append(Sequences(np.asarray(device_reward) + host, np.asarray(kl), np.asarray(length), *texts))
     return _join(parts, total * config.samples)

@@ -89,7 +89,7 @@ def _point(group: list[tuple[dict[str, Any], dict[str, Any]]]) -> Point:
     kl, kl_se = mean_and_se("kl/reverse_exact_seq")
     return Point(
         curve=f"{config['name']}: {config['algorithm']}, {config['kl']['penalty']}",
-        beta=config["kl"]["beta"],
+        beta=_beta(config, [e for _, e in group]),
         seeds=len(group),
         step=evaluation["step"],
         reward=reward,
@@ -98,6 +98,13 @@ def _point(group: list[tuple[dict[str, Any], dict[str, Any]]]) -> Point:
         kl_se=kl_se,
         reference_reward=mean_and_se("reward/reference_mean")[0],
     )
+
+
+def _beta(config: dict[str, Any], evaluations: Sequence[dict[str, Any]]) -> float:
+    """The config's, or what a controller had reached."""
+    if config["kl"]["controller"]["kind"] == "fixed":
+        return config["kl"]["beta"]
+    return float(np.mean([evaluation["metrics"]["kl/beta"] for evaluation in evaluations]))
 
 
 def write_csv(found: Sequence[Point], file: Path) -> None:

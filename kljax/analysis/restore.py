@@ -8,24 +8,25 @@ from kljax.config import Config, MeshConfig, validate
 from kljax.data import tokenizers
 from kljax.data.text import load_splits
 from kljax.errors import UserError
-from kljax.kl import controllers
 from kljax.training import mesh as meshes
 from kljax.training import run_directory
 from kljax.training.checkpoints import Checkpoints, load_reference
-from kljax.training.state import architecture, make_optimizer, state_shapes, state_shardings
+from kljax.training.regularisation import make_controller
+from kljax.training.state import architecture, rl_optimizer, state_shapes, state_shardings
 from kljax.training.task import Task
 from kljax.types import Params
 
 
 @dataclass(frozen=True)
 class RestoredRun:
-    """Policy and reference of one step of a run, and the task that they are for."""
+    """Policy and reference of one step of a run, the beta that its controller had reached, and the task they are for."""
 
     path: Path
     step: int
     task: Task
     policy: Params
     reference: Params
+    beta: float
 
 
 def restore(path: Path, step: int | Literal["latest"], mesh: MeshConfig) -> RestoredRun:
@@ -35,8 +36,8 @@ def restore(path: Path, step: int | Literal["latest"], mesh: MeshConfig) -> Rest
         raise UserError(f"run: {path} holds a base model, not an RLHF run; its held-out figures are in {path / 'result.json'}.")
     config = replace(validate(values, Config), mesh=mesh)
     task = _task(config, path)
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    shapes = state_shapes(task.architecture.shapes, optimizer, controllers.fixed(config.kl.beta))
+    optimizer = rl_optimizer(config)
+    shapes = state_shapes(task.architecture.shapes, optimizer, make_controller(config))
     shardings = state_shardings(shapes, optimizer, task.architecture)
     reference, reference_hash = load_reference(path, task.architecture.shapes, task.architecture.shardings)
     checkpoints = Checkpoints(path)
@@ -45,7 +46,7 @@ def restore(path: Path, step: int | Literal["latest"], mesh: MeshConfig) -> Rest
         state = checkpoints.restore(chosen, shapes, shardings, reference_hash)
     finally:
         checkpoints.close()
-    return RestoredRun(path, chosen, task, state.params, reference)
+    return RestoredRun(path, chosen, task, state.params, reference, float(state.controller.beta))
 
 
 def _task(config: Config, path: Path) -> Task:

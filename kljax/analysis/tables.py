@@ -20,6 +20,13 @@ ROWS = {
     "rollout/length": ("tokens a completion", "rollout/reference_length"),
 }
 
+EXACT_ROWS = {
+    "oracle/objective": "J(policy): reward − beta·KL, exact",
+    "oracle/optimal_objective": "J of the optimum",
+    "oracle/kl_to_optimum": "KL(policy‖optimum), nats per sequence",
+}
+"""Where every completion can be listed."""
+
 
 def show_evaluation(evaluation: Evaluation, path: Path) -> None:
     """Reward, KLs and length on held-out prompts, reference beside policy."""
@@ -30,7 +37,12 @@ def show_evaluation(evaluation: Evaluation, path: Path) -> None:
     for name, (label, of_reference) in ROWS.items():
         reference = _with_se(evaluation.metrics, of_reference) if of_reference else "0"
         table.add_row(label, reference, _with_se(evaluation.metrics, name))
+    for name, label in EXACT_ROWS.items():
+        if name in evaluation.metrics:
+            table.add_row(label, "", f"{evaluation.metrics[name]:.4f}")
     console.print(table)
+    for note in evaluation.notes:
+        console.print(f"Note: {note}", soft_wrap=True)
 
 
 def show_samples(evaluation: Evaluation, count: int) -> None:

@@ -8,8 +8,8 @@ import datasets
 import numpy as np
 from datasets.exceptions import DatasetsError
 
-from kljax.config import DataConfig, GrammarSource, TextSource
-from kljax.data import grammar
+from kljax.config import DataConfig, GrammarSource, LettersSource, TextSource
+from kljax.data import grammar, letters
 from kljax.errors import UserError, did_you_mean
 
 LOADERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".txt": "text"}
@@ -42,10 +42,12 @@ def load_splits(config: DataConfig) -> Splits:
     return Splits(*(rows.select(part) for part in parts))
 
 
-def load_rows(source: GrammarSource | TextSource) -> datasets.Dataset:
+def load_rows(source: GrammarSource | LettersSource | TextSource) -> datasets.Dataset:
     """The source's rows, its text in the column `text`, rows without text left out."""
     if isinstance(source, GrammarSource):
         return datasets.Dataset.from_dict({"text": grammar.sample_sentences(source.sentences, source.seed)})
+    if isinstance(source, LettersSource):
+        return datasets.Dataset.from_dict({"text": letters.sample_words(source.letters, source.sentences, source.seed)})
     rows = _load(source)
     columns = rows.column_names
     if source.column not in columns:

@@ -7,12 +7,14 @@ from typing import Any
 
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise everyone to install PyTorch
 
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from kljax.config import BpeTokenizer, PretrainedTokenizer, WordTokenizer
 from kljax.errors import UserError
+from kljax.types import Rollout
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
 
@@ -80,6 +82,14 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[in
 def decode(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[Iterable[int]]) -> list[str]:
     """Texts of token rows, special tokens left out."""
     return tokenizer.batch_decode([list(row) for row in tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def completion_texts(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> tuple[list[str], list[str]]:
+    """Prompts and completions as text."""
+    tokens, prompt_mask, mask = (np.asarray(x) for x in (rollout.tokens, rollout.prompt_mask, rollout.mask))
+    width = prompt_mask.shape[1]
+    prompts = decode(tokenizer, (row[:width][m] for row, m in zip(tokens, prompt_mask, strict=True)))
+    return prompts, decode(tokenizer, (row[width:][m] for row, m in zip(tokens, mask, strict=True)))
 
 
 def _train_words(texts: Iterable[str]) -> PreTrainedTokenizerFast:

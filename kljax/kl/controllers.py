@@ -1,7 +1,7 @@
-"""Where beta comes from: a pure pair `init() -> state`, `update(state, kl) -> state`, its state an array.
+"""Where beta comes from: a pure pair `init() -> state`, `update(state, kl) -> state`, its state arrays.
 
 The state lives in the train state and is checkpointed with it, so that beta survives a resume and a sweep over beta can
-be a `vmap`.
+be a `vmap`. `kl` is the reverse KL of the step just made, nats per sequence.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,16 @@ from jaxtyping import Array, Float
 
 from kljax.types import struct
 
+CLIP = 0.2  # Ziegler et al.'s bound on the relative error that adaptive control reacts to
+SMALLEST_KL = 1e-6  # nats: a sampled KL may be 0 or below, and has no logarithm there
+
 
 @struct
 class ControllerState:
-    """beta in reward units per nat: a float32 scalar."""
+    """beta in reward units per nat (a float32 scalar), and what its controller remembers beside: arrays, or ()."""
 
     beta: Any
+    memory: Any = ()
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,73 @@ class Controller:
 def fixed(beta: float) -> Controller:
     """beta as given, for ever."""
 
-    def init() -> ControllerState:
-        return ControllerState(jnp.asarray(beta, jnp.float32))
-
     def update(state: ControllerState, kl: Float[Array, ""]) -> ControllerState:
         return state
 
+    return Controller(lambda: ControllerState(_scalar(beta)), update)
+
+
+def scheduled(beta: float, schedule: Callable[[Any], Any]) -> Controller:
+    """beta·schedule(step), whatever the KL is; `schedule` is an optax schedule of the number of steps made.
+
+    It remembers the step and the beta that it multiplies, so that a `vmap` over states is a sweep over either.
+    """
+
+    def init() -> ControllerState:
+        return ControllerState(_scalar(beta * schedule(0)), (jnp.zeros((), jnp.int32), _scalar(beta)))
+
+    def update(state: ControllerState, kl: Float[Array, ""]) -> ControllerState:
+        step, unscaled = state.memory[0] + 1, state.memory[1]
+        return ControllerState(_scalar(unscaled * schedule(step)), (step, unscaled))
+
     return Controller(init, update)
+
+
+def adaptive(beta: float, target: float, horizon: float, samples: int) -> Controller:
+    """Proportional control of beta (Ziegler et al. 2019, arXiv:1909.08593): beta ← beta·(1 + e·samples/horizon).
+
+    e = clip(kl/target − 1, ±0.2); `samples` sequences a step. It has no fixed point but kl = target, and moves towards it
+    at most by the factor 1 + 0.2·samples/horizon a step.
+    """
+    _check_positive(beta=beta, target=target, horizon=horizon)
+    if horizon <= CLIP * samples:
+        raise ValueError(f"horizon: got {horizon}, expected more than {CLIP * samples:g}, or one step could take beta to 0.")
+
+    def update(state: ControllerState, kl: Float[Array, ""]) -> ControllerState:
+        error = jnp.clip(kl / target - 1, -CLIP, CLIP)
+        return ControllerState(state.beta * (1 + error * samples / horizon))
+
+    return Controller(lambda: ControllerState(_scalar(beta)), update)
+
+
+def target(beta: float, budget: float, rate: float, gain: float, minimum: float, maximum: float) -> Controller:
+    """A dual variable on log beta that holds the sequence KL at `budget` (nats).
+
+    With e = clip(log(kl/budget), ±1): m ← m + rate·e (dual ascent on log beta) and log beta = m + gain·e (which damps it: the
+    policy follows beta with a delay). Anti-windup: where beta would leave [minimum, maximum], m is set to what gives the
+    bound, so that it turns at once when the error does.
+    """
+    _check_positive(beta=beta, budget=budget, minimum=minimum)
+    if not minimum <= beta <= maximum:
+        raise ValueError(f"beta: got {beta}, expected a number between minimum={minimum} and maximum={maximum}.")
+
+    def init() -> ControllerState:
+        return ControllerState(_scalar(beta), jnp.log(_scalar(beta)))
+
+    def update(state: ControllerState, kl: Float[Array, ""]) -> ControllerState:
+        error = jnp.clip(jnp.log(jnp.maximum(kl, SMALLEST_KL) / budget), -1.0, 1.0)
+        wanted = state.memory + rate * error + gain * error
+        log_beta = jnp.clip(wanted, jnp.log(minimum), jnp.log(maximum))
+        return ControllerState(jnp.exp(log_beta), log_beta - gain * error)
+
+    return Controller(init, update)
+
+
+def _scalar(value: Any) -> Float[Array, ""]:
+    return jnp.asarray(value, jnp.float32)
+
+
+def _check_positive(**values: float) -> None:
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{name}: got {value}, expected a number > 0.")

@@ -1,17 +1,289 @@
 """Exact divergences between next-token distributions, given as logits over the last axis.
 
 With p = softmax(logits) of the policy and q = softmax(ref_logits) of the reference, always in this order of arguments.
-KL is not symmetric: each function names its direction. All are in nats and computed in float32 or wider.
+KL is not symmetric: each function names its direction. All are in nats, computed in float32 or wider; 0 · log 0 = 0, a
+value is +inf where it is truly infinite (or too large for its type) and never NaN, and a gradient is finite where the
+value is. A row of logits needs one token that is not forbidden (−inf).
+
+Each is defined by an f-divergence Σ q f(p/q) (Csiszár 1967; for policies Go et al. 2023, arXiv:2302.08215) but for Rényi's,
+which is a function of one, and the two KLs, entropy and cross-entropy, which are spelled out: every training step has them.
 """
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+Divergence = Callable[[Float[Array, "*dims V"], Float[Array, "*dims V"]], Float[Array, "*dims"]]
+"""(logits, ref_logits) → nats (or, for total variation, Hellinger and chi-squared, pure numbers)."""
+
+
+def reverse_kl(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
+    """KL(p‖q) = Σ p (log p − log q), the KL that the RLHF objective penalises. Mode-seeking.
+
+    +inf where p allows a token that q forbids. Gradient in the logits: p · (log p − log q − KL).
+    """
+    log_p, log_q = _log_probs(logits, ref_logits)
+    return _expected_difference(log_p, log_q)
+
+
+def forward_kl(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
+    """KL(q‖p) = Σ q (log q − log p), what maximum likelihood *minimises*. Mode-covering.
+
+    +inf where q allows a token that p forbids. Gradient in the logits: p − q.
+    """
+    log_p, log_q = _log_probs(logits, ref_logits)
+    return _expected_difference(log_q, log_p)
+
+
+def entropy(logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
+    """H(p) = −Σ p log p, nats. Gradient in the logits: −p · (log p + H)."""
+    log_p = _log_softmax(logits)
+    return -_expected_difference(log_p, jnp.zeros_like(log_p))
+
+
+def cross_entropy(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
+    """−Σ p log q = KL(p‖q) + H(p), nats. +inf where KL(p‖q) is. Gradient in the logits: −p · (log q + cross-entropy)."""
+    return reverse_kl(logits, ref_logits) + entropy(logits)
+
+
+def jeffreys(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
+    """KL(p‖q) + KL(q‖p) = Σ (p − q)(log p − log q), nats: symmetric, as neither KL is. Gradient: the sum of theirs."""
+    return f_divergence(logits, ref_logits, GENERATORS["jeffreys"])
+
+
+def jensen_shannon(
+    logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"], mix: float = 0.5
+) -> Float[Array, "*dims"]:
+    """mix·KL(q‖m) + (1 − mix)·KL(p‖m) with m = mix·q + (1 − mix)·p, nats: at most the entropy of (mix, 1 − mix).
+
+    It vanishes at mix = 0 and at mix = 1, where m is one of the two. Scaled, it joins the two KLs: JS/mix → KL(q‖p) for
+    mix → 0 and JS/(1 − mix) → KL(p‖q) for mix → 1 (GKD, Agarwal et al. 2024, arXiv:2306.13649). Gradient in the logits:
+    (1 − mix)·p·(ℓ − Σ p ℓ) with ℓ = log(p/m).
+
+    Raises:
+        ValueError: where mix is not in [0, 1].
+    """
+    return f_divergence(logits, ref_logits, jensen_shannon_generator(mix))
+
+
+def alpha_divergence(
+    logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"], alpha: float
+) -> Float[Array, "*dims"]:
+    """(Σ p^α q^(1−α) − 1) / (α(α − 1)), for every real α; its limits are KL(p‖q) at α = 1 and KL(q‖p) at α = 0.
+
+    α = ½ is 4 × squared Hellinger, α = 2 is ½ × chi-squared. +inf where p forbids a token of q and α <= 0, or the other way
+    round and α >= 1. Accurate at and near the limits (`expm1`). Gradient in the logits: p·(ℓ − Σ p ℓ) with
+    ℓ = (p/q)^(α−1) / (α − 1).
+
+    Raises:
+        ValueError: where alpha is not finite.
+    """
+    return f_divergence(logits, ref_logits, alpha_generator(alpha))
+
+
+def renyi(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"], alpha: float) -> Float[Array, "*dims"]:
+    """log Σ p^α q^(1−α) / (α − 1), nats, for α >= 0; its limits are KL(p‖q) at α = 1 and −log q(support of p) at α = 0.
+
+    It grows with α. (1 − α)·renyi(p, q, α) = α·renyi(q, p, 1 − α), so that renyi/α → KL(q‖p) for α → 0. +inf where p
+    allows a token that q forbids and α >= 1, or where they share none. Gradient in the logits: α/(α − 1)·(s − p) with
+    s ∝ p^α q^(1−α).
+
+    Raises:
+        ValueError: where alpha is negative or not finite.
+    """
+    if not (math.isfinite(alpha) and alpha >= 0):
+        raise ValueError(f"alpha: got {alpha}, expected a finite number >= 0 for Rényi's divergence.")
+    log_p, log_q = _log_probs(logits, ref_logits)
+    p_allows, q_allows = log_p > -jnp.inf, log_q > -jnp.inf
+    both = p_allows & q_allows
+    safe_p, safe_q = jnp.where(both, log_p, 0.0), jnp.where(both, log_q, 0.0)
+    if alpha == 1:
+        return _expected_difference(log_p, log_q)
+    # Σ p^α q^(1−α) = 1 + Σ w·expm1(exponent) less what w has where the other side has nothing: near the limits, and near
+    # p = q, that keeps the digits which the logarithm of a sum near 1 loses.
+    log_w, exponent = (safe_p, (alpha - 1) * (safe_p - safe_q)) if alpha > 0.5 else (safe_q, alpha * (safe_p - safe_q))
+    lone = (p_allows if alpha > 0.5 else q_allows) & ~both
+    small = jnp.max(jnp.abs(exponent), axis=-1, keepdims=True) < 1
+    excess = jnp.sum(jnp.where(both, jnp.exp(log_w) * jnp.expm1(jnp.where(small, exponent, 0.0)), 0.0), axis=-1)
+    missed = jnp.sum(jnp.where(lone, jnp.exp(log_p if alpha > 0.5 else log_q), 0.0), axis=-1)
+    shared = both.any(axis=-1, keepdims=True)
+    near_one = small[..., 0] & (excess - missed > -0.5)
+    near = jnp.log1p(jnp.where(near_one, excess - missed, 0.0))
+    terms = jnp.where(both, alpha * safe_p + (1 - alpha) * safe_q, -jnp.inf)
+    far = jax.nn.logsumexp(jnp.where(shared, terms, 0.0), axis=-1)
+    infinite = ~shared | ((p_allows & ~both).any(axis=-1, keepdims=True) & (alpha > 1))
+    return jnp.where(infinite[..., 0], jnp.inf, jnp.where(near_one, near, far) / (alpha - 1))
+
+
+def chi_squared(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
+    """χ²(p‖q) = Σ (p − q)²/q, the variance of p/q under q. +inf where p allows a token that q forbids.
+
+    Gradient in the logits: 2p·(p/q − Σ p²/q). At least exp(KL(p‖q)) − 1.
+    """
+    return f_divergence(logits, ref_logits, GENERATORS["chi_squared"])
+
+
+def total_variation(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
+    """½ Σ |p − q|, in [0, 1]: the most by which the probability of any event differs.
+
+    Gradient in the logits: p·(s − Σ p s), s = ½ sign(p − q), taken as −½ where p = q: it vanishes where all are equal.
+    """
+    return f_divergence(logits, ref_logits, GENERATORS["total_variation"])
+
+
+def squared_hellinger(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
+    """½ Σ (√p − √q)² = 1 − Σ √(pq), in [0, 1]. Gradient in the logits: −½(√(pq) − p·Σ √(pq))."""
+    return f_divergence(logits, ref_logits, GENERATORS["squared_hellinger"])
+
+
+FAR = 80.0  # nats: exp(80) is within float32, and exp(-80) is nothing beside any probability of interest
+
+Tail = Callable[[Float[Array, "*dims V"], Float[Array, "*dims V"]], Float[Array, "*dims V"]]
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A convex f with f(1) = 0, in two tails, so that neither overflows; both take (log weight, log ratio), both <= 0.
+
+    `below(log w, u)` is w·f(e^u), used where p < q with w = q and e^u = p/q. `above(log w, v)` is w·e^v·f(e^−v), used where
+    p > q with w = p and e^v = q/p. `at_zero` is f(0), which q's mass costs where p has none; `slope_at_infinity` is
+    lim f(t)/t, which p's mass costs where q has none.
+    """
+
+    below: Tail
+    above: Tail
+    at_zero: float
+    slope_at_infinity: float
+
+    def __call__(self, t: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
+        """f(t) for t > 0."""
+        u, one = jnp.log(t), jnp.zeros_like(t)
+        low = u <= 0
+        return jnp.where(
+            low, self.below(one, jnp.where(low, u, 0.0)), self.above(jnp.where(low, 0.0, u), jnp.where(low, 0.0, -u))
+        )
+
+
+def f_divergence(
+    logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"], generator: Generator
+) -> Float[Array, "*dims"]:
+    """Σ q f(p/q), for p = 0 or q = 0 in the limit. Gradient in log p: p·f′(p/q), so in expectation E_p[f′(p/q) ∇log p]."""
+    log_p, log_q = _log_probs(logits, ref_logits)
+    both = (log_p > -jnp.inf) & (log_q > -jnp.inf)
+    safe_p, safe_q = jnp.where(both, log_p, 0.0), jnp.where(both, log_q, 0.0)
+    u = safe_p - safe_q
+    low = u <= 0  # selected, not clipped: at a tie `minimum` would halve the gradient
+    terms = jnp.where(
+        low,
+        generator.below(jnp.where(low, safe_q, 0.0), jnp.where(low, u, 0.0)),
+        generator.above(jnp.where(low, 0.0, safe_p), jnp.where(low, 0.0, -u)),
+    )
+    total = jnp.sum(jnp.where(both, terms, 0.0), axis=-1)
+    total = _add_one_sided(total, log_q, ~both & (log_q > -jnp.inf), generator.at_zero)
+    return _add_one_sided(total, log_p, ~both & (log_p > -jnp.inf), generator.slope_at_infinity)
+
+
+def jensen_shannon_generator(mix: float) -> Generator:
+    """f(t) = −mix·log m + (1 − mix)·t·log(t/m), m = mix + (1 − mix)·t; its adjoint is that of 1 − mix."""
+    if not 0 <= mix <= 1:
+        raise ValueError(f"mix: got {mix}, expected a number in [0, 1], the weight of the reference in the mixture.")
+
+    def tail(mix: float) -> Tail:
+        def below(log_w, u):
+            if mix in (0.0, 1.0):
+                return jnp.zeros_like(u)
+            # Of log m and log(m/t) = log m − u, the one that is small for this mix is computed, the other follows.
+            if mix >= 0.5:
+                log_m = jnp.log1p((1 - mix) * jnp.expm1(u))
+                over_t = log_m - u
+            else:
+                tiny = u < -FAR
+                over_t = jnp.log1p(mix * jnp.expm1(jnp.where(tiny, FAR, -u)))
+                log_m = jnp.where(tiny, jnp.logaddexp(math.log(mix), math.log1p(-mix) + u), u + over_t)
+            return -jnp.exp(log_w) * ((1 - mix) * jnp.exp(u) * over_t + mix * log_m)
+
+        return below
+
+    ends = (0.0 if x in (0.0, 1.0) else -x * math.log(x) for x in (mix, 1 - mix))
+    return Generator(tail(mix), tail(1 - mix), *ends)
+
+
+def alpha_generator(alpha: float) -> Generator:
+    """f(t) = (t^α − 1 − α(t − 1)) / (α(α − 1)), log-limits included; its adjoint is that of 1 − α."""
+    if not math.isfinite(alpha):
+        raise ValueError(f"alpha: got {alpha}, expected a finite number; alpha = 1 is KL(p‖q), alpha = 0 is KL(q‖p).")
+
+    def tail(alpha: float) -> Tail:
+        def below(log_w, u):
+            if alpha > 0.5:
+                return (_weighted_power(log_w + u, u, alpha - 1) - jnp.exp(log_w) * jnp.expm1(u)) / alpha
+            return (_weighted_power(log_w, u, alpha) - jnp.exp(log_w) * jnp.expm1(u)) / (alpha - 1)
+
+        return below
+
+    at_zero = 1 / alpha if alpha > 0 else math.inf
+    slope_at_infinity = 1 / (1 - alpha) if alpha < 1 else math.inf
+    return Generator(tail(alpha), tail(1 - alpha), at_zero, slope_at_infinity)
+
+
+def _weighted_power(log_w, u, a: float):
+    """w·(e^(a·u) − 1)/a, which is w·u at a = 0, without a product of 0 and inf where e^(a·u) overflows."""
+    if a == 0:
+        return jnp.exp(log_w) * u
+    large = a * u > 1
+    near = jnp.exp(log_w) * jnp.expm1(jnp.where(large, 0.0, a * u))
+    far = jnp.exp(jnp.where(large, log_w + a * u, 0.0)) - jnp.exp(log_w)
+    return jnp.where(large, far, near) / a
+
+
+def _variation(log_w, u):
+    return -0.5 * jnp.exp(log_w) * jnp.expm1(u)
+
+
+def _hellinger(log_w, u):
+    return 0.5 * jnp.exp(log_w) * jnp.expm1(0.5 * u) ** 2
+
+
+def _jeffreys(log_w, u):
+    return jnp.exp(log_w) * jnp.expm1(u) * u
+
+
+def _square(log_w, u):
+    return jnp.exp(log_w) * jnp.expm1(u) ** 2
+
+
+def _square_over_t(log_w, v):
+    # w·e^−v may be representable where e^−v is not
+    return jnp.exp(log_w - v) * jnp.expm1(v) ** 2
+
+
+GENERATORS = {
+    # f(t), t = p/q, in the comment at the end of each row
+    "reverse_kl":         alpha_generator(1.0),           # t log t − t + 1
+    "forward_kl":         alpha_generator(0.0),           # t − 1 − log t
+    "jensen_shannon":     jensen_shannon_generator(0.5),  # ½ t log(2t/(t+1)) + ½ log(2/(t+1))
+    "jeffreys":           Generator(_jeffreys, _jeffreys, at_zero=math.inf, slope_at_infinity=math.inf),  # (t − 1) log t
+    "total_variation":    Generator(_variation, _variation, at_zero=0.5, slope_at_infinity=0.5),  # ½ |1 − t|
+    "squared_hellinger":  Generator(_hellinger, _hellinger, at_zero=0.5, slope_at_infinity=0.5),  # ½ (√t − 1)²
+    "chi_squared":        Generator(_square, _square_over_t, at_zero=1.0, slope_at_infinity=math.inf),  # (t − 1)²
+    "chi_squared_of_ref": Generator(_square_over_t, _square, at_zero=math.inf, slope_at_infinity=1.0),  # (t − 1)²/t
+}  # fmt: skip
+"""By name, f up to a multiple of t − 1, which changes neither the divergence nor its gradient."""
+
 
 def _log_softmax(logits: Float[Array, "*dims V"]) -> Float[Array, "*dims V"]:
     wide = jnp.promote_types(logits.dtype, jnp.float32)
     return jax.nn.log_softmax(logits.astype(wide), axis=-1)
+
+
+def _log_probs(logits, ref_logits) -> tuple[Float[Array, "*dims V"], Float[Array, "*dims V"]]:
+    if logits.shape != ref_logits.shape:
+        raise ValueError(f"ref_logits: got shape {ref_logits.shape}, expected that of logits, {logits.shape}.")
+    return _log_softmax(logits), _log_softmax(ref_logits)
 
 
 def _expected_difference(log_p: Float[Array, "*dims V"], log_q: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
@@ -24,25 +296,8 @@ def _expected_difference(log_p: Float[Array, "*dims V"], log_q: Float[Array, "*d
     return jnp.where(forbidden.any(axis=-1), jnp.inf, total)
 
 
-def reverse_kl(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
-    """KL(p‖q) = Σ p (log p − log q), the KL that the RLHF objective penalises. Mode-seeking.
-
-    +inf where p allows a token that q forbids. Gradient in the logits: p · (log p − log q − KL).
-    """
-    log_p, log_q = _log_softmax(logits), _log_softmax(ref_logits)
-    return _expected_difference(log_p, log_q)
-
-
-def forward_kl(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
-    """KL(q‖p) = Σ q (log q − log p), what maximum likelihood *minimises*. Mode-covering.
-
-    +inf where q allows a token that p forbids. Gradient in the logits: p − q.
-    """
-    log_p, log_q = _log_softmax(logits), _log_softmax(ref_logits)
-    return _expected_difference(log_q, log_p)
-
-
-def entropy(logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
-    """H(p) = −Σ p log p, nats. Gradient in the logits: −p · (log p + H)."""
-    log_p = _log_softmax(logits)
-    return -_expected_difference(log_p, jnp.zeros_like(log_p))
+def _add_one_sided(total, log_mass, where, cost: float):
+    """total + cost·(mass where the other side has none); an infinite cost counts even where the mass underflows."""
+    if math.isinf(cost):
+        return jnp.where(where.any(axis=-1), jnp.inf, total)
+    return total + cost * jnp.sum(jnp.where(where, jnp.exp(jnp.where(where, log_mass, 0.0)), 0.0), axis=-1)

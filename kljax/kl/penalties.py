@@ -2,6 +2,11 @@
 
 The first part carries no gradient (the score function does); the second is differentiated. That holds every method in
 use. Adding one is a function and a row in `PENALTIES`.
+
+Each term carries the importance weights of its prefix (`sequences.Weights`), 1 on-policy: a part that is taken from the
+reward of token t and is due to token s >= t weighs with all tokens up to s, so that every row has the same expected
+gradient off-policy, without bias. With `exact` and `exact_token` the KL of a state may be any divergence
+(`Scores.divergence`); the sampled ones estimate KL(pi‖rho).
 """
 
 from collections.abc import Callable
@@ -12,68 +17,104 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from kljax.kl import estimators
+from kljax.kl.sequences import Weights, log_ratio, to_go
 from kljax.types import Scores
 
-Term = Callable[[Scores, Bool[Array, "B T"]], Float[Array, "B T"]]
+Term = Callable[[Scores, Bool[Array, "B T"], Weights], Float[Array, "B T"]]
 
 
 @dataclass(frozen=True)
 class Penalty:
     """`from_reward` is taken from each token's return, times beta; `to_loss` is added at each token, times beta.
 
-    `gradient` states the expected on-policy gradient, for reports and the README's table.
+    `gradient` states the expected gradient, for reports and the README's table. `takes_divergence`: it penalises
+    `Scores.divergence`, whichever that is. `ablation`: why it does not regularise as its name suggests; empty for the others.
     """
 
     from_reward: Term
     to_loss: Term
     gradient: str
+    takes_divergence: bool = False
+    ablation: str = ""
 
 
-def log_ratio(scores: Scores, mask: Bool[Array, "B T"]) -> Float[Array, "B T"]:
-    """log pi − log rho of each completion token, 0 under padding (selected *before* any arithmetic: no NaN leaks)."""
-    return jnp.where(mask, scores.logp, 0.0) - jnp.where(mask, scores.ref_logp, 0.0)
-
-
-def to_go(values: Float[Array, "B T"]) -> Float[Array, "B T"]:
-    """Σ over this and all later steps of each row."""
-    return jnp.flip(jnp.cumsum(jnp.flip(values, -1), -1), -1)
-
-
-def zero(scores: Scores, mask: Bool[Array, "B T"]) -> Float[Array, "B T"]:
+def zero(scores: Scores, mask: Bool[Array, "B T"], weights: Weights) -> Float[Array, "B T"]:
     """Nothing."""
     return jnp.zeros_like(scores.logp)
 
 
-def k1_to_go(scores: Scores, mask: Bool[Array, "B T"]) -> Float[Array, "B T"]:
-    """log_ratio of this and all later tokens, which this token's choice has caused."""
-    return jax.lax.stop_gradient(to_go(estimators.k1(log_ratio(scores, mask))))
+def exact_here(scores: Scores, mask: Bool[Array, "B T"], weights: Weights) -> Float[Array, "B T"]:
+    """The divergence of this state's two next-token distributions, differentiable."""
+    return jnp.where(mask, weights.state * jnp.where(mask, scores.divergence, 0.0), 0.0)
 
 
-def exact_here(scores: Scores, mask: Bool[Array, "B T"]) -> Float[Array, "B T"]:
-    """KL(pi‖rho) of this state's next-token distributions, differentiable."""
-    return jnp.where(mask, scores.reverse_kl, 0.0)
+def exact_later(scores: Scores, mask: Bool[Array, "B T"], weights: Weights) -> Float[Array, "B T"]:
+    """The divergence of all *later* states: that of this state does not depend on the token chosen in it."""
+    after = to_go(exact_here(scores, mask, weights))[
+        :, 1:
+    ]  # cut, not subtracted: a large divergence here would take its digits
+    return jax.lax.stop_gradient(jnp.pad(after, ((0, 0), (0, 1))))
 
 
-def exact_later(scores: Scores, mask: Bool[Array, "B T"]) -> Float[Array, "B T"]:
-    """Exact KL of all *later* states: this state's own KL does not depend on the token chosen in it."""
-    here = exact_here(scores, mask)
-    return jax.lax.stop_gradient(to_go(here) - here)
+def k1_here(scores: Scores, mask: Bool[Array, "B T"], weights: Weights) -> Float[Array, "B T"]:
+    """u of this token, differentiable."""
+    return _sampled(estimators.weighted_k1, scores, mask, weights.log_token)
 
 
-def k2_here(scores: Scores, mask: Bool[Array, "B T"]) -> Float[Array, "B T"]:
-    """log_ratio²/2 of this token, differentiable."""
-    return estimators.k2(log_ratio(scores, mask))
+def k2_here(scores: Scores, mask: Bool[Array, "B T"], weights: Weights) -> Float[Array, "B T"]:
+    """u²/2 of this token, differentiable."""
+    return _sampled(estimators.weighted_k2, scores, mask, weights.log_token)
 
 
-def k3_here(scores: Scores, mask: Bool[Array, "B T"]) -> Float[Array, "B T"]:
-    """exp(−u) − 1 + u of this token, u its log_ratio, differentiable."""
-    return estimators.k3(log_ratio(scores, mask))
+def k3_here(scores: Scores, mask: Bool[Array, "B T"], weights: Weights) -> Float[Array, "B T"]:
+    """exp(−u) − 1 + u of this token, differentiable."""
+    return _sampled(estimators.weighted_k3, scores, mask, weights.log_token)
+
+
+def weighted_k3_here(scores: Scores, mask: Bool[Array, "B T"], weights: Weights) -> Float[Array, "B T"]:
+    """w·k3 of this token, w = pi/stop(pi): 1 in value, but differentiated."""
+    logp = jnp.where(mask, scores.logp, 0.0)
+    return _sampled(estimators.weighted_k3, scores, mask, weights.log_token + logp - jax.lax.stop_gradient(logp))
+
+
+def k1_to_go(scores: Scores, mask: Bool[Array, "B T"], weights: Weights) -> Float[Array, "B T"]:
+    """u of this and all later tokens, which this token's choice has caused."""
+    return jax.lax.stop_gradient(to_go(k1_here(scores, mask, weights)))
+
+
+def k2_to_go(scores: Scores, mask: Bool[Array, "B T"], weights: Weights) -> Float[Array, "B T"]:
+    """u²/2 of this and all later tokens."""
+    return jax.lax.stop_gradient(to_go(k2_here(scores, mask, weights)))
+
+
+def k3_to_go(scores: Scores, mask: Bool[Array, "B T"], weights: Weights) -> Float[Array, "B T"]:
+    """exp(−u) − 1 + u of this and all later tokens."""
+    return jax.lax.stop_gradient(to_go(k3_here(scores, mask, weights)))
 
 
 PENALTIES = {
-    #                    from the reward           to the loss          expected on-policy gradient
-    "exact":     Penalty(from_reward=exact_later, to_loss=exact_here, gradient="∇KL(pi‖rho) of the sequence"),
-    "k1_reward": Penalty(from_reward=k1_to_go,    to_loss=zero,       gradient="∇KL(pi‖rho) of the sequence"),
-    "k2_loss":   Penalty(from_reward=zero,        to_loss=k2_here,    gradient="token-local part of ∇KL(pi‖rho)"),
-    "k3_loss":   Penalty(from_reward=zero,        to_loss=k3_here,    gradient="token-local ∇KL(rho‖pi): forward"),
+    "exact": Penalty(exact_later, exact_here, "∇KL(pi‖rho) of the sequence", takes_divergence=True),
+    "k1_reward": Penalty(k1_to_go, zero, "∇KL(pi‖rho) of the sequence"),
+    "exact_token": Penalty(zero, exact_here, "token-local part of ∇KL(pi‖rho)", takes_divergence=True),
+    "k2_loss": Penalty(zero, k2_here, "token-local part of ∇KL(pi‖rho)"),
+    "weighted_k3_loss": Penalty(zero, weighted_k3_here, "token-local part of ∇KL(pi‖rho)"),
+    "k3_loss": Penalty(zero, k3_here, "token-local ∇KL(rho‖pi): forward"),
+    "k1_loss": Penalty(
+        zero, k1_here, "zero",
+        ablation="its expected gradient is zero, so that beta does nothing but add noise",
+    ),
+    "k3_reward": Penalty(
+        k3_to_go, zero, "∇KL(pi‖rho) of the sequence − token-local ∇KL(rho‖pi)",
+        ablation="its expected gradient lacks how each k3 changes and may push away from the reference",
+    ),
+    "k2_reward": Penalty(
+        k2_to_go, zero, "∇E[Σ u²/2] − token-local part of ∇KL(pi‖rho)",
+        ablation="its expected gradient lacks how each k2 changes and may push away from the reference",
+    ),
 }  # fmt: skip
+
+
+def _sampled(weighted_estimator, scores: Scores, mask: Bool[Array, "B T"], log_weight: Float[Array, "B T"]):
+    """w·estimate of each token, 0 under padding, whatever weight stands there."""
+    ratio = log_ratio(scores.logp, scores.ref_logp, mask)
+    return jnp.where(mask, weighted_estimator(ratio, jnp.where(mask, log_weight, 0.0)), 0.0)

@@ -17,8 +17,14 @@ def completion_states(model: Decoder, rollout: Rollout) -> Float[Array, "B T D"]
     return hidden[:, prompt - 1 : -1]
 
 
-def score(policy: Decoder, reference: Decoder, rollout: Rollout, temperature: float) -> Scores:
-    """Log-probs, both exact KLs and the entropy of every completion state, at the temperature it was sampled with.
+def score(
+    policy: Decoder,
+    reference: Decoder,
+    rollout: Rollout,
+    temperature: float,
+    divergence: divergences.Divergence = divergences.reverse_kl,
+) -> Scores:
+    """Log-probs, both exact KLs, `divergence` and the entropy of every completion state, at the temperature of sampling.
 
     The temperature divides the logits of policy and reference alike. Differentiable in the policy and in the reference.
     """
@@ -32,6 +38,7 @@ def score(policy: Decoder, reference: Decoder, rollout: Rollout, temperature: fl
             ref_logp=_logp(ref_logits, tokens),
             reverse_kl=divergences.reverse_kl(logits, ref_logits),
             forward_kl=divergences.forward_kl(logits, ref_logits),
+            divergence=divergence(logits, ref_logits),
             entropy=divergences.entropy(logits),
         )
 

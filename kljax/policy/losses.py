@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from kljax.policy.means import masked_sum
+from kljax.kl.sequences import masked_sum
 
 
 def score_function(logp: Float[Array, "B T"], advantage: Float[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, ""]:

@@ -1,15 +1,7 @@
-"""Masked sums, and means with standard errors that know which samples share a prompt.
-
-Every masked reduction selects before it computes: padding may hold inf or NaN and nothing leaks, value or gradient.
-"""
+"""Means with standard errors that know which samples share a prompt."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
-
-
-def masked_sum(values: Float[Array, "B T"], mask: Bool[Array, "B T"]) -> Float[Array, "B"]:
-    """Σ over the tokens of each sequence."""
-    return jnp.sum(jnp.where(mask, values, 0.0), axis=-1)
+from jaxtyping import Array, Float
 
 
 def mean_with_se(

@@ -59,4 +59,20 @@ def repetition(tokenizer: PreTrainedTokenizerBase) -> DeviceReward:
     return reward
 
 
-DEVICE_REWARDS = {"sentiment": sentiment, "length": length, "repetition": repetition}
+def pairs(tokenizer: PreTrainedTokenizerBase, seed: int) -> DeviceReward:
+    """Σ over the completion of a value for each token after the one before it, normal numbers drawn by `seed`.
+
+    For vocabularies of a few tokens: the values are a table V × V.
+    """
+    size = len(tokenizer)
+    values = np.random.default_rng(seed).normal(size=(size, size)).astype(np.float32)
+
+    def reward(rollout: Rollout) -> Float[Array, "B"]:
+        before = rollout.tokens[:, rollout.prompt_mask.shape[1] - 1 : -1]
+        felt = jnp.asarray(values)[before, rollout.completion]
+        return jnp.sum(jnp.where(rollout.mask, felt, 0.0), axis=-1)
+
+    return reward
+
+
+DEVICE_REWARDS = {"sentiment": sentiment, "length": length, "repetition": repetition, "pairs": pairs}

@@ -1,5 +1,8 @@
 """Orbax checkpoints: the whole state every few steps, asynchronously, and the reference once, known by its hash."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,10 @@ class Checkpoints:
         target = ocp.args.Composite(state=ocp.args.StandardRestore(_laid_out(shapes, shardings)))
         return self._manager.restore(step, args=target)["state"]
 
+    def delete(self, step: int) -> None:
+        """Remove the checkpoint of `step`."""
+        self._manager.delete(step)
+
     def wait(self) -> None:
         """Until all that was saved is on disk."""
         self._manager.wait_until_finished()
@@ -90,7 +97,7 @@ def _laid_out(shapes: Any, shardings: Any) -> Any:
 
 def _check_shapes(folder: Path, shapes: Any) -> None:
     """Refuse what was saved from another model, by name, before any array is read."""
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
         there = _shapes_by_name(checkpointer.metadata(folder).item_metadata.tree)  # pyright: ignore
     here = _shapes_by_name(shapes)
     for name in [*here, *there]:
@@ -99,6 +106,18 @@ def _check_shapes(folder: Path, shapes: Any) -> None:
             raise UserError(
                 f"{folder} holds another model than the config describes: {name} has {found} there, {expected} here."
             )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Orbax's warning that a folder which its manager wrote lacks the metadata of a single checkpoint."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _shapes_by_name(tree: Any) -> dict[str, tuple[int, ...]]:

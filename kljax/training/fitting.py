@@ -24,8 +24,8 @@ from kljax.data import bigram, grammar
 from kljax.data.batches import TokenRows, token_rows
 from kljax.errors import UserError
 from kljax.kl import controllers
+from kljax.kl.sequences import masked_sum
 from kljax.models.scoring import token_logp
-from kljax.policy.means import masked_sum
 from kljax.training import run_directory
 from kljax.training.checkpoints import Checkpoints, save_reference
 from kljax.training.interrupt import Interrupted, StopRequest

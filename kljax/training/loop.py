@@ -1,7 +1,5 @@
 """The RLHF run: prepare, check that KL is 0 where pi = rho, then step, log and save until done."""
 
-import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,22 +11,25 @@ import numpy as np
 
 from kljax.config import Config
 from kljax.data.batches import PromptRows, rows_at
-from kljax.data.tokenizers import decode
+from kljax.data.tokenizers import completion_texts
 from kljax.errors import UserError
-from kljax.kl import controllers
 from kljax.kl.penalties import PENALTIES
 from kljax.policy.algorithms import ALGORITHMS
+from kljax.policy.scaling import REWARD_SCALES
 from kljax.rewards import combination
 from kljax.training import run_directory
 from kljax.training.checkpoints import Checkpoints, load_reference, save_reference
+from kljax.training.enumeration import Enumeration, completion_tree, enumerate_task
 from kljax.training.fitting import ensure_base
 from kljax.training.interrupt import Interrupted, StopRequest
 from kljax.training.mesh import batch_sharding
-from kljax.training.progress import ProgressBar, console
-from kljax.training.state import TrainState, initial_state, make_optimizer, state_shapes, state_shardings
+from kljax.training.progress import console
+from kljax.training.recorder import BudgetExceeded, Recorder
+from kljax.training.regularisation import make_controller, make_divergence
+from kljax.training.state import TrainState, initial_state, rl_optimizer, state_shapes, state_shardings
 from kljax.training.step import Metrics, Outcome, Parts, compile_halves, compile_step
 from kljax.training.task import Task, prepare
-from kljax.types import Params, Rollout
+from kljax.types import Params
 
 MAX_KL_AT_START = 1e-6  # nats per token, for pi = rho
 MAX_LOGP_GAP = {"float32": 1e-3, "bfloat16": 0.3}  # nats, sampler against scorer; bfloat16 rounds each of them
@@ -52,6 +53,7 @@ class Trainer:
     task: Task
     prompts: PromptRows
     parts: Parts
+    reward: combination.Reward
     take_step: TakeStep
     shapes: TrainState
 
@@ -64,16 +66,15 @@ class Trainer:
 
 def train(config: Config) -> Path:
     """Run the experiment, or go on with it; its run directory."""
-    algorithm = ALGORITHMS[config.algorithm]
-    if config.rollout.samples < algorithm.min_samples:
-        raise UserError(
-            f"rollout.samples: got {config.rollout.samples}, expected at least {algorithm.min_samples} for "
-            f"algorithm={config.algorithm}. With one sample a prompt, use algorithm=reinforce."
-        )
+    _check_samples(config)
     path = run_directory.run_path(config)
     run_directory.check_owner(path, run_directory.identity(config))
     task = prepare(config)
     trainer = build_trainer(task)
+    if config.run.oracle_every:
+        completion_tree(task, trainer.prompts)
+    if note := PENALTIES[config.kl.penalty].ablation:
+        console.print(f"kl.penalty={config.kl.penalty} is an ablation, it does not regularise as its name suggests: {note}.")
     base = ensure_base(task)
     arch = task.architecture
     reference, reference_hash = load_reference(base, arch.shapes, arch.shardings)
@@ -92,11 +93,22 @@ def train(config: Config) -> Path:
     return path
 
 
+def _check_samples(config: Config) -> None:
+    needed = ALGORITHMS[config.algorithm].min_samples
+    if config.rollout.samples < needed:
+        raise UserError(
+            f"rollout.samples: got {config.rollout.samples}, expected at least {needed} for algorithm={config.algorithm}. "
+            "With one sample a prompt, use algorithm=reinforce."
+        )
+    if config.rollout.samples < 2 and config.reward_scale == "prompt_std":
+        raise UserError("rollout.samples: got 1, expected at least 2 for reward_scale=prompt_std. Use reward_scale=batch_std.")
+
+
 def build_trainer(task: Task) -> Trainer:
     """Choose the parts that the config names, and compile nothing yet."""
     config = task.config
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    controller = controllers.fixed(config.kl.beta)
+    optimizer = rl_optimizer(config)
+    controller = make_controller(config)
     shapes = state_shapes(task.architecture.shapes, optimizer, controller)
     reward = combination.build(config.reward, task.tokenizer)
     parts = Parts(
@@ -105,12 +117,16 @@ def build_trainer(task: Task) -> Trainer:
         sampler=task.sampler(config.rollout.samples),
         reward=reward.device,
         penalty=PENALTIES[config.kl.penalty],
+        divergence=make_divergence(config.kl),
+        divergence_name=config.kl.divergence.kind,
         algorithm=ALGORITHMS[config.algorithm],
+        reward_scale=REWARD_SCALES[config.reward_scale],
         controller=controller,
         optimizer=optimizer,
+        updates=config.rollout.updates,
     )
     prompts = task.prompts()
-    return Trainer(task, prompts, parts, _step_taker(task, prompts, parts, reward.host), shapes)
+    return Trainer(task, prompts, parts, reward, _step_taker(task, prompts, parts, reward.host), shapes)
 
 
 def _step_taker(task: Task, prompts: PromptRows, parts: Parts, host: combination.HostReward | None) -> TakeStep:
@@ -122,20 +138,12 @@ def _step_taker(task: Task, prompts: PromptRows, parts: Parts, host: combination
 
     def take_step(state: TrainState, reference: Params, batch: Batch):
         rollout, device_reward = rollout_half(state, batch.prompts)
-        texts = completion_texts(task, rollout)
+        texts = completion_texts(task.tokenizer, rollout)
         host_reward = host(*texts, prompts.columns(batch.rows, parts.sampler.samples))
         reward = device_reward + jax.device_put(host_reward, batch_sharding(task.mesh))
         return update_half(state, reference, rollout, reward)
 
     return take_step
-
-
-def completion_texts(task: Task, rollout: Rollout) -> tuple[list[str], list[str]]:
-    """Prompts and completions as text."""
-    tokens, prompt_mask, mask = (np.asarray(x) for x in (rollout.tokens, rollout.prompt_mask, rollout.mask))
-    width = prompt_mask.shape[1]
-    prompts = decode(task.tokenizer, (row[:width][m] for row, m in zip(tokens, prompt_mask, strict=True)))
-    return prompts, decode(task.tokenizer, (row[width:][m] for row, m in zip(tokens, mask, strict=True)))
 
 
 def check_zero_kl(trainer: Trainer, state: TrainState, reference: Params) -> None:
@@ -166,96 +174,63 @@ def _run(
     first = int(state.step)
     if first:
         console.print(f"Resuming {path} at step {first} of {config.steps}.", soft_wrap=True)
-    with _Recorder(trainer, path, first) as recorder, StopRequest() as stop:
-        for step in range(first, config.steps):
-            batch = trainer.batch(step)
-            try:
-                state, metrics, outcome = trainer.take_step(state, reference, batch)
-            except UserError:
-                # A reward of the user's failed between the halves: the state is whole, and hours of work must not be lost.
-                recorder.flush()
-                checkpoints.save(step, state, reference_hash)
-                raise
-            recorder.record(step, metrics, outcome)
-            if (step + 1) % config.run.save_every == 0 or step + 1 == config.steps or stop.asked:
-                recorder.flush()  # a checkpoint never runs ahead of the log
-                checkpoints.save(step + 1, state, reference_hash)
-            if stop.asked and step + 1 < config.steps:
-                checkpoints.wait()
-                raise Interrupted(
-                    f"Stopped and saved {path} at step {step + 1} of {config.steps}. The same command goes on from there."
-                )
+    elif config.kl.hard_budget is not None:
+        checkpoints.save(0, state, reference_hash)  # the reference itself is below any budget
+    exact = enumerate_task(trainer.task, trainer.reward, reference) if config.run.oracle_every else None
+    try:
+        with Recorder(trainer.task, path, first) as recorder, StopRequest() as stop:
+            _take_steps(trainer, state, reference, checkpoints, reference_hash, recorder, stop, exact)
+    except BudgetExceeded as exceeded:
+        _keep_below_budget(checkpoints, exceeded, config)
+    except Interrupted:
+        checkpoints.wait()
+        saved = checkpoints.steps()[-1]
+        raise Interrupted(
+            f"Stopped and saved {path} at step {saved} of {config.steps}. The same command goes on from there."
+        ) from None
     checkpoints.wait()
 
 
-class _Recorder:
-    """Logs and bar of a run. Metrics are fetched one step late, so that the device never waits for the host."""
+def _take_steps(
+    trainer: Trainer,
+    state: TrainState,
+    reference: Params,
+    checkpoints: Checkpoints,
+    reference_hash: str,
+    recorder: Recorder,
+    stop: StopRequest,
+    exact: Enumeration | None,
+) -> None:
+    config = trainer.task.config
+    for step in range(int(state.step), config.steps):
+        batch = trainer.batch(step)
+        known = {}
+        if exact is not None and step % config.run.oracle_every == 0:
+            known = exact.metrics(state.params, float(state.controller.beta))
+        try:
+            state, metrics, outcome = trainer.take_step(state, reference, batch)
+        except UserError:
+            # A reward of the user's failed between the halves: the state is whole, and hours of work must not be lost.
+            recorder.flush()
+            checkpoints.save(step, state, reference_hash)
+            raise
+        recorder.record(step, {**metrics, **known}, outcome)
+        if (step + 1) % config.run.save_every == 0 or step + 1 == config.steps or stop.asked:
+            recorder.flush()  # a checkpoint never runs ahead of the log
+            checkpoints.save(step + 1, state, reference_hash)
+        if stop.asked and step + 1 < config.steps:
+            raise Interrupted
 
-    def __init__(self, trainer: Trainer, path: Path, first: int):
-        self._trainer = trainer
-        self._run = trainer.task.config.run
-        self._metrics = run_directory.MetricsLog(path, first)
-        self._samples = run_directory.JsonLines(path / "samples.jsonl", first)
-        self._bar = ProgressBar(path.name, first, trainer.task.config.steps)
-        self._waiting: tuple[int, Metrics, Outcome] | None = None
-        self._clock = time.perf_counter()
 
-    def __enter__(self) -> "_Recorder":
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._bar.__exit__(kind, error, trace)
-        self._metrics.close()
-        self._samples.close()
-
-    def record(self, step: int, metrics: Metrics, outcome: Outcome) -> None:
-        """Take note of a step, and write the one before."""
-        self.flush()
-        self._waiting = step, metrics, outcome
-
-    def flush(self) -> None:
-        """Write what is waiting."""
-        if self._waiting is None:
-            return
-        step, metrics, outcome = self._waiting
-        self._waiting = None
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        seconds, self._clock = time.perf_counter() - self._clock, time.perf_counter()
-        batch = outcome.reward.shape[0]
-        values |= {"time/step": seconds, "time/tokens_per_second": values["rollout/length"] * batch / seconds}
-        self._refuse_divergence(step, values)
-        if step % self._run.log_every == 0:
-            self._metrics.write(step, values)
-        if step % self._run.sample_every == 0:
-            self._samples.write({"step": step, "samples": self._shown(outcome)})
-        shown = {
-            "reward": "reward/mean",
-            "KL": "kl/reverse_exact_seq",
-            "beta": "kl/beta",
-            "tok/s": "time/tokens_per_second",
-        }
-        self._bar.show(step + 1, {label: values[name] for label, name in shown.items()})
-
-    def _refuse_divergence(self, step: int, values: dict[str, float]) -> None:
-        for name in ("policy/grad_norm", "kl/reverse_exact_seq", "reward/mean"):
-            if not math.isfinite(values[name]):
-                raise UserError(
-                    f"step {step}: {name} is {values[name]}, expected a finite number; the run stopped, "
-                    "its checkpoints are kept. A lower optimizer.learning_rate or a higher kl.beta usually helps."
-                )
-
-    def _shown(self, outcome: Outcome) -> list[dict[str, Any]]:
-        """The first sample of the first few prompts: text, reward, and KL token by token."""
-        samples = self._trainer.parts.sampler.samples
-        few = jax.tree.map(lambda x: np.asarray(x)[::samples][: self._run.samples_shown], outcome)
-        prompts, completions = completion_texts(self._trainer.task, few.rollout)
-        return [
-            {
-                "prompt": prompts[i],
-                "completion": completions[i],
-                "reward": float(few.reward[i]),
-                "reverse_kl_exact": [float(kl) for kl in few.reverse_kl[i][few.rollout.mask[i]]],
-            }
-            for i in range(len(prompts))
-        ]
+def _keep_below_budget(checkpoints: Checkpoints, exceeded: BudgetExceeded, config: Config) -> None:
+    """Delete what lies above the budget, so that the last checkpoint is the last one known to lie below."""
+    checkpoints.wait()
+    for step in checkpoints.steps():
+        if step >= exceeded.step:
+            checkpoints.delete(step)
+    console.print(
+        f"kl.hard_budget: KL(policy‖reference) is {exceeded.kl:.3g} nats per sequence at step {exceeded.step} of "
+        f"{config.steps}, more than {config.kl.hard_budget:g}. The run stops; its last checkpoint below is step "
+        f"{checkpoints.steps()[-1]}.",
+        soft_wrap=True,
+    )

@@ -115,17 +115,23 @@ class MetricsLog:
         self._lines = JsonLines(path / "metrics.jsonl", first_step)
         self._board = SummaryWriter(str(path / "tensorboard"), purge_step=first_step)
 
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One step's metrics; a number that is not finite becomes null, since JSON has none."""
-        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._lines.write({"step": step, **finite})
+    def write(self, step: int, metrics: Mapping[str, float | list[float]]) -> None:
+        """One step's metrics; a number that is not finite becomes null, since JSON has none. TensorBoard gets no lists."""
+        self._lines.write({"step": step, **{name: _finite(value) for name, value in metrics.items()}})
         for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+            if not isinstance(value, list):
+                self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Close both."""
         self._lines.close()
         self._board.close()
+
+
+def _finite(value: float | list[float]) -> Any:
+    if isinstance(value, list):
+        return [_finite(number) for number in value]
+    return value if math.isfinite(value) else None
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from kljax.config import ModelConfig, OptimizerConfig
+from kljax.config import Config, ModelConfig, OptimizerConfig
 from kljax.kl.controllers import Controller, ControllerState
 from kljax.models.decoder import Decoder
 from kljax.training.mesh import param_shardings, replicated
@@ -80,6 +80,11 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
         ),
     )
+
+
+def rl_optimizer(config: Config) -> optax.GradientTransformation:
+    """The optimiser of the RLHF steps; its schedule ends with the last update of the last step."""
+    return make_optimizer(config.optimizer, config.steps * config.rollout.updates)
 
 
 def initial_state(

@@ -15,32 +15,41 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from kljax.kl import estimators
 from kljax.kl.controllers import Controller
-from kljax.kl.penalties import Penalty, log_ratio
+from kljax.kl.divergences import Divergence
+from kljax.kl.penalties import Penalty
+from kljax.kl.sequences import Weights, effective_fraction, importance_weights, log_ratio, masked_sum, on_policy
 from kljax.models.sampling import Sampler, sample
 from kljax.models.scoring import score
 from kljax.policy.algorithms import Algorithm
-from kljax.policy.means import masked_sum, mean_with_se
+from kljax.policy.means import mean_with_se
+from kljax.policy.scaling import RewardScale, unscaled
 from kljax.rewards.device import DeviceReward
 from kljax.training.mesh import batch_sharding
 from kljax.training.state import Architecture, TrainState
 from kljax.types import Params, Prompts, Rollout, Scores, struct
 
-Metrics = dict[str, Float[Array, ""]]
+Metrics = dict[str, Float[Array, "..."]]
+"""Scalars, but for what is said to be by position: [T]."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The choice of parts that makes a step."""
+    """The choice of parts that makes a step. `divergence_name` names its metrics; `updates` are made of each rollout."""
 
     architecture: Architecture
     shardings: TrainState
     sampler: Sampler
     reward: DeviceReward
     penalty: Penalty
+    divergence: Divergence
+    divergence_name: str
     algorithm: Algorithm
+    reward_scale: RewardScale
     controller: Controller
     optimizer: optax.GradientTransformation
+    updates: int
 
 
 @struct
@@ -94,71 +103,121 @@ def roll_out(parts: Parts, state: TrainState, prompts: Prompts) -> tuple[Rollout
 def update(
     parts: Parts, state: TrainState, ref_params: Params, rollout: Rollout, reward: Float[Array, "B"]
 ) -> tuple[TrainState, Metrics, Outcome]:
-    """One optimiser step on E[reward] − beta·KL(pi‖rho), from samples of the present policy."""
+    """Optimiser steps on E[reward] − beta·KL(pi‖rho) from samples of the present policy; metrics are of that policy.
+
+    The first is on-policy. Where there are more, the policy has moved since it sampled, and they carry importance weights.
+    """
     beta = state.controller.beta
+    batch = ref_params, rollout, reward, beta
+    first = _descend(parts, state.params, state.opt_state, *batch)
+    params, opt_state = first.params, first.opt_state
+    metrics = report(parts, first.scores, rollout, reward, beta)
+    metrics["policy/grad_norm"] = first.gradient_norm
+    if parts.updates > 1:
 
-    def loss_function(params):
-        scores = score_rollout(parts, params, ref_params, rollout)
-        return loss(parts, scores, rollout.mask, reward, beta), scores
+        def further(_: Any, carry: tuple[Params, Any, Any]):
+            now = _descend(parts, carry[0], carry[1], *batch, sampled_logp=first.scores.logp)
+            return now.params, now.opt_state, effective_fraction(now.weights.sequence)
 
-    gradients, scores = jax.grad(loss_function, has_aux=True)(state.params)
-    changes, opt_state = parts.optimizer.update(gradients, state.opt_state, state.params)
-    metrics = report(scores, rollout, reward, beta, parts.sampler)
-    metrics["policy/grad_norm"] = optax.tree.norm(gradients)
+        carry = params, opt_state, jnp.ones((), jnp.float32)
+        params, opt_state, metrics["policy/effective_sample_fraction"] = jax.lax.fori_loop(1, parts.updates, further, carry)
     new_state = TrainState(
-        params=optax.apply_updates(state.params, changes),
+        params=params,
         opt_state=opt_state,
         controller=parts.controller.update(state.controller, metrics["kl/reverse_exact_seq"]),
         key=state.key,
         step=state.step + 1,
     )
-    return new_state, metrics, Outcome(rollout, reward, jnp.where(rollout.mask, scores.reverse_kl, 0.0))
+    return new_state, metrics, Outcome(rollout, reward, jnp.where(rollout.mask, first.scores.reverse_kl, 0.0))
+
+
+@struct
+class _Descent:
+    """New parameters and optimiser state, and what they were made with."""
+
+    params: Params
+    opt_state: Any
+    scores: Scores
+    weights: Weights
+    gradient_norm: Float[Array, ""]
+
+
+def _descend(
+    parts: Parts, params: Params, opt_state: Any, ref_params: Params, rollout: Rollout, reward, beta, sampled_logp=None
+) -> _Descent:
+    """One optimiser step; off-policy where `sampled_logp` is that of another policy, which sampled the rollout."""
+
+    def loss_function(params):
+        scores = score_rollout(parts, params, ref_params, rollout)
+        if sampled_logp is None:
+            weights = on_policy(rollout.mask)
+        else:
+            weights = importance_weights(scores.logp, sampled_logp, rollout.mask)
+        return loss(parts, scores, rollout.mask, reward, beta, weights), (scores, weights)
+
+    gradients, (scores, weights) = jax.grad(loss_function, has_aux=True)(params)
+    changes, opt_state = parts.optimizer.update(gradients, opt_state, params)
+    return _Descent(optax.apply_updates(params, changes), opt_state, scores, weights, optax.tree.norm(gradients))
 
 
 def score_rollout(parts: Parts, params: Params, ref_params: Params, rollout: Rollout) -> Scores:
     """Policy and reference scored by the same code: no dropout, the sampling temperature, the same masks."""
     graphdef = parts.architecture.graphdef
     policy, reference = nnx.merge(graphdef, params), nnx.merge(graphdef, ref_params)
-    return score(policy, reference, rollout, parts.sampler.scoring_temperature)
+    return score(policy, reference, rollout, parts.sampler.scoring_temperature, parts.divergence)
 
 
 def loss(
-    parts: Parts, scores: Scores, mask: Bool[Array, "B T"], reward: Float[Array, "B"], beta: Float[Array, ""]
+    parts: Parts,
+    scores: Scores,
+    mask: Bool[Array, "B T"],
+    reward: Float[Array, "B"],
+    beta: Float[Array, ""],
+    weights: Weights,
 ) -> Float[Array, ""]:
     """Score-function loss on the return that the penalty leaves, plus what the penalty adds; a mean over sequences."""
-    returns = reward[:, None] - beta * parts.penalty.from_reward(scores, mask)
-    grouped = returns.reshape(-1, parts.sampler.samples, returns.shape[-1])
-    advantage = (grouped - parts.algorithm.baseline(grouped)).reshape(returns.shape)
-    penalty = jnp.mean(masked_sum(parts.penalty.to_loss(scores, mask), mask))
-    return parts.algorithm.loss(scores.logp, advantage, mask) + beta * penalty
+    grouped = reward.reshape(-1, parts.sampler.samples)
+    scaled = (grouped / parts.reward_scale(grouped)).reshape(reward.shape)
+    returns = (weights.sequence * scaled)[:, None] - beta * parts.penalty.from_reward(scores, mask, weights)
+    baseline = parts.algorithm.baseline(returns.reshape(*grouped.shape, -1)).reshape(returns.shape)
+    penalty = jnp.mean(masked_sum(parts.penalty.to_loss(scores, mask, weights), mask))
+    return parts.algorithm.loss(scores.logp, returns - weights.token * baseline, mask) + beta * penalty
 
 
-def report(scores: Scores, rollout: Rollout, reward: Float[Array, "B"], beta: Float[Array, ""], sampler: Sampler) -> Metrics:
+def report(parts: Parts, scores: Scores, rollout: Rollout, reward: Float[Array, "B"], beta: Float[Array, ""]) -> Metrics:
     """The metrics of a batch. `_seq` is nats per sequence, `_tok` per token, `_se` a standard error over prompts.
 
-    `forward_exact_on_policy_tok` is KL(rho‖pi) of next-token distributions in the states that *pi* visits; the forward KL of
-    sequences needs samples from rho, and is reported by experiments/analyze.py.
+    Exact, k1, k2 and k3 are of the same samples. `forward_exact_on_policy_tok` is KL(rho‖pi) of next-token distributions in
+    the states that *pi* visits; the forward KL of sequences needs samples from rho, and is reported by experiments/analyze.py.
     """
-    mask = rollout.mask
+    mask, samples = rollout.mask, parts.sampler.samples
     lengths = mask.sum(axis=-1).astype(jnp.float32)
     ones = jnp.ones_like(lengths)
+    ratio = log_ratio(scores.logp, scores.ref_logp, mask)
+    kls = {"exact": scores.reverse_kl, "k1": ratio, "k2": estimators.k2(ratio), "k3": estimators.k3(ratio)}
     exact = masked_sum(scores.reverse_kl, mask)
-    k1 = jnp.sum(log_ratio(scores, mask), axis=-1)
+    grouped = reward.reshape(-1, samples)
+    beta_effective = (beta * jnp.broadcast_to(parts.reward_scale(grouped), grouped.shape)).reshape(reward.shape)
     means = {
         "reward/mean": (reward, ones),
-        "objective/mean": (reward - beta * exact, ones),
-        "kl/reverse_exact_seq": (exact, ones),
-        "kl/reverse_exact_tok": (exact, lengths),
-        "kl/reverse_k1_seq": (k1, ones),
-        "kl/reverse_k1_tok": (k1, lengths),
+        "objective/mean": (reward - beta_effective * exact, ones),
         "kl/forward_exact_on_policy_tok": (masked_sum(scores.forward_kl, mask), lengths),
         "policy/entropy_tok": (masked_sum(scores.entropy, mask), lengths),
         "rollout/length": (lengths, ones),
     }
+    for name, kl in kls.items():
+        total = masked_sum(kl, mask)
+        means |= {f"kl/reverse_{name}_seq": (total, ones), f"kl/reverse_{name}_tok": (total, lengths)}
+    if parts.divergence_name != "reverse_kl":
+        means[f"kl/{parts.divergence_name}_exact_seq"] = (masked_sum(scores.divergence, mask), ones)
     metrics: dict[str, Any] = {"kl/beta": beta, "reward/std": jnp.std(reward)}
     for name, (values, weights) in means.items():
-        metrics[name], metrics[f"{name}_se"] = mean_with_se(values, weights, sampler.samples)
-    metrics["rollout/eos_fraction"] = jnp.mean(jnp.any(mask & (rollout.completion == sampler.eos_id), axis=-1))
+        metrics[name], metrics[f"{name}_se"] = mean_with_se(values, weights, samples)
+    if parts.reward_scale is not unscaled:
+        metrics["kl/beta_effective"] = jnp.mean(beta_effective)
+    running = mask.sum(axis=0)
+    metrics["kl/reverse_exact_by_position"] = jnp.where(mask, scores.reverse_kl, 0.0).sum(axis=0) / running  # NaN: none left
+    metrics["rollout/eos_fraction"] = jnp.mean(jnp.any(mask & (rollout.completion == parts.sampler.eos_id), axis=-1))
     metrics["rollout/logp_gap_max"] = jnp.max(jnp.where(mask, jnp.abs(scores.logp - rollout.behaviour_logp), 0.0))
     metrics["kl/reverse_exact_tok_max"] = jnp.max(jnp.where(mask, jnp.abs(scores.reverse_kl), 0.0))
     return metrics

@@ -82,3 +82,20 @@ def test_the_table_shows_reference_and_policy(run, capsys):
     shown = capsys.readouterr().out
     assert f"{result.metrics['reward/mean']:.3f}" in shown
     assert repr(result.samples[0]["policy"])[:20] in shown
+
+
+def test_the_report_says_what_its_figures_do_not(tiny):
+    assert evaluation.notes(tiny()) == []
+    (ablation,) = evaluation.notes(tiny("kl.penalty=k3_reward"))
+    assert "kl.penalty=k3_reward is an ablation" in ablation
+    (cut,) = evaluation.notes(tiny("rollout.top_p=0.9"))
+    assert "every KL is that of the untruncated policy" in cut
+    (scaled,) = evaluation.notes(tiny("reward_scale=prompt_std"))
+    assert "kl/beta_effective" in scaled
+
+
+def test_notes_are_shown_and_saved(run, capsys):
+    result = replace(evaluation.evaluate(run, EvaluationConfig(prompts=8, samples=2, seed=0)), notes=["mind the gap"])
+    tables.show_evaluation(result, run.path)
+    assert "Note: mind the gap" in capsys.readouterr().out
+    assert evaluation.json.loads(evaluation.save(result, run.path).read_text())["notes"] == ["mind the gap"]

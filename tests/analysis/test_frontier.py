@@ -11,13 +11,13 @@ from kljax.analysis import frontier
 from kljax.errors import UserError
 
 
-def write_run(folder, beta, seed, reward, kl, penalty="exact", finished=True):
+def write_run(folder, beta, seed, reward, kl, penalty="exact", finished=True, reached=None):
     folder.mkdir(parents=True)
     config = {
         "name": "t",
         "seed": seed,
         "algorithm": "rloo",
-        "kl": {"beta": beta, "penalty": penalty},
+        "kl": {"beta": beta, "penalty": penalty, "controller": {"kind": "fixed" if reached is None else "target"}},
         "run": {"variant": folder.name},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -28,6 +28,7 @@ def write_run(folder, beta, seed, reward, kl, penalty="exact", finished=True):
                 "reward/mean": scale * reward, "reward/mean_se": 0.25,
                 "reward/reference_mean": 0.5, "reward/reference_mean_se": 0.1,
                 "kl/reverse_exact_seq": scale * kl, "kl/reverse_exact_seq_se": 0.125,
+                "kl/beta": reached,
             }  # fmt: skip
             file = folder / "evaluation" / f"step_{step:06d}.json"
             file.write_text(json.dumps({"step": step, "metrics": metrics, "samples": []}))
@@ -47,6 +48,12 @@ def test_seeds_are_averaged_and_their_spread_is_the_error(tmp_path):
     assert (point.seeds, point.reward, point.kl) == (3, 2.0, 4.0)
     assert point.reward_se == pytest.approx(1.0 / math.sqrt(3))
     assert point.kl_se == pytest.approx(2.0 / math.sqrt(3))
+
+
+def test_the_beta_of_a_controller_is_the_one_it_reached(tmp_path):
+    write_run(tmp_path / "a", beta=0.1, seed=0, reward=2.0, kl=3.0, reached=0.7)
+    ((point,), _) = frontier.points(frontier.find_runs([tmp_path]))
+    assert point.beta == 0.7
 
 
 def test_points_are_sorted_by_curve_and_beta_and_unfinished_runs_are_named(tmp_path):

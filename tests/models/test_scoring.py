@@ -43,6 +43,7 @@ def plain_score(policy, reference, rollout, temperature):
         ref_logp=ref_logp,
         reverse_kl=divergences.reverse_kl(logits, ref_logits),
         forward_kl=divergences.forward_kl(logits, ref_logits),
+        divergence=divergences.jeffreys(logits, ref_logits),
         entropy=divergences.entropy(logits),
     )
 
@@ -51,7 +52,7 @@ def plain_score(policy, reference, rollout, temperature):
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_chunks_give_the_values_of_whole_logits(make_decoder, family, rollout, chunk, temperature):
     policy, reference = make_decoder(family, 0, logit_chunk=chunk), make_decoder(family, 1)
-    scores = jax.jit(lambda r: score(policy, reference, r, temperature))(rollout)
+    scores = jax.jit(lambda r: score(policy, reference, r, temperature, divergences.jeffreys))(rollout)
     whole = jax.jit(lambda r: plain_score(policy, reference, r, temperature))(rollout)
     for field in fields(Scores):
         actual, expected = (jnp.where(rollout.mask, getattr(s, field.name), 0.0) for s in (scores, whole))
@@ -63,14 +64,15 @@ def test_chunks_give_the_gradient_of_whole_logits(make_decoder, family, rollout,
     """Of all quantities at once, each token of each weighed at random; the last chunk is not full."""
     models = {"policy": make_decoder(family), "reference": make_decoder(family, 1)}
     graphdef, params = nnx.split(models[role])
-    weights = jnp.array(np.random.default_rng(1).normal(size=(5, BATCH, LENGTH)), jnp.float32)
+    weights = jnp.array(np.random.default_rng(1).normal(size=(len(fields(Scores)), BATCH, LENGTH)), jnp.float32)
 
     def total(scoring, params):
         scores = scoring(*(models | {role: nnx.merge(graphdef, params)}).values(), rollout, 0.7)
         return sum(jnp.vdot(w, getattr(scores, f.name)) for w, f in zip(weights, fields(Scores), strict=True))
 
     pure = nnx.to_pure_dict(params)
-    ours, theirs = (jax.jit(jax.grad(partial(total, scoring)))(pure) for scoring in (score, plain_score))
+    chunked = partial(score, divergence=divergences.jeffreys)
+    ours, theirs = (jax.jit(jax.grad(partial(total, scoring)))(pure) for scoring in (chunked, plain_score))
     scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(theirs))
     assert scale > 0.1
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):

@@ -1,15 +1,21 @@
 """Masked means, baselines and losses against loops and enumeration."""
 
 import itertools
+import typing
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kljax.config import Config, KlConfig
+from kljax.kl.penalties import PENALTIES
+from kljax.kl.sequences import masked_sum
 from kljax.policy.advantages import leave_one_out, no_baseline
+from kljax.policy.algorithms import ALGORITHMS
 from kljax.policy.losses import score_function
-from kljax.policy.means import masked_sum, mean_with_se
+from kljax.policy.means import mean_with_se
+from kljax.policy.scaling import REWARD_SCALES, SMALLEST
 
 N, G, T = 3, 4, 5
 
@@ -118,3 +124,19 @@ def test_one_prompt_has_no_standard_error():
     mean, se = mean_with_se(jnp.array([1.0, 2.0]), jnp.ones(2), samples=2)
     assert mean == 1.5
     assert np.isnan(se)
+
+
+def test_reward_scales_are_standard_deviations_and_never_zero():
+    reward = np.random.default_rng(0).normal(size=(N, G)).astype(np.float32)
+    reward[1] = 2.0  # samples that do not differ
+    assert REWARD_SCALES["none"](jnp.array(reward)) == 1.0
+    np.testing.assert_allclose(REWARD_SCALES["batch_std"](jnp.array(reward)), reward.std(ddof=1), rtol=1e-5)
+    expected = [max(row.std(ddof=1), SMALLEST) for row in reward]
+    np.testing.assert_allclose(REWARD_SCALES["prompt_std"](jnp.array(reward))[:, 0], expected, rtol=1e-5)
+
+
+def test_the_config_knows_every_row_of_the_tables():
+    kl, whole = typing.get_type_hints(KlConfig), typing.get_type_hints(Config)
+    assert set(typing.get_args(kl["penalty"])) == set(PENALTIES)
+    assert set(typing.get_args(whole["algorithm"])) == set(ALGORITHMS)
+    assert set(typing.get_args(whole["reward_scale"])) == set(REWARD_SCALES)

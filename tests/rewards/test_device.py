@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kljax.config import WordTokenizer
 from kljax.data import grammar, tokenizers
 from kljax.errors import UserError
-from kljax.rewards.device import length, repetition, sentiment
+from kljax.rewards.device import length, pairs, repetition, sentiment
 from kljax.types import Rollout
 
 PROMPT, COMPLETION = 4, 6
@@ -114,3 +114,13 @@ def test_rewards_compile_and_are_float32(tokenizer, factory):
     compiled = jax.jit(reward)(batch)
     assert compiled.dtype == jnp.float32
     np.testing.assert_allclose(compiled, reward(batch), rtol=1e-6)
+
+
+def test_pairs_is_the_loop_over_adjacent_tokens(tokenizer):
+    made = rollout(tokenizer, [["the"], []], [["good", "bad", "very"], ["."]], seed=2)
+    values = np.random.default_rng(5).normal(size=(len(tokenizer), len(tokenizer)))
+    ids = tokenizer.get_vocab()
+    before = [["the", "good", "bad"], [tokenizer.bos_token]]
+    after = [["good", "bad", "very"], ["."]]
+    expected = [sum(values[ids[a], ids[b]] for a, b in zip(x, y, strict=True)) for x, y in zip(before, after, strict=True)]
+    np.testing.assert_allclose(pairs(tokenizer, seed=5)(made), expected, rtol=1e-5)

@@ -177,3 +177,56 @@ def poisoned_after_check(initial_state):
         return replace(state, opt_state=nan)
 
     return make
+
+
+def test_a_hard_budget_stops_the_run_and_keeps_the_last_checkpoint_below(tiny, capsys):
+    """Without a penalty KL grows from step to step; the budget lies between that of two steps."""
+    unbounded = tiny("kl.beta=0", "optimizer.learning_rate=0.02", "steps=12", "run.variant=unbounded")
+    kls = [line["kl/reverse_exact_seq"] for line in run_directory.read_lines(train(unbounded) / "metrics.jsonl")]
+    over = next(step for step in range(5, 12) if kls[step] > max(kls[:step]))
+    budget = (kls[over] + max(kls[:over])) / 2
+    bounded = [*("kl.beta=0", "optimizer.learning_rate=0.02", "steps=12"), "run.variant=bounded", "run.save_every=1"]
+    path = train(tiny(*bounded, f"kl.hard_budget={budget}"))
+    checkpoints = Checkpoints(path)
+    assert checkpoints.steps() == list(range(over))
+    checkpoints.close()
+    assert [line["step"] for line in run_directory.read_lines(path / "metrics.jsonl")] == list(range(over + 1))
+    assert f"its last checkpoint below is step {over - 1}." in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_budget_exceeded_before_the_first_checkpoint_leaves_the_reference(tiny):
+    path = train(tiny("kl.beta=0", "optimizer.learning_rate=0.02", "run.save_every=100", "kl.hard_budget=1e-5"))
+    checkpoints = Checkpoints(path)
+    assert checkpoints.steps() == [0]
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(("penalty", "warned"), [("k1_loss", True), ("exact", False)])
+def test_an_ablation_says_so_at_launch(tiny, capsys, penalty, warned):
+    train(tiny(f"kl.penalty={penalty}", "steps=2"))
+    assert (f"kl.penalty={penalty} is an ablation" in capsys.readouterr().out) == warned
+
+
+@pytest.mark.parametrize(
+    ("controller", "moves"),
+    [("fixed", False), ("target", True)],
+)
+def test_beta_is_what_its_controller_says_and_survives_a_resume(tiny, controller, moves):
+    overrides = [f"kl/controller={controller}", "run.save_every=3"]
+    whole = run_directory.read_lines(train(tiny(*overrides, "run.variant=whole")) / "metrics.jsonl")
+    betas = [line["kl/beta"] for line in whole]
+    assert (len(set(betas)) > 1) == moves
+    assert betas[0] == 0.5
+    path = train(tiny(*overrides, "run.variant=resumed"))
+    shutil.rmtree(path / "checkpoints" / str(STEPS))
+    train(tiny(*overrides, "run.variant=resumed"))
+    resumed = run_directory.read_lines(path / "metrics.jsonl")
+    assert [line["kl/beta"] for line in resumed] == betas
+
+
+def test_kl_by_position_is_a_list_and_tensorboard_takes_the_rest(tiny):
+    path = train(tiny("steps=2"))
+    line = run_directory.read_lines(path / "metrics.jsonl")[1]
+    positions = line["kl/reverse_exact_by_position"]
+    assert len(positions) == 8
+    assert all(kl is None or kl >= -1e-6 for kl in positions)

@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
+from kljax.kl.sequences import importance_weights, on_policy
 from kljax.rewards.device import length
 from kljax.training.loop import build_trainer
 from kljax.training.state import initial_state
-from kljax.training.step import compile_halves, compile_step, loss, roll_out, score_rollout
+from kljax.training.step import compile_halves, compile_step, loss, report, roll_out, score_rollout
 from kljax.training.task import prepare
 
 MESHES = {"data 8": (8, 1, 1), "fsdp 8": (1, 8, 1), "2 x 2 x 2": (2, 2, 2)}
@@ -56,7 +57,7 @@ def value_and_gradient(trainer):
 
         def objective(params):
             scores = score_rollout(parts, params, reference, rollout)
-            return loss(parts, scores, rollout.mask, reward, jnp.float32(0.5))
+            return loss(parts, scores, rollout.mask, reward, jnp.float32(0.5), on_policy(rollout.mask))
 
         return jax.value_and_grad(objective)(state.params)
 
@@ -189,3 +190,98 @@ def test_length_reward_counts_what_the_metrics_count(tiny):
     state, reference = start(trainer)
     _, metrics, outcome = trainer.take_step(state, reference, trainer.batch(0))
     np.testing.assert_allclose(length(trainer.task.tokenizer)(outcome.rollout).mean(), metrics["rollout/length"])
+
+
+def test_all_estimates_are_of_the_same_samples_and_of_a_loop(tiny):
+    trainer = trainer_on(tiny, (1, 1, 1))
+    state, reference = start(trainer, scale=2.0)
+    scores_of = jax.jit(lambda s, r, rollout: score_rollout(trainer.parts, s.params, r, rollout))
+    before = jax.tree.map(jnp.copy, state)
+    _, metrics, outcome = trainer.take_step(state, reference, trainer.batch(0))
+    scores, mask = jax.device_get((scores_of(before, reference, outcome.rollout), outcome.rollout.mask))
+    u = scores.logp - scores.ref_logp
+    for name, estimate in {"k1": u, "k2": u**2 / 2, "k3": np.expm1(-u) + u, "exact": scores.reverse_kl}.items():
+        sums = np.array([row[m].sum() for row, m in zip(estimate, mask, strict=True)])
+        by_prompt = sums.reshape(-1, trainer.parts.sampler.samples).mean(axis=1)
+        np.testing.assert_allclose(metrics[f"kl/reverse_{name}_seq"], sums.mean(), rtol=1e-4)
+        np.testing.assert_allclose(metrics[f"kl/reverse_{name}_tok"], sums.sum() / mask.sum(), rtol=1e-4)
+        se = by_prompt.std(ddof=1) / np.sqrt(len(by_prompt))
+        np.testing.assert_allclose(metrics[f"kl/reverse_{name}_seq_se"], se, rtol=1e-4)
+    positions = [scores.reverse_kl[:, t][mask[:, t]].mean() for t in range(mask.shape[1]) if mask[:, t].any()]
+    np.testing.assert_allclose(metrics["kl/reverse_exact_by_position"][: len(positions)], positions, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", ["batch_std", "prompt_std"])
+def test_a_scaled_reward_is_trained_as_with_the_effective_beta(tiny, scale):
+    """One prompt's worth of reasoning: the gradient of r/σ − beta·KL is that of r − (beta·σ)·KL, over σ."""
+    trainer = trainer_on(tiny, (1, 1, 1), f"reward_scale={scale}")
+    plain = trainer_on(tiny, (1, 1, 1))
+    state, reference = start(trainer)
+    rollout, reward = jax.jit(lambda s, p: roll_out(trainer.parts, s, p))(state, trainer.batch(0).prompts)
+    if scale == "prompt_std":  # every prompt alike, so that one σ is every prompt's
+        reward = jnp.tile(jnp.array([1.0, 3.0]), reward.shape[0] // 2)
+    sigma = {"batch_std": np.std(reward, ddof=1), "prompt_std": np.sqrt(2.0)}[scale]
+
+    def gradient(parts, beta):
+        def objective(params):
+            scores = score_rollout(parts, params, reference, rollout)
+            return loss(parts, scores, rollout.mask, reward, jnp.float32(beta), on_policy(rollout.mask))
+
+        return jax.device_get(jax.jit(jax.grad(objective))(state.params))
+
+    scaled, effective = gradient(trainer.parts, 0.5), gradient(plain.parts, 0.5 * sigma)
+    assert_close(jax.tree.map(lambda g: g * sigma, scaled), effective)
+    metrics = report(
+        trainer.parts, score_rollout(trainer.parts, state.params, reference, rollout), rollout, reward, jnp.float32(0.5)
+    )
+    np.testing.assert_allclose(metrics["kl/beta_effective"], 0.5 * sigma, rtol=1e-5)
+
+
+def test_unscaled_rewards_have_no_effective_beta(tiny):
+    trainer = trainer_on(tiny, (1, 1, 1))
+    state, reference = start(trainer)
+    assert "kl/beta_effective" not in trainer.take_step(state, reference, trainer.batch(0))[1]
+
+
+def test_a_second_update_is_a_step_with_the_importance_weights_of_the_first(tiny):
+    """Two updates of one rollout against the same two made by hand."""
+    large_steps = ["optimizer.learning_rate=0.01", "optimizer.warmup_steps=0"]
+    twice, once = (trainer_on(tiny, (1, 1, 1), f"rollout.updates={n}", *large_steps) for n in (2, 1))
+    state, reference = start(twice)
+    parts, optimizer = twice.parts, twice.parts.optimizer
+
+    def gradient(params, sampled_logp, rollout, reward):
+        def objective(params):
+            scores = score_rollout(parts, params, reference, rollout)
+            weights = importance_weights(scores.logp, sampled_logp, rollout.mask)
+            return loss(parts, scores, rollout.mask, reward, jnp.float32(0.5), weights)
+
+        return jax.grad(objective)(params)
+
+    @jax.jit
+    def by_hand(state, prompts):
+        rollout, reward = roll_out(parts, state, prompts)
+        sampled_logp = score_rollout(parts, state.params, reference, rollout).logp
+        params, opt_state = state.params, state.opt_state
+        for _ in range(2):
+            changes, opt_state = optimizer.update(gradient(params, sampled_logp, rollout, reward), opt_state, params)
+            params = optax.apply_updates(params, changes)
+        return params
+
+    expected = jax.device_get(by_hand(state, twice.batch(0).prompts))
+    first, _, _ = once.take_step(jax.tree.map(jnp.copy, state), reference, once.batch(0))
+    params, metrics, _ = twice.take_step(state, reference, twice.batch(0))
+    assert_close(jax.device_get(params.params), expected)
+    assert 0 < metrics["policy/effective_sample_fraction"] < 1
+    moved = [
+        float(jnp.abs(a - b).max()) for a, b in zip(jax.tree.leaves(params.params), jax.tree.leaves(first.params), strict=True)
+    ]
+    assert max(moved) > 1e-4
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "jensen_shannon"])
+def test_any_divergence_is_trained_on_and_reported_by_its_name(tiny, divergence):
+    trainer = trainer_on(tiny, (1, 1, 1), f"kl/divergence={divergence}", "kl.beta=100", "optimizer.learning_rate=0.003")
+    _, logged = run_steps(trainer, steps=20, scale=2.0)
+    name = f"kl/{divergence}_exact_seq"
+    assert logged[-1][name] < 0.9 * logged[0][name]
