@@ -1,0 +1,42 @@
+"""Every penalty on the task that can be enumerated, several seeds: where training ends, against where theory says.
+
+python experiments/convergence.py
+python experiments/convergence.py --penalties exact k3_loss --seeds 2 --out /tmp/convergence steps=200
+"""
+
+import argparse
+from pathlib import Path
+
+from kljax.analysis import convergence
+from kljax.command_line import compose, reporting_mistakes
+from kljax.config import Config
+from kljax.errors import UserError
+from kljax.kl.penalties import PENALTIES
+from kljax.training.task import use_compilation_cache
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--penalties", nargs="+", default=list(PENALTIES), choices=list(PENALTIES), metavar="PENALTY")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each penalty (default: 5)")
+    parser.add_argument("--out", type=Path, default=Path("runs/convergence"))
+    parser.add_argument("overrides", nargs="*", help="changes of experiment=enumerable, as for train.py")
+    arguments = parser.parse_args()
+    if arguments.seeds < 1:
+        raise UserError(f"--seeds: got {arguments.seeds}, expected at least 1.")
+    fixed = ["experiment=enumerable", f"run.root={arguments.out}", *arguments.overrides]
+    configs = [
+        compose([*fixed, f"kl.penalty={penalty}", f"seed={seed}", f"run.variant={penalty}_seed_{seed}"], Config)
+        for penalty in arguments.penalties
+        for seed in range(arguments.seeds)
+    ]
+    use_compilation_cache(configs[0].run.compilation_cache)
+    outcomes = [convergence.run(config) for config in configs]
+    convergence.write_csv(outcomes, arguments.out / "convergence.csv")
+    convergence.show(outcomes, configs[0].kl.beta)
+    convergence.console.print(f"Written to {arguments.out / 'convergence.csv'}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    with reporting_mistakes(Config):
+        main()
