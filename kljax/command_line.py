@@ -22,8 +22,8 @@ from hydra.errors import ConfigCompositionException, HydraException, OverridePar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from kljax.config import leaf_keys, validate
 from kljax.errors import UserError, did_you_mean
+from kljax.validation import leaf_keys, validate
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 MISTAKE, INTERRUPTED = 2, 130  # exit codes

@@ -41,10 +41,22 @@ TINY = [
 ]
 
 
+@pytest.fixture(scope="session")
+def compilation_cache() -> Path:
+    """Where compiled programs lie, for the scripts that set it themselves."""
+    return CACHE
+
+
+@pytest.fixture(scope="session")
+def tiny_in(compilation_cache):
+    """tiny_in(root): the command line of a run of seconds below root."""
+    return lambda root: [*TINY, f"run.root={root}", f"run.compilation_cache={compilation_cache}"]
+
+
 @pytest.fixture
-def tiny_overrides(tmp_path: Path) -> list[str]:
-    """The command line of a run of seconds below tmp_path."""
-    return [*TINY, f"run.root={tmp_path}/runs", f"run.compilation_cache={CACHE}"]
+def tiny_overrides(tiny_in, tmp_path: Path) -> list[str]:
+    """The same below tmp_path."""
+    return tiny_in(tmp_path / "runs")
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from kljax.config import Config, MeshConfig, validate
+from kljax.config import Config, MeshConfig
 from kljax.data import tokenizers
 from kljax.data.text import load_splits
 from kljax.errors import UserError
@@ -15,6 +15,7 @@ from kljax.training.regularisation import make_controller
 from kljax.training.state import architecture, rl_optimizer, state_shapes, state_shardings
 from kljax.training.task import Task
 from kljax.types import Params
+from kljax.validation import validate
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from kljax.analysis import evaluation, restore, tables
-from kljax.config import EvaluationConfig, MeshConfig
+from kljax.command_line import compose
+from kljax.config import Config, EvaluationConfig, MeshConfig
 from kljax.errors import UserError
 from kljax.training.fitting import ensure_base
 from kljax.training.loop import train
@@ -15,9 +16,10 @@ from kljax.training.task import prepare
 ONE = MeshConfig(data=1, fsdp=1, tensor=1)
 
 
-@pytest.fixture
-def run(tiny):
-    return restore.restore(train(tiny("optimizer.learning_rate=0.01")), "latest", ONE)
+@pytest.fixture(scope="module")
+def run(tiny_in, tmp_path_factory):
+    config = compose([*tiny_in(tmp_path_factory.mktemp("evaluation")), "optimizer.learning_rate=0.01"], Config)
+    return restore.restore(train(config), "latest", ONE)
 
 
 def test_each_kl_is_taken_on_samples_of_its_own_first_argument(run):
@@ -67,6 +69,13 @@ def test_any_mesh_restores_a_run(run):
     spread = restore.restore(run.path, "latest", MeshConfig(data=2, fsdp=2, tensor=2))
     one, eight = evaluation.evaluate(run, config).metrics, evaluation.evaluate(spread, config).metrics
     assert eight["kl/reverse_exact_seq"] == pytest.approx(one["kl/reverse_exact_seq"], rel=1e-4)
+
+
+def test_a_step_that_was_not_saved_is_refused_with_those_that_were(run):
+    with pytest.raises(UserError, match=r"has no checkpoint of step 3; it has: 2, 4, 6"):
+        restore.restore(run.path, 3, ONE)
+    with pytest.raises(UserError, match="is not a run directory"):
+        restore.restore(run.path.parent, "latest", ONE)
 
 
 def test_a_base_model_is_no_run(tiny):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -62,37 +63,45 @@ def assert_same_run(actual: Path, expected: Path):
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(ours.policy), jax.tree.leaves(ours.reference), strict=True))
 
 
-@pytest.fixture
-def command(tiny_overrides, tmp_path):
-    """command(name): the same command line, writing below tmp_path/name."""
-    return lambda name: [*tiny_overrides, *LONG, f"run.root={tmp_path}/{name}"]
+@pytest.fixture(scope="module")
+def command(tiny_in):
+    """command(root, reward): the same command line, writing below root."""
+    return lambda root, reward="sentiment": [*tiny_in(root), *LONG, f"reward=[{reward}]"]
+
+
+@pytest.fixture(scope="module")
+def whole(command, tmp_path_factory):
+    """whole(reward): the run directory of the uninterrupted run, made once."""
+
+    @cache
+    def make(reward: str) -> Path:
+        root = tmp_path_factory.mktemp(reward)
+        finish(command(root, reward))
+        return run_in(root)
+
+    return make
 
 
 @pytest.mark.parametrize(("reward", "kills"), [("sentiment", [(1, 7), (7, 13)]), ("regex", [(1, 13)])])
-def test_killed_at_random_steps_and_restarted_it_is_the_uninterrupted_run(command, tmp_path, reward, kills):
+def test_killed_at_random_steps_and_restarted_it_is_the_uninterrupted_run(command, whole, tmp_path, reward, kills):
     """With a reward on the device (one program) and in Python (two halves)."""
-    extra = [f"reward=[{reward}]"]
-    finish(command("whole") + extra)
-    killed = command("killed") + extra
     rng = random.Random(reward)
     for low, high in kills:
-        process = launch(killed)
-        wait_for_line(process, run_in(tmp_path / "killed") / "metrics.jsonl", rng.randint(low, high))
+        process = launch(command(tmp_path, reward))
+        wait_for_line(process, run_in(tmp_path) / "metrics.jsonl", rng.randint(low, high))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    finish(killed)
-    assert_same_run(run_in(tmp_path / "killed"), run_in(tmp_path / "whole"))
+    finish(command(tmp_path, reward))
+    assert_same_run(run_in(tmp_path), whole(reward))
 
 
-def test_ctrl_c_saves_says_how_to_go_on_and_goes_on(command, tmp_path):
-    finish(command("whole"))
-    stopped = command("stopped")
-    process = launch(stopped)
-    wait_for_line(process, run_in(tmp_path / "stopped") / "metrics.jsonl", 4)
+def test_ctrl_c_saves_says_how_to_go_on_and_goes_on(command, whole, tmp_path):
+    process = launch(command(tmp_path))
+    wait_for_line(process, run_in(tmp_path) / "metrics.jsonl", 4)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert "The same command goes on from there." in output
     assert "Traceback" not in output
-    assert f"of {STEPS}." in finish(stopped)
-    assert_same_run(run_in(tmp_path / "stopped"), run_in(tmp_path / "whole"))
+    assert f"of {STEPS}." in finish(command(tmp_path))
+    assert_same_run(run_in(tmp_path), whole("sentiment"))

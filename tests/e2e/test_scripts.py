@@ -51,10 +51,7 @@ def test_sweep_analysis_and_frontier(sweep):
     earlier = json.loads((runs[0] / "evaluation" / "step_000002.json").read_text())["metrics"]
     assert 0 < earlier["kl/reverse_exact_seq"] < at_end["kl/reverse_exact_seq"]
 
-    wrong_step = call("analyze.py", f"run={runs[0]}", "step=3", code=2)
-    assert "has no checkpoint of step 3; it has: 2, 4, 6" in wrong_step
-    assert "is not a run directory" in call("analyze.py", f"run={sweep}", code=2)
-    assert "no such directory" in call("frontier.py", sweep / "nowhere", code=2)
+    assert "has no checkpoint of step 3; it has: 2, 4, 6" in call("analyze.py", f"run={runs[0]}", "step=3", code=2)
 
 
 def test_pretrain_makes_the_base_model_that_train_starts_from(tiny_overrides, tmp_path):

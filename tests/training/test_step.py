@@ -211,16 +211,14 @@ def test_all_estimates_are_of_the_same_samples_and_of_a_loop(tiny):
     np.testing.assert_allclose(metrics["kl/reverse_exact_by_position"][: len(positions)], positions, rtol=1e-4)
 
 
-@pytest.mark.parametrize("scale", ["batch_std", "prompt_std"])
-def test_a_scaled_reward_is_trained_as_with_the_effective_beta(tiny, scale):
-    """One prompt's worth of reasoning: the gradient of r/σ − beta·KL is that of r − (beta·σ)·KL, over σ."""
-    trainer = trainer_on(tiny, (1, 1, 1), f"reward_scale={scale}")
+def test_a_scaled_reward_is_trained_as_with_the_effective_beta(tiny):
+    """The gradient of r/σ − beta·KL is that of r − (beta·σ)·KL, over σ."""
+    trainer = trainer_on(tiny, (1, 1, 1), "reward_scale=prompt_std")
     plain = trainer_on(tiny, (1, 1, 1))
     state, reference = start(trainer)
     rollout, reward = jax.jit(lambda s, p: roll_out(trainer.parts, s, p))(state, trainer.batch(0).prompts)
-    if scale == "prompt_std":  # every prompt alike, so that one σ is every prompt's
-        reward = jnp.tile(jnp.array([1.0, 3.0]), reward.shape[0] // 2)
-    sigma = {"batch_std": np.std(reward, ddof=1), "prompt_std": np.sqrt(2.0)}[scale]
+    reward = jnp.tile(jnp.array([1.0, 3.0]), reward.shape[0] // 2)  # every prompt alike, so that one σ is every prompt's
+    sigma = np.sqrt(2.0)
 
     def gradient(parts, beta):
         def objective(params):
@@ -246,7 +244,7 @@ def test_unscaled_rewards_have_no_effective_beta(tiny):
 def test_a_second_update_is_a_step_with_the_importance_weights_of_the_first(tiny):
     """Two updates of one rollout against the same two made by hand."""
     large_steps = ["optimizer.learning_rate=0.01", "optimizer.warmup_steps=0"]
-    twice, once = (trainer_on(tiny, (1, 1, 1), f"rollout.updates={n}", *large_steps) for n in (2, 1))
+    twice = trainer_on(tiny, (1, 1, 1), "rollout.updates=2", *large_steps)
     state, reference = start(twice)
     parts, optimizer = twice.parts, twice.parts.optimizer
 
@@ -269,19 +267,13 @@ def test_a_second_update_is_a_step_with_the_importance_weights_of_the_first(tiny
         return params
 
     expected = jax.device_get(by_hand(state, twice.batch(0).prompts))
-    first, _, _ = once.take_step(jax.tree.map(jnp.copy, state), reference, once.batch(0))
     params, metrics, _ = twice.take_step(state, reference, twice.batch(0))
     assert_close(jax.device_get(params.params), expected)
-    assert 0 < metrics["policy/effective_sample_fraction"] < 1
-    moved = [
-        float(jnp.abs(a - b).max()) for a, b in zip(jax.tree.leaves(params.params), jax.tree.leaves(first.params), strict=True)
-    ]
-    assert max(moved) > 1e-4
+    assert 0 < metrics["policy/effective_sample_fraction"] < 1  # the policy has moved between the two
 
 
-@pytest.mark.parametrize("divergence", ["forward_kl", "jensen_shannon"])
-def test_any_divergence_is_trained_on_and_reported_by_its_name(tiny, divergence):
-    trainer = trainer_on(tiny, (1, 1, 1), f"kl/divergence={divergence}", "kl.beta=100", "optimizer.learning_rate=0.003")
+def test_another_divergence_is_trained_on_and_reported_by_its_name(tiny):
+    trainer = trainer_on(tiny, (1, 1, 1), "kl/divergence=jensen_shannon", "kl.beta=100", "optimizer.learning_rate=0.003")
     _, logged = run_steps(trainer, steps=20, scale=2.0)
-    name = f"kl/{divergence}_exact_seq"
+    name = "kl/jensen_shannon_exact_seq"
     assert logged[-1][name] < 0.9 * logged[0][name]
