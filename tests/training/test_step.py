@@ -73,17 +73,20 @@ def run_steps(trainer, steps=STEPS, scale=1.0):
     return jax.device_get(state.params), logged
 
 
+def test_every_mesh_gives_the_same_loss_and_gradients(tiny):
+    value, gradient = value_and_gradient(trainer_on(tiny, (1, 1, 1)))
+    for mesh in MESHES.values():
+        its_value, its_gradient = value_and_gradient(trainer_on(tiny, mesh))
+        np.testing.assert_allclose(its_value, value, rtol=RELATIVE)
+        assert_close(its_gradient, gradient)
+
+
 @pytest.mark.parametrize(("family", "meshes"), [("gpt2", list(MESHES)), ("llama", ["2 x 2 x 2"])])
-def test_every_mesh_gives_the_same_loss_gradients_and_parameters(tiny, family, meshes):
-    single = trainer_on(tiny, (1, 1, 1), f"model={family}")
-    value, gradient = value_and_gradient(single)
-    params, logged = run_steps(single)
+def test_every_mesh_gives_the_same_parameters_after_five_steps(tiny, family, meshes):
+    params, logged = run_steps(trainer_on(tiny, (1, 1, 1), f"model={family}"))
     assert logged[-1]["kl/reverse_exact_seq"] > 1e-4  # policy and reference do differ
     for mesh in meshes:
         sharded = trainer_on(tiny, MESHES[mesh], f"model={family}")
-        its_value, its_gradient = value_and_gradient(sharded)
-        np.testing.assert_allclose(its_value, value, rtol=RELATIVE)
-        assert_close(its_gradient, gradient)
         its_params, its_logged = run_steps(sharded)
         assert_close(its_params, params)
         np.testing.assert_allclose(its_logged[-1]["reward/mean"], logged[-1]["reward/mean"], rtol=RELATIVE)
@@ -122,7 +125,7 @@ def test_the_noise_of_a_step_follows_from_key_and_step(tiny):
     assert (draw(state) != draw(replace(state, key=jax.random.key(99)))).any()
 
 
-@pytest.mark.parametrize("penalty", ["exact", "k1_reward", "k2_loss", "k3_loss"])
+@pytest.mark.parametrize("penalty", ["exact", "k3_loss"])
 def test_a_large_beta_pulls_the_policy_to_the_reference(tiny, penalty):
     trainer = trainer_on(tiny, (1, 1, 1), "kl.beta=100", f"kl.penalty={penalty}", "optimizer.learning_rate=0.003")
     _, logged = run_steps(trainer, steps=30, scale=2.0)
