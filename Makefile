@@ -5,7 +5,7 @@
 # Measured claims, each with its command:
 #   make claims       the field's claims 1 to 11, recomputed            20 s on 2 cores
 #   make estimators   bias, variance and gradient error of every KL     10 s
-#   make convergence  every penalty to its end, against the oracle      10 min
+#   make convergence  every penalty to its end, against the oracle      20 min
 
 PYTHON ?= python3
 VENV := .venv

@@ -19,7 +19,6 @@ from jaxtyping import Float
 from kljax.analysis.restore import RestoredRun
 from kljax.config import Config, EvaluationConfig
 from kljax.data.tokenizers import completion_texts
-from kljax.kl.penalties import PENALTIES
 from kljax.kl.sequences import masked_sum
 from kljax.models.sampling import sample
 from kljax.models.scoring import score
@@ -27,6 +26,7 @@ from kljax.policy.means import mean_with_se
 from kljax.rewards import combination
 from kljax.training.enumeration import enumerate_task
 from kljax.training.mesh import batch_sharding
+from kljax.training.regularisation import ablation_note
 from kljax.training.run_directory import write_atomically
 from kljax.types import Params
 
@@ -91,9 +91,7 @@ def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
 
 def notes(config: Config) -> list[str]:
     """What the figures do not say of themselves."""
-    found = []
-    if why := PENALTIES[config.kl.penalty].ablation:
-        found.append(f"kl.penalty={config.kl.penalty} is an ablation, it does not regularise as its name suggests: {why}.")
+    found = [note] if (note := ablation_note(config.kl)) else []
     if config.rollout.top_k > 0 or config.rollout.top_p < 1:
         found.append("top-k or top-p cut the sampling; every KL is that of the untruncated policy.")
     if config.reward_scale != "none":

@@ -25,7 +25,7 @@ from kljax.training.interrupt import Interrupted, StopRequest
 from kljax.training.mesh import batch_sharding
 from kljax.training.progress import console
 from kljax.training.recorder import BudgetExceeded, Recorder
-from kljax.training.regularisation import make_controller, make_divergence
+from kljax.training.regularisation import ablation_note, make_controller, make_divergence
 from kljax.training.state import TrainState, initial_state, rl_optimizer, state_shapes, state_shardings
 from kljax.training.step import Metrics, Outcome, Parts, compile_halves, compile_step
 from kljax.training.task import Task, prepare
@@ -73,8 +73,8 @@ def train(config: Config) -> Path:
     trainer = build_trainer(task)
     if config.run.oracle_every:
         completion_tree(task, trainer.prompts)
-    if note := PENALTIES[config.kl.penalty].ablation:
-        console.print(f"kl.penalty={config.kl.penalty} is an ablation, it does not regularise as its name suggests: {note}.")
+    if note := ablation_note(config.kl):
+        console.print(note, soft_wrap=True)
     base = ensure_base(task)
     arch = task.architecture
     reference, reference_hash = load_reference(base, arch.shapes, arch.shardings)

@@ -26,6 +26,12 @@ def make_divergence(config: KlConfig) -> Divergence:
     return partial(getattr(divergences, kind), **parameters) if parameters else getattr(divergences, kind)
 
 
+def ablation_note(config: KlConfig) -> str:
+    """What a reader must know of a penalty that does not do what it is named for; empty for the others."""
+    why = PENALTIES[config.penalty].ablation
+    return f"kl.penalty={config.penalty} is an ablation, it does not regularise as its name suggests: {why}." if why else ""
+
+
 def make_controller(config: Config) -> Controller:
     """The controller of beta; it starts at kl.beta."""
     beta, chosen = config.kl.beta, config.kl.controller
