@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from kljax.analysis import evaluation, tables
-from kljax.analysis.restore import restore
 from kljax.command_line import launch
 from kljax.config import AnalysisConfig
+from kljax.training.restore import restore
 from kljax.training.task import use_compilation_cache
 
 

@@ -1,19 +1,26 @@
-"""A base model by maximum likelihood, which minimises forward KL(data‖model): the one that train.py would start from.
+"""Fits a model by maximum likelihood, which minimises forward KL(data‖model): the base model that train.py would start from.
 
 python experiments/pretrain.py
 python experiments/pretrain.py experiment=movie_reviews model.dropout=0.2
+
+With another pretrain/objective, an encoder's hidden tokens, a classifier, or a reward model (configs/pretrain/objective/):
+
+python experiments/pretrain.py experiment=sst2
 """
 
 from kljax.analysis import tables
 from kljax.command_line import launch
 from kljax.config import Config
-from kljax.training.fitting import ensure_base, read_result
+from kljax.training.fitting import check_export, ensure_base, export_base, read_result
 from kljax.training.task import prepare, use_compilation_cache
 
 
 def run(config: Config) -> None:
     use_compilation_cache(config.run.compilation_cache)
-    path = ensure_base(prepare(config))
+    task = prepare(config)
+    check_export(task)
+    path = ensure_base(task)
+    export_base(task, path)
     tables.show_base(read_result(path), path)
 
 

@@ -6,10 +6,10 @@ python experiments/train.py -m kl.beta=0.1,0.3,1 seed=0,1
 """
 
 from kljax.analysis import evaluation, tables
-from kljax.analysis.restore import restore
 from kljax.command_line import launch
 from kljax.config import Config
 from kljax.training.loop import train
+from kljax.training.restore import restore
 from kljax.training.task import use_compilation_cache
 
 

@@ -27,6 +27,9 @@ NonNegative = Annotated[float, Field(ge=0, strict=True)]
 AboveZero = Annotated[float, Field(gt=0, strict=True)]
 Fraction = Annotated[float, Field(gt=0, lt=1, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1, strict=True)]
+Unit = Annotated[float, Field(ge=0, le=1, strict=True)]
+Interval = Annotated[list[Unit], Field(min_length=2, max_length=2)]
+Dtype = Literal["float32", "bfloat16"]
 Devices = Annotated[int, Field(ge=-1, strict=True)]
 Two = Annotated[int, Field(ge=2, strict=True)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=200)]
@@ -59,6 +62,8 @@ class TextSource:
     path: str  # a file, or a hub name
     column: str  # the column that holds the text; a plain text file has one, called "text"
     split: str  # the split of a hub data set; a local file has one, called "train"
+    held_out_path: str | None  # a file of its own for the held-out rows; null: a fraction of the rows
+    test_path: str | None  # a file that is looked at once, when the model is fitted; null: none
 
 
 @strict
@@ -79,13 +84,25 @@ class WholePrompt:
 
 
 @strict
+class ChatPrompt:
+    """Prompts are a message to an assistant, put into the tokenizer's own chat template."""
+
+    kind: Literal["chat"]
+    system: str | None  # what is said before; null: nothing, or what the template says by itself
+    message: str  # {text} stands for the row's text
+    words: Positive | None  # of the text, from its beginning; null: all
+    max_tokens: Positive  # of the whole prompt; one that is longer is refused
+
+
+@strict
 class DataConfig:
     """Where text and prompts come from, and how the rows are split: base-model training, RL prompts, held out."""
 
     source: GrammarSource | LettersSource | TextSource = Field(discriminator="kind")
-    prompt: PrefixPrompt | WholePrompt = Field(discriminator="kind")
-    prompt_fraction: Fraction  # rows kept for RL prompts
-    held_out_fraction: Fraction  # rows kept for early stopping, held-out figures and analysis
+    prompt: PrefixPrompt | WholePrompt | ChatPrompt = Field(discriminator="kind")
+    share: Interval  # the part of the rows, in the order that `seed` shuffles; disjoint parts have no row in common
+    prompt_fraction: Share  # rows kept for RL prompts
+    held_out_fraction: Share  # rows kept for early stopping, held-out figures and analysis
     seed: Seed  # of the split and of the prompts' lengths
 
 
@@ -113,13 +130,15 @@ class PretrainedTokenizer:
 
 
 @strict
-class ModelConfig:
-    """The decoder, spelled by its parts: GPT-2 and Llama are two choices of them (configs/model/)."""
+class DecoderConfig:
+    """The decoder, spelled by its parts: GPT-2, Llama and Qwen are choices of them (configs/model/)."""
 
+    kind: Literal["decoder"]
     positions: Literal["learned", "rotary"]
     norm: Literal["layer", "rms"]
     mlp: Literal["gelu", "swiglu"]
-    bias: bool  # on every projection and MLP matrix
+    bias: Literal["none", "qkv", "all"]  # on no matrix, on queries, keys and values, on every one
+    qk_norm: bool  # an RMS norm on each head's queries and keys
     tied_head: bool  # the output matrix is the embedding
     layers: Positive
     d_model: Positive
@@ -131,9 +150,62 @@ class ModelConfig:
     norm_eps: AboveZero
     rope_theta: AboveZero  # rotary base
     dropout: Share  # in pretraining only: RL samples and scores without
-    dtype: Literal["float32", "bfloat16"]  # of activations; parameters and log-probs are float32
+    dtype: Dtype  # of activations; log-probs are float32
+    param_dtype: Dtype  # of parameters; those that are trained are float32
     remat: bool  # recompute each layer in the backward pass
     logit_chunk: Positive  # time steps projected to the vocabulary at once; [B, T, V] never exists
+
+
+@strict
+class EncoderConfig:
+    """The encoder: BERT, DistilBERT and RoBERTa are choices of its parts (configs/model/)."""
+
+    kind: Literal["encoder"]
+    layers: Positive
+    d_model: Positive
+    d_mlp: Positive
+    heads: Positive
+    context: Positive  # longest sequence
+    first_position: Natural  # of the table of positions: 2 in RoBERTa
+    segments: Natural  # rows of the table of segments, of which the first is used; 0: no such table
+    head: Literal["tanh", "relu"]  # activation of the dense layer between the first token and the outputs
+    norm_eps: AboveZero
+    dropout: Share  # in fitting only
+    dtype: Dtype  # of activations; log-probs are float32
+    param_dtype: Dtype  # of parameters
+    remat: bool  # recompute each layer in the backward pass
+    logit_chunk: Positive  # tokens projected to the vocabulary at once
+
+
+@strict
+class HuggingFaceModel:
+    """A decoder or encoder with its weights: a directory as `save_pretrained` writes it, or a hub name."""
+
+    kind: Literal["huggingface"]
+    path: str
+    context: Positive | None  # longest sequence; null: the model's own
+    dropout: Share  # in pretraining only
+    dtype: Dtype  # of activations; log-probs are float32
+    param_dtype: Dtype  # of parameters, whatever the file has; those that are trained are float32
+    remat: bool  # recompute each layer in the backward pass
+    logit_chunk: Positive  # time steps projected to the vocabulary at once
+
+
+@strict
+class NoAdapter:
+    """Every parameter is trained."""
+
+    kind: Literal["none"]
+
+
+@strict
+class LoraAdapter:
+    """Low-rank adapters (Hu et al. 2021): W + (alpha/rank)·A·B, W frozen; the frozen model is held once, the reference too."""
+
+    kind: Literal["lora"]
+    rank: Positive
+    alpha: AboveZero
+    targets: Annotated[list[Literal["q", "k", "v", "out", "gate", "up", "down"]], Field(min_length=1)]  # matrices of each layer
 
 
 @strict
@@ -151,13 +223,73 @@ class OptimizerConfig:
 
 
 @strict
-class PretrainConfig:
-    """Maximum likelihood on the training rows, which minimises forward KL(data‖model)."""
+class NextToken:
+    """Each token from all before it: a decoder's base model."""
 
-    steps: Positive
+    kind: Literal["next_token"]
+
+
+@strict
+class MaskedToken:
+    """BERT: of the tokens that are chosen, 80 % are masked, 10 % replaced and 10 % kept; the model says which they were."""
+
+    kind: Literal["masked_token"]
+    probability: Fraction  # that a token is chosen
+
+
+@strict
+class Classification:
+    """The text's class: cross-entropy, which is forward KL(labels‖model)."""
+
+    kind: Literal["classification"]
+    label: str  # the column of classes
+
+
+@strict
+class Regression:
+    """The text's rating, by squared error: a reward model."""
+
+    kind: Literal["regression"]
+    label: str  # the column of ratings
+
+
+@strict
+class Preference:
+    """Bradley–Terry on pairs: −log σ(r(chosen) − r(rejected)); the text column is the chosen one. A reward model."""
+
+    kind: Literal["preference"]
+    rejected: str  # the column of rejected texts
+
+
+@strict
+class RatedPairs:
+    """Bradley–Terry on pairs of texts with different ratings, drawn by `pretrain.seed`. A reward model."""
+
+    kind: Literal["rated_pairs"]
+    label: str  # the column of ratings
+    margin: NonNegative  # pairs whose ratings differ by no more are not drawn
+
+
+@strict
+class Augmentation:
+    """Noise on the training texts' tokens, anew each epoch; each is the probability for a token."""
+
+    delete: Share
+    swap: Share  # with the token after it
+    mask: Share  # by the mask token, or the unknown one
+
+
+@strict
+class PretrainConfig:
+    """Supervised fitting on the training rows, by maximum likelihood, which minimises forward KL(data‖model)."""
+
+    objective: NextToken | MaskedToken | Classification | Regression | Preference | RatedPairs = Field(discriminator="kind")
+    steps: Natural  # 0: a Hugging Face model as it is
     batch: Positive  # sequences a step
-    length: Two  # tokens a sequence, longer texts are cut into windows
+    length: Two  # tokens a sequence, longer texts are cut, into windows where every token is predicted
+    augmentation: Augmentation
     eval_every: Positive  # steps between looks at the held-out rows
+    watch: Literal["loss", "accuracy", "f1", "agreement"]  # the held-out figure by which the best parameters are known
     patience: Positive  # looks without a better figure before stopping; the best parameters are kept
     seed: Seed
     optimizer: OptimizerConfig
@@ -184,6 +316,38 @@ class RewardTerm:
     function: str  # a built-in name, or a dotted path to your own
     weight: Number
     arguments: dict[str, Any]  # keyword arguments for the factory (jax) or for each call (python)
+
+
+@strict
+class NeverRefresh:
+    """The reference stays what it is."""
+
+    kind: Literal["never"]
+
+
+@strict
+class RefreshEvery:
+    """The reference becomes the policy of that moment every so many steps."""
+
+    kind: Literal["every"]
+    steps: Positive
+
+
+@strict
+class RefreshAverage:
+    """The reference is an exponential average of the policy's parameters: decay·reference + (1 − decay)·policy a step."""
+
+    kind: Literal["average"]
+    decay: Fraction
+
+
+@strict
+class ReferenceConfig:
+    """What the policy is held to."""
+
+    path: str | None  # another checkpoint of the same architecture: a run directory or a Hugging Face one; null: the base model
+    dtype: Dtype  # of its parameters
+    refresh: NeverRefresh | RefreshEvery | RefreshAverage = Field(discriminator="kind")
 
 
 @strict
@@ -295,6 +459,7 @@ class RunConfig:
     sample_every: Positive  # steps between entries of samples.jsonl
     samples_shown: Positive  # completions an entry
     oracle_every: Natural  # steps between exact looks at a task that can be enumerated (oracle/… metrics); 0: none
+    export_to: str | None  # experiments/pretrain.py writes the fitted model here, too, as a Hugging Face directory
     compilation_cache: str  # directory of JAX's persistent cache
 
 
@@ -309,15 +474,17 @@ class EvaluationConfig:
 
 @strict
 class Config:
-    """A whole experiment: a base model by maximum likelihood, then RLHF from it."""
+    """A whole experiment: a base model, fitted or imported, then RLHF from it."""
 
     name: Name
     seed: Seed
     steps: Positive
     data: DataConfig
     tokenizer: WordTokenizer | BpeTokenizer | PretrainedTokenizer = Field(discriminator="kind")
-    model: ModelConfig
+    model: DecoderConfig | EncoderConfig | HuggingFaceModel = Field(discriminator="kind")
     pretrain: PretrainConfig
+    adapter: NoAdapter | LoraAdapter = Field(discriminator="kind")
+    reference: ReferenceConfig
     rollout: RolloutConfig
     reward: Annotated[dict[str, RewardTerm], Field(min_length=1)]
     algorithm: Literal["rloo", "reinforce"]
@@ -340,6 +507,18 @@ class AnalysisConfig:
     seed: Seed | None
     mesh: MeshConfig
     samples_shown: Natural
+    compilation_cache: str
+
+
+@strict
+class ExportConfig:
+    """A step of a run as a Hugging Face directory (experiments/export.py), LoRA adapters merged."""
+
+    run: str  # a run directory
+    step: Literal["latest"] | Natural
+    out: str  # a directory that is not there yet
+    dtype: Dtype
+    mesh: MeshConfig
     compilation_cache: str
 
 

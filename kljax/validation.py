@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pydantic
 from pydantic import TypeAdapter
 
-from kljax.config import Config
+from kljax.config import Config, DecoderConfig, EncoderConfig, HuggingFaceModel
 from kljax.errors import UserError, did_you_mean
 
 Schema = TypeVar("Schema")
@@ -104,39 +104,101 @@ def _expected(error: Any) -> str:
 
 def _check_consistency(config: Config) -> None:
     """Bounds that involve more than one field."""
-    model, rollout = config.model, config.rollout
+    _check_model(config)
+    _check_reference(config)
+    _check_data(config)
+    if not isinstance(config.model, HuggingFaceModel):
+        check_lengths(config, config.model.context)
+    if config.run.oracle_every and config.kl.beta == 0:
+        raise UserError("run.oracle_every: with kl.beta=0 every best completion is an optimum; set it to 0, or beta above.")
+    if config.rollout.temperature == 0:
+        raise UserError("rollout.temperature: got 0 (greedy), expected a number > 0 to train: a policy gradient needs samples.")
+    for section, optimizer, steps in (
+        ("optimizer", config.optimizer, config.steps),
+        ("pretrain.optimizer", config.pretrain.optimizer, config.pretrain.steps),
+    ):
+        if optimizer.warmup_steps >= steps > 0:
+            raise UserError(f"{section}.warmup_steps: got {optimizer.warmup_steps}, expected fewer than the {steps} steps.")
+
+
+def check_lengths(config: Config, context: int) -> None:
+    """Refuse sequences that are longer than the model reads."""
+    prompt, rollout = config.data.prompt, config.rollout
+    longest = prompt.max_tokens + 1 + rollout.max_new_tokens
+    if longest > context and config.pretrain.objective.kind == "next_token":
+        raise UserError(
+            f"data.prompt.max_tokens: a prompt of {prompt.max_tokens} tokens, a beginning-of-sequence token and "
+            f"rollout.max_new_tokens={rollout.max_new_tokens} make {longest}, expected at most "
+            f"model.context={context}. Shorten one of them or raise model.context."
+        )
+    if config.pretrain.length > context:
+        raise UserError(f"pretrain.length: got {config.pretrain.length}, expected at most model.context={context}.")
+
+
+def _check_model(config: Config) -> None:
+    model = config.model
+    if config.pretrain.steps == 0 and not isinstance(model, HuggingFaceModel):
+        raise UserError(
+            f"pretrain.steps: got 0 with model.kind={model.kind}, which has no weights yet; expected a number >= 1, or "
+            "model=huggingface."
+        )
+    if model.param_dtype != "float32" and config.adapter.kind == "none":
+        raise UserError(
+            f"model.param_dtype: got {model.param_dtype}, expected float32: in it an optimiser's small steps are lost. To hold "
+            "frozen weights in it, use adapter=lora."
+        )
+    if not isinstance(model, DecoderConfig):
+        if isinstance(model, EncoderConfig) and model.d_model % model.heads:
+            raise UserError(
+                f"model.heads: got {model.heads}, expected a divisor of model.d_model={model.d_model}: "
+                f"{_divisors(model.d_model)}."
+            )
+        return
     if model.heads % model.kv_heads:
         raise UserError(
             f"model.kv_heads: got {model.kv_heads}, expected a divisor of model.heads={model.heads}: {_divisors(model.heads)}."
         )
     if model.positions == "rotary" and model.head_dim % 2:
         raise UserError(f"model.head_dim: got {model.head_dim}, expected an even number for rotary positions.")
-    prompt = config.data.prompt
+
+
+def _check_reference(config: Config) -> None:
+    """What the reference is and whether it moves go together in most ways, not in all."""
+    reference, refresh = config.reference, config.reference.refresh.kind
+    if config.adapter.kind == "lora":
+        if reference.path is None and reference.dtype != "float32":
+            raise UserError(
+                f"reference.dtype: got {reference.dtype} with adapter=lora, whose frozen model is the reference and is held "
+                "once. To hold it in lower precision, set model.param_dtype."
+            )
+        if reference.path is not None and refresh != "never":
+            raise UserError(
+                f"reference.refresh: got {refresh} with adapter=lora and a reference.path, expected never: a reference that "
+                "moves is a set of adapters, and the model there is none. Leave out one of the three."
+            )
+    if refresh == "average" and reference.dtype != "float32":
+        raise UserError(
+            f"reference.dtype: got {reference.dtype} with reference/refresh=average, expected float32: small steps of an "
+            "average are lost in it."
+        )
+    if refresh != "never" and config.run.oracle_every:
+        raise UserError(
+            f"run.oracle_every: the optimum is that of a fixed reference, and reference.refresh is {refresh}; set it to 0."
+        )
+
+
+def _check_data(config: Config) -> None:
+    data, prompt = config.data, config.data.prompt
     if prompt.kind == "prefix" and prompt.min_tokens > prompt.max_tokens:
         raise UserError(
             f"data.prompt.min_tokens: got {prompt.min_tokens}, expected at most data.prompt.max_tokens={prompt.max_tokens}."
         )
-    longest = prompt.max_tokens + 1 + rollout.max_new_tokens
-    if longest > model.context:
-        raise UserError(
-            f"data.prompt.max_tokens: a prompt of {prompt.max_tokens} tokens, a beginning-of-sequence token and "
-            f"rollout.max_new_tokens={rollout.max_new_tokens} make {longest}, expected at most "
-            f"model.context={model.context}. Shorten one of them or raise model.context."
-        )
-    if config.pretrain.length > model.context:
-        raise UserError(f"pretrain.length: got {config.pretrain.length}, expected at most model.context={model.context}.")
-    if config.data.prompt_fraction + config.data.held_out_fraction >= 1:
+    if prompt.kind == "chat" and "{text}" not in prompt.message:
+        raise UserError(f"data.prompt.message: got {prompt.message!r}, expected {{text}} in it, for the row's text.")
+    if data.share[0] >= data.share[1]:
+        raise UserError(f"data.share: got {data.share}, expected two numbers of which the second is larger.")
+    if data.prompt_fraction + data.held_out_fraction >= 1:
         raise UserError("data.prompt_fraction: with data.held_out_fraction it leaves no row to train the base model on.")
-    if config.run.oracle_every and config.kl.beta == 0:
-        raise UserError("run.oracle_every: with kl.beta=0 every best completion is an optimum; set it to 0, or beta above.")
-    if rollout.temperature == 0:
-        raise UserError("rollout.temperature: got 0 (greedy), expected a number > 0 to train: a policy gradient needs samples.")
-    for section, optimizer, steps in (
-        ("optimizer", config.optimizer, config.steps),
-        ("pretrain.optimizer", config.pretrain.optimizer, config.pretrain.steps),
-    ):
-        if optimizer.warmup_steps >= steps:
-            raise UserError(f"{section}.warmup_steps: got {optimizer.warmup_steps}, expected fewer than the {steps} steps.")
 
 
 def _divisors(number: int) -> str:

@@ -87,7 +87,7 @@ def complaint(*overrides):
         (["+kl.bta=0.1"], "kl.bta: no such config key. Did you mean 'kl.beta'?"),
         (["modle=gpt2"], "modle: no such config key. Did you mean 'model'?"),
         (["experiment=grammr"], "experiment: no option 'grammr', expected one of "),
-        (["model=gpt3"], "model: no option 'gpt3', expected one of gpt2, llama. Did you mean 'gpt2'?"),
+        (["model=gpt3"], "model: no option 'gpt3', expected one of bert, gpt2, huggingface, llama. Did you mean 'gpt2'?"),
         (["kl.beta=-1"], "kl.beta: got -1, expected "),
         (["kl.beta="], "kl.beta: got '', expected a number"),
         (["~kl.beta"], "kl.beta: missing"),
@@ -144,7 +144,9 @@ def test_the_way_with_a_plus_leads_there(override):
 def test_text_of_ones_own_is_chosen_with_its_tokenizer_and_reward():
     text = ["data/source=text", "data.source.path=x.csv", "data.source.column=review"]
     config = compose([*text, "tokenizer=bpe", "tokenizer.vocab_size=2048", "reward=vader"], Config)
-    assert config.data.source == TextSource(kind="text", path="x.csv", column="review", split="train")
+    assert config.data.source == TextSource(
+        kind="text", path="x.csv", column="review", split="train", held_out_path=None, test_path=None
+    )
     assert config.tokenizer == BpeTokenizer(kind="bpe", vocab_size=2048)
     assert list(config.reward) == ["vader"]
 

@@ -75,6 +75,14 @@ def complaint(values, changes, wanted=Config):
     return sentence
 
 
+NEEDED = {
+    "reward=model": ["reward.model.arguments.path=x"],
+    "reward=model_text": ["reward.model_text.arguments.path=x"],
+    "model=huggingface": ["model.path=x"],
+}
+"""What a choice leaves to the user."""
+
+
 @pytest.mark.parametrize(
     "override",
     ["seed=0"]
@@ -83,7 +91,10 @@ def complaint(values, changes, wanted=Config):
     + [f"model={name}" for name in MODELS],
 )
 def test_every_config_that_ships_is_valid_and_comes_back_from_its_dictionary(override):
-    config = compose([override], Config)
+    chosen = [override, *NEEDED.get(override, [])]
+    if override.startswith("reward=["):
+        chosen += [*NEEDED["reward=model"], *NEEDED["reward=model_text"]]
+    config = compose(chosen, Config)
     assert validate(to_dict(config), Config) == config
     assert validate(yaml.safe_load(yaml.safe_dump(to_dict(config))), Config) == config
 
@@ -161,7 +172,8 @@ def test_leaf_keys_are_all_keys_of_all_alternatives(defaults):
         ("model.layers", 0, ["0", "1"]),
         ("model.layers", 1.5, ["1.5", "a whole number"]),
         ("model.layers", "two", ["'two'", "a whole number"]),
-        ("model.bias", "maybe", ["'maybe'", "boolean"]),
+        ("model.bias", "some", ["'some'", "none, qkv, all"]),
+        ("model.remat", "maybe", ["'maybe'", "boolean"]),
         ("model.dropout", 1.0, ["1.0", "a number < 1."]),
         ("steps", -3, ["-3", "1"]),
         ("seed", -1, ["-1", "0"]),
@@ -179,7 +191,8 @@ def test_leaf_keys_are_all_keys_of_all_alternatives(defaults):
         ("rollout.top_p", 0.0, ["0.0", "a number > 0."]),
         ("rollout.top_p", 1.5, ["1.5", "1"]),
         ("data.prompt_fraction", 1.0, ["1.0", "a number < 1."]),
-        ("data.held_out_fraction", 0.0, ["0.0", "a number > 0."]),
+        ("data.held_out_fraction", -0.1, ["-0.1", "a number >= 0."]),
+        ("data.share", [0.0, 1.5], ["1.5", "a number <= 1."]),
         ("data.source.sentences", 0, ["0", "1"]),
         ("data.prompt.max_tokens", -1, ["-1", "0"]),
         ("reward.sentiment.weight", "heavy", ["'heavy'", "number"]),
@@ -220,9 +233,11 @@ def test_a_missing_value_is_named(defaults, key):
 
 @pytest.mark.parametrize("key", ["data.source", "data.prompt", "tokenizer"])
 def test_a_wrong_or_missing_kind_is_answered_with_the_right_ones(defaults, key):
-    kinds = {"data.source": "grammar, letters, text", "data.prompt": "prefix, whole", "tokenizer": "words, bpe, pretrained"}[
-        key
-    ]
+    kinds = {
+        "data.source": "grammar, letters, text",
+        "data.prompt": "prefix, whole, chat",
+        "tokenizer": "words, bpe, pretrained",
+    }[key]
     assert complaint(defaults, {f"{key}.kind": "odd"}).startswith(f"{key}.kind: got 'odd', expected one of {kinds}.")
     assert complaint(defaults, {f"{key}.kind": ABSENT}).startswith(f"{key}: its 'kind' is missing")
 

@@ -14,13 +14,13 @@ import numpy as np
 from jaxtyping import Float
 from rich.table import Table
 
-from kljax.analysis.restore import restore
 from kljax.config import Config
 from kljax.kl import oracle
 from kljax.rewards import combination
 from kljax.training.enumeration import Enumeration, enumerate_task
 from kljax.training.loop import train
 from kljax.training.progress import console
+from kljax.training.restore import restore
 
 RESTING_POINTS = {
     "exact": "optimum",

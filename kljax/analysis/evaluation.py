@@ -16,7 +16,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from kljax.analysis.restore import RestoredRun
 from kljax.config import Config, EvaluationConfig
 from kljax.data.tokenizers import completion_texts
 from kljax.kl.sequences import masked_sum
@@ -25,8 +24,9 @@ from kljax.models.scoring import score
 from kljax.policy.means import mean_with_se
 from kljax.rewards import combination
 from kljax.training.enumeration import enumerate_task
-from kljax.training.mesh import batch_sharding
+from kljax.training.mesh import batch_sharding, replicated
 from kljax.training.regularisation import ablation_note
+from kljax.training.restore import RestoredRun
 from kljax.training.run_directory import write_atomically
 from kljax.types import Params
 
@@ -36,6 +36,7 @@ class Sequences:
     """One number a sampled completion, and its text."""
 
     reward: Float[np.ndarray, "B"]
+    terms: dict[str, Float[np.ndarray, "B"]]  # of the reward, before their weights
     kl: Float[np.ndarray, "B"]  # of the sampling model to the other one, summed over tokens, nats
     length: Float[np.ndarray, "B"]
     prompts: list[str]
@@ -66,6 +67,9 @@ def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
         "rollout/length": (by_policy.length, None),
         "rollout/reference_length": (by_reference.length, None),
     }
+    for name in by_policy.terms:
+        means[f"reward/terms/{name}"] = by_policy.terms[name], None
+        means[f"reward/reference_terms/{name}"] = by_reference.terms[name], None
     metrics = {}
     for name, (values, weights) in means.items():
         weights = np.ones_like(values) if weights is None else weights
@@ -112,31 +116,33 @@ def sample_and_score(run: RestoredRun, sampled: Params, other: Params, config: E
     task = run.task
     prompts = task.held_out_prompts()
     reward = combination.build(task.config.reward, task.tokenizer)
-    program = _compile(run, reward.device, config)
-    total, batch = min(config.prompts, len(prompts.tokens)), task.config.rollout.prompts
+    program = _compile(run, reward, config)
+    reward_params = jax.device_put(reward.params, replicated(task.mesh))
+    count, batch = min(config.prompts, len(prompts.tokens)), task.config.rollout.prompts
     parts = []
-    for i, start in enumerate(range(0, total, batch)):
+    for i, start in enumerate(range(0, count, batch)):
         rows = np.arange(start, start + batch) % len(prompts.tokens)
         chosen = jax.device_put(prompts.select(rows), batch_sharding(task.mesh))
         key = jax.random.fold_in(jax.random.key(config.seed), i)
-        rollout, device_reward, kl, length = program(sampled, other, chosen, key)
+        rollout, terms, kl, length = program(sampled, other, reward_params, chosen, key)
         texts = completion_texts(task.tokenizer, rollout)
-        host = reward.host(*texts, prompts.columns(rows, config.samples)) if reward.host else 0.0
-        parts.append(Sequences(np.asarray(device_reward) + host, np.asarray(kl), np.asarray(length), *texts))
-    return _join(parts, total * config.samples)
+        terms |= reward.host(*texts, prompts.columns(rows, config.samples)) if reward.host else {}
+        total, terms, kl, length = jax.tree.map(np.asarray, (reward.total(terms), terms, kl, length))
+        parts.append(Sequences(total, terms, kl, length, *texts))
+    return _join(parts, count * config.samples)
 
 
-def _compile(run: RestoredRun, device_reward: combination.DeviceReward, config: EvaluationConfig) -> Callable[..., Any]:
+def _compile(run: RestoredRun, reward: combination.Reward, config: EvaluationConfig) -> Callable[..., Any]:
     sampler = run.task.sampler(config.samples)
     graphdef = run.task.architecture.graphdef
 
     @jax.jit
-    def program(sampled: Params, other: Params, prompts, key):
+    def program(sampled: Params, other: Params, reward_params: Params, prompts, key):
         model = nnx.merge(graphdef, sampled)
         rollout = sample(model, prompts, key, sampler)
         scores = score(model, nnx.merge(graphdef, other), rollout, sampler.scoring_temperature)
         lengths = rollout.mask.sum(axis=-1).astype("float32")
-        return rollout, device_reward(rollout), masked_sum(scores.reverse_kl, rollout.mask), lengths
+        return rollout, reward.device(reward_params, rollout), masked_sum(scores.reverse_kl, rollout.mask), lengths
 
     return program
 
@@ -148,4 +154,5 @@ def _join(parts: list[Sequences], total: int) -> Sequences:
     def texts(name: str) -> list[str]:
         return [text for part in parts for text in getattr(part, name)][:total]
 
-    return Sequences(arrays("reward"), arrays("kl"), arrays("length"), texts("prompts"), texts("completions"))
+    terms = {name: np.concatenate([part.terms[name] for part in parts])[:total] for name in parts[0].terms}
+    return Sequences(arrays("reward"), terms, arrays("kl"), arrays("length"), texts("prompts"), texts("completions"))

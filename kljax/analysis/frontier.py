@@ -59,7 +59,7 @@ def points(runs: Sequence[Path]) -> tuple[list[Point], list[Path]]:
     groups: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     unfinished = []
     for run in runs:
-        config, evaluation = read_config(run), _last_evaluation(run)
+        config, evaluation = read_config(run), last_evaluation(run)
         if evaluation is None:
             unfinished.append(run)
             continue
@@ -71,7 +71,8 @@ def points(runs: Sequence[Path]) -> tuple[list[Point], list[Path]]:
     return sorted(found, key=lambda point: (point.curve, point.beta)), unfinished
 
 
-def _last_evaluation(run: Path) -> dict[str, Any] | None:
+def last_evaluation(run: Path) -> dict[str, Any] | None:
+    """What experiments/train.py or analyze.py wrote of the run's last step; None where there is nothing yet."""
     files = sorted((run / "evaluation").glob("step_*.json"))
     return json.loads(files[-1].read_text()) if files else None
 
@@ -89,7 +90,7 @@ def _point(group: list[tuple[dict[str, Any], dict[str, Any]]]) -> Point:
     kl, kl_se = mean_and_se("kl/reverse_exact_seq")
     return Point(
         curve=f"{config['name']}: {config['algorithm']}, {config['kl']['penalty']}",
-        beta=_beta(config, [e for _, e in group]),
+        beta=beta_of(config, [e for _, e in group]),
         seeds=len(group),
         step=evaluation["step"],
         reward=reward,
@@ -100,8 +101,8 @@ def _point(group: list[tuple[dict[str, Any], dict[str, Any]]]) -> Point:
     )
 
 
-def _beta(config: dict[str, Any], evaluations: Sequence[dict[str, Any]]) -> float:
-    """The config's, or what a controller had reached."""
+def beta_of(config: dict[str, Any], evaluations: Sequence[dict[str, Any]]) -> float:
+    """The beta of runs that differ by seed only: the config's, or what a controller had reached."""
     if config["kl"]["controller"]["kind"] == "fixed":
         return config["kl"]["beta"]
     return float(np.mean([evaluation["metrics"]["kl/beta"] for evaluation in evaluations]))

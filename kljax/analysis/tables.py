@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
@@ -9,6 +10,10 @@ from rich.text import Text
 from kljax.analysis.evaluation import Evaluation
 from kljax.analysis.frontier import Point
 from kljax.training.progress import console
+
+if TYPE_CHECKING:  # it needs SciPy, which is slow to import, and train.py does not need it
+    from kljax.analysis import overoptimisation
+    from kljax.analysis.claims.overoptimisation import Fit
 
 ROWS = {
     # metric of the policy: (label, metric of the reference)
@@ -27,6 +32,10 @@ EXACT_ROWS = {
 }
 """Where every completion can be listed."""
 
+HELD_OUT, TEST = "held_out_", "test/"  # how the figures of a fitted model begin
+
+MOST_CLASSES = 12  # of a confusion matrix that is shown; larger ones are in result.json
+
 
 def show_evaluation(evaluation: Evaluation, path: Path) -> None:
     """Reward, KLs and length on held-out prompts, reference beside policy."""
@@ -37,12 +46,35 @@ def show_evaluation(evaluation: Evaluation, path: Path) -> None:
     for name, (label, of_reference) in ROWS.items():
         reference = _with_se(evaluation.metrics, of_reference) if of_reference else "0"
         table.add_row(label, reference, _with_se(evaluation.metrics, name))
+    terms = [name for name in evaluation.metrics if name.startswith("reward/terms/") and not name.endswith("_se")]
+    for name in terms if len(terms) > 1 else []:
+        reference = _with_se(evaluation.metrics, name.replace("/terms/", "/reference_terms/"))
+        table.add_row(f"reward term {name.rpartition('/')[2]}", reference, _with_se(evaluation.metrics, name))
     for name, label in EXACT_ROWS.items():
         if name in evaluation.metrics:
             table.add_row(label, "", f"{evaluation.metrics[name]:.4f}")
     console.print(table)
     for note in evaluation.notes:
         console.print(f"Note: {note}", soft_wrap=True)
+
+
+def show_overoptimisation(points: Sequence["overoptimisation.Point"], fitted: "Fit") -> None:
+    """Both rewards against KL, a row a run."""
+    table = Table(title="Proxy and gold reward on held-out prompts (± standard error)", title_justify="left")
+    for label in ("beta", "step", "KL, nats/seq", "proxy", "gold"):
+        table.add_column(label, justify="right")
+    table.add_row("reference", "", "0", f"{points[0].reference_proxy:.3f}", f"{points[0].reference_gold:.3f}")
+    for p in points:
+        kl, proxy, gold = (
+            f"{mean:.3f} ± {se:.3f}" for mean, se in ((p.kl, p.kl_se), (p.proxy, p.proxy_se), (p.gold, p.gold_se))
+        )
+        table.add_row(f"{p.beta:g}", str(p.step), kl, proxy, gold)
+    console.print(table)
+    console.print(
+        f"Gold reward gained: d(α − β log d) with d = √KL, α = {fitted.alpha:.3f}, β = {fitted.beta:.3f}; it explains "
+        f"{fitted.explained:.1%} of the variance and peaks at d = {fitted.peak:.2f} (KL = {fitted.peak**2:.1f} nats).",
+        soft_wrap=True,
+    )
 
 
 def show_samples(evaluation: Evaluation, count: int) -> None:
@@ -53,14 +85,39 @@ def show_samples(evaluation: Evaluation, count: int) -> None:
             console.print(Text(f"  {who:9}  {sample[f'{who}_reward']:+.2f}  {sample[who]!r}"))
 
 
-def show_base(result: Mapping[str, float | int], path: Path) -> None:
-    """The held-out figures of a base model."""
-    table = Table(title=f"{path}: held-out figures", title_justify="left")
-    table.add_column("")
-    table.add_column("", justify="right")
+def show_base(result: Mapping[str, Any], path: Path) -> None:
+    """The figures of a fitted model, held out and on test rows; for classes a confusion matrix, true ones as rows."""
+    console.print(f"{path}: held-out figures", soft_wrap=True)
+    table = Table()
+    for column in ("", "held out", "test")[: 3 if any(name.startswith(TEST) for name in result) else 2]:
+        table.add_column(column, justify="right" if column else "left")
     for name, value in result.items():
-        table.add_row(name, f"{value:.4g}")
+        if not name.startswith(TEST) and not isinstance(value, list):
+            test = result.get(TEST + name.removeprefix(HELD_OUT)) if name.startswith(HELD_OUT) else None
+            table.add_row(name.removeprefix(HELD_OUT), _figure(value), *[_figure(test)] * (len(table.columns) - 2))
     console.print(table)
+    for prefix, part in ((HELD_OUT, "held out"), (TEST, "test")):
+        if f"{prefix}confusion_matrix" in result and len(result["labels"]) <= MOST_CLASSES:
+            _show_confusion(result, prefix, part)
+
+
+def _show_confusion(result: Mapping[str, Any], prefix: str, part: str) -> None:
+    """Rows are true classes, columns predicted ones; with more than two, precision, recall and F1 of each."""
+    labels = result["labels"]
+    of_each = [name for name in ("precision", "recall", "f1") if f"{prefix}{name}_of_each" in result]
+    console.print(f"{part}: true class (rows), predicted class (columns)", soft_wrap=True)
+    table = Table()
+    table.add_column("")
+    for name in [*labels, *of_each]:
+        table.add_column(Text(name), justify="right")
+    for i, label in enumerate(labels):
+        counts = [str(number) for number in result[f"{prefix}confusion_matrix"][i]]
+        table.add_row(Text(label), *counts, *(f"{result[f'{prefix}{name}_of_each'][i]:.3f}" for name in of_each))
+    console.print(table)
+
+
+def _figure(value: float | int | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def show_paths(path: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
-from kljax.config import PrefixPrompt, WholePrompt
+from kljax.config import ChatPrompt, PrefixPrompt, WholePrompt
 from kljax.data.tokenizers import encode
 from kljax.errors import UserError
 from kljax.types import Prompts
@@ -72,25 +72,48 @@ class PromptRows:
 
 
 def prompt_rows(
-    tokenizer: PreTrainedTokenizerBase, rows: datasets.Dataset, config: PrefixPrompt | WholePrompt, seed: int
+    tokenizer: PreTrainedTokenizerBase, rows: datasets.Dataset, config: PrefixPrompt | WholePrompt | ChatPrompt, seed: int
 ) -> PromptRows:
-    """Prompts of all rows, each with a beginning token, padded on the left to max_tokens + 1.
+    """Prompts of all rows, each with a beginning token (a chat template has its own), padded on the left to max_tokens + 1.
 
     A prefix is never the whole of its text, where that has more than one token.
     """
-    texts = encode(tokenizer, list(rows["text"]))
-    if isinstance(config, PrefixPrompt):
-        lengths = np.random.default_rng(seed).integers(config.min_tokens, config.max_tokens, len(texts), endpoint=True)
-        texts = [text[: min(n, max(len(text) - 1, 0))] for text, n in zip(texts, lengths, strict=True)]
+    if isinstance(config, ChatPrompt):
+        prompts = _chats(tokenizer, list(rows["text"]), config)
+    else:
+        texts = encode(tokenizer, list(rows["text"]))
+        if isinstance(config, PrefixPrompt):
+            lengths = np.random.default_rng(seed).integers(config.min_tokens, config.max_tokens, len(texts), endpoint=True)
+            texts = [text[: min(n, max(len(text) - 1, 0))] for text, n in zip(texts, lengths, strict=True)]
+        prompts = [[tokenizer.bos_token_id, *text] for text in texts]
     width = config.max_tokens + 1
-    for i, text in enumerate(texts):
-        if len(text) > config.max_tokens:
+    shorter = "data.prompt.words" if config.kind == "chat" else "data.prompt.kind=prefix"
+    for i, prompt in enumerate(prompts):
+        if len(prompt) > width:
             raise UserError(
-                f"data.prompt.max_tokens: prompt {i} ({rows['text'][i][:40]!r}…) has {len(text)} tokens, expected at most "
-                f"{config.max_tokens}. Raise data.prompt.max_tokens, or cut prompts with data.prompt.kind=prefix."
+                f"data.prompt.max_tokens: prompt {i} ({rows['text'][i][:40]!r}…) has {len(prompt) - 1} tokens, expected at "
+                f"most {config.max_tokens}. Raise data.prompt.max_tokens, or cut prompts with {shorter}."
             )
-    prompts = [[tokenizer.bos_token_id, *text] for text in texts]
     mask = np.arange(width) >= width - np.array([len(p) for p in prompts])[:, None]
     tokens = np.full(mask.shape, tokenizer.pad_token_id, np.int32)
     tokens[mask] = np.concatenate([np.asarray(p, np.int32) for p in prompts])
     return PromptRows(tokens, mask, rows)
+
+
+def _chats(tokenizer: PreTrainedTokenizerBase, texts: list[str], config: ChatPrompt) -> list[list[int]]:
+    """Each text in the message, in the tokenizer's chat template, up to where the assistant's answer begins."""
+    if not tokenizer.chat_template:
+        raise UserError(
+            "data.prompt.kind: got chat, but the tokenizer has no chat template; expected one in tokenizer_config.json or "
+            "chat_template.jinja, or data/prompt=prefix or whole."
+        )
+    rows = []
+    for text in texts:
+        if special := next((token for token in tokenizer.all_special_tokens if token in text), None):
+            raise UserError(f"tokenizer: the text {text[:60]!r} holds {special}, which would end or begin a turn of the chat.")
+        begun = text if config.words is None else " ".join(text.split()[: config.words])
+        system = [] if config.system is None else [{"role": "system", "content": config.system}]
+        messages = [*system, {"role": "user", "content": config.message.replace("{text}", begun)}]
+        encoded = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+        rows.append(encoded["input_ids"])  # pyright: ignore
+    return rows

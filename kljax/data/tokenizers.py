@@ -1,7 +1,7 @@
 """Tokenizers as Hugging Face tokenizer files: loaded, or trained on the task's text."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +17,20 @@ from kljax.errors import UserError
 from kljax.types import Rollout
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
+MASK = {"mask_token": "<mask>"}
 
 ALL_WORDS = 2**31  # the trainer keeps 30,000 unless told otherwise
 
 
-def build(config: WordTokenizer | BpeTokenizer | PretrainedTokenizer, texts: Iterable[str]) -> PreTrainedTokenizerBase:
-    """The configured tokenizer; `texts` are what a trained one is trained on."""
+def build(
+    config: WordTokenizer | BpeTokenizer | PretrainedTokenizer, texts: Iterable[str], special: Mapping[str, str] = SPECIAL
+) -> PreTrainedTokenizerBase:
+    """The configured tokenizer; `texts` are what a trained one is trained on, `special` its special tokens (or with MASK)."""
     match config:
         case WordTokenizer():
-            return _train_words(texts)
+            return _train_words(texts, special)
         case BpeTokenizer():
-            return _train_bpe(texts, config.vocab_size)
+            return _train_bpe(texts, config.vocab_size, special)
         case PretrainedTokenizer():
             return load(config.path, field="tokenizer.path")
 
@@ -35,7 +38,7 @@ def build(config: WordTokenizer | BpeTokenizer | PretrainedTokenizer, texts: Ite
 def load(path: str | Path, field: str = "tokenizer") -> PreTrainedTokenizerBase:
     """A tokenizer from a directory or the hub. One without padding or beginning token uses its end token for them.
 
-    That is safe here: masks, never token ids, say what is padding.
+    That is safe here: masks, never token ids, say what is padding. An encoder's begins with [CLS] and ends with [SEP].
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path))
@@ -45,6 +48,10 @@ def load(path: str | Path, field: str = "tokenizer") -> PreTrainedTokenizerBase:
             f"{field}: cannot load a tokenizer from '{path}' ({reason}). Expected a directory with tokenizer.json, "
             "or a hub name."
         ) from None
+    if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
+        tokenizer.eos_token = tokenizer.sep_token
+    if tokenizer.bos_token_id is None and tokenizer.cls_token_id is not None:
+        tokenizer.bos_token = tokenizer.cls_token
     if tokenizer.eos_token_id is None:
         raise UserError(f"{field}: the tokenizer in '{path}' has no end-of-sequence token, which completions need to end.")
     if tokenizer.pad_token_id is None:
@@ -70,11 +77,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[in
             "closed vocabularies. For other text use tokenizer=bpe."
         ) from None
     rows: list[list[int]] = encoded["input_ids"]  # pyright: ignore
-    special: set[Any] = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id}  # pyright: ignore
+    special: set[Any] = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id}  # pyright: ignore
     for text, row in zip(texts, rows, strict=True):
         if special.intersection(row):
             raise UserError(
-                f"tokenizer: the text {text[:60]!r} holds a special token as a word, which would end or pad a sequence."
+                f"tokenizer: the text {text[:60]!r} holds a special token as a word, which would end, pad or mask a sequence."
             )
     return rows
 
@@ -92,23 +99,23 @@ def completion_texts(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> tu
     return prompts, decode(tokenizer, (row[width:][m] for row, m in zip(tokens, mask, strict=True)))
 
 
-def _train_words(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+def _train_words(texts: Iterable[str], special: Mapping[str, str]) -> PreTrainedTokenizerFast:
     tokenizer = tokenizers.Tokenizer(models.WordLevel({}))  # no unknown token: a closed vocabulary
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    trainer = trainers.WordLevelTrainer(vocab_size=ALL_WORDS, special_tokens=list(SPECIAL.values()), show_progress=False)
+    trainer = trainers.WordLevelTrainer(vocab_size=ALL_WORDS, special_tokens=list(special.values()), show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
-def _train_bpe(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def _train_bpe(texts: Iterable[str], vocab_size: int, special: Mapping[str, str]) -> PreTrainedTokenizerFast:
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=list(SPECIAL.values()),
+        special_tokens=list(special.values()),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)

@@ -42,7 +42,8 @@ def forward_kl(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims 
 def entropy(logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
     """H(p) = −Σ p log p, nats. Gradient in the logits: −p · (log p + H)."""
     log_p = _log_softmax(logits)
-    return -_expected_difference(log_p, jnp.zeros_like(log_p))
+    possible = log_p > -jnp.inf
+    return -jnp.sum(jnp.where(possible, jnp.exp(log_p), 0.0) * jnp.where(possible, log_p, 0.0), axis=-1)
 
 
 def cross_entropy(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:

@@ -1,10 +1,10 @@
-"""One decoder that spells both the GPT-2 and the Llama family: each is a choice of parts (configs/model/).
+"""One decoder that spells the GPT-2, Llama and Qwen families: each is a choice of parts (configs/model/).
 
 Parameters carry logical axes (`axes` in their metadata: vocab, embed, heads, kv_heads, mlp, …), which
-`training/mesh.py` maps to the axes of a device mesh. Parameters are float32; activations have the config's dtype; logits
-are float32.
+`training/mesh.py` maps to the axes of a device mesh. Parameters and activations have the config's dtypes; logits are float32.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from kljax.config import ModelConfig
+from kljax.config import DecoderConfig, EncoderConfig
+from kljax.types import Params
 
 Cache = list[tuple[Float[Array, "B S K_heads K"], Float[Array, "B S K_heads K"]]]
 """Keys and values of each layer."""
@@ -31,7 +32,7 @@ def causal_mask(mask: Bool[Array, "B S"]) -> Bool[Array, "B S S"]:
     return jnp.tril(jnp.ones((length, length), bool)) & mask[:, None, :]
 
 
-def empty_cache(config: ModelConfig, batch: int, length: int) -> Cache:
+def empty_cache(config: DecoderConfig, batch: int, length: int) -> Cache:
     """A cache of zeros for `batch` rows of `length` slots."""
     shape = (batch, length, config.kv_heads, config.head_dim)
     return [(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)) for _ in range(config.layers)]
@@ -40,17 +41,15 @@ def empty_cache(config: ModelConfig, batch: int, length: int) -> Cache:
 class Decoder(nnx.Module):
     """Tokens to hidden states to logits."""
 
-    def __init__(self, config: ModelConfig, vocab_size: int, *, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, vocab_size: int, *, rngs: nnx.Rngs):
         self.config = config
         self.vocab_size = vocab_size
-        self.embed = _embedding(vocab_size, config, "vocab", rngs)
-        self.learned_positions = _embedding(config.context, config, "context", rngs) if config.positions == "learned" else None
+        self.embed = embedding(vocab_size, config, "vocab", rngs)
+        self.learned_positions = embedding(config.context, config, "context", rngs) if config.positions == "learned" else None
         self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.layers)])
         self.final_norm = _norm(config, rngs)
         self.head = (
-            None
-            if config.tied_head
-            else _linear(config.d_model, vocab_size, ("embed", "vocab"), config, rngs, std=INIT_STD, bias=False)
+            None if config.tied_head else linear(config.d_model, vocab_size, ("embed", "vocab"), config, rngs, bias=False)
         )
 
     def __call__(
@@ -75,21 +74,11 @@ class Decoder(nnx.Module):
             if dropout_key is None
             else list(jax.random.split(dropout_key, len(self.layers) + 1))
         )
-        x = _dropout(x, self.config.dropout, keys[-1])
+        x = dropout(x, self.config.dropout, keys[-1])
         used: Cache = []
         for i, layer in enumerate(self.layers):
-            run = jax.checkpoint(_apply_layer, static_argnums=()) if self.config.remat else _apply_layer
-            graphdef, params = nnx.split(layer)
-            x, layer_cache = run(
-                nnx.to_pure_dict(params),
-                x,
-                positions,
-                mask,
-                None if cache is None else cache[i],
-                slot,
-                keys[i],
-                graphdef=graphdef,
-            )
+            layer_cache = None if cache is None else cache[i]
+            x, layer_cache = apply_layer(layer, self.config.remat, x, positions, mask, layer_cache, slot, keys[i])
             used.append(layer_cache)
         return self.final_norm(x), used
 
@@ -102,7 +91,7 @@ class Decoder(nnx.Module):
 class Layer(nnx.Module):
     """Pre-norm attention and MLP, each added to the residual stream."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         self.attention_norm = _norm(config, rngs)
         self.attention = Attention(config, rngs=rngs)
@@ -113,20 +102,25 @@ class Layer(nnx.Module):
         """One layer; see `Decoder.__call__`."""
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         attended, cache = self.attention(self.attention_norm(x), positions, mask, cache, slot)
-        x = x + _dropout(attended, self.config.dropout, keys[0])
-        return x + _dropout(self.mlp(self.mlp_norm(x)), self.config.dropout, keys[1]), cache
+        x = x + dropout(attended, self.config.dropout, keys[0])
+        return x + dropout(self.mlp(self.mlp_norm(x)), self.config.dropout, keys[1]), cache
 
 
 class Attention(nnx.Module):
     """Multi-head attention; with fewer key/value heads than heads, grouped-query."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         self.config = config
         q_dim, kv_dim = config.heads * config.head_dim, config.kv_heads * config.head_dim
-        self.q = _linear(config.d_model, q_dim, ("embed", "heads"), config, rngs)
-        self.k = _linear(config.d_model, kv_dim, ("embed", "kv_heads"), config, rngs)
-        self.v = _linear(config.d_model, kv_dim, ("embed", "kv_heads"), config, rngs)
-        self.out = _linear(q_dim, config.d_model, ("heads", "embed"), config, rngs, std=_residual_std(config))
+        bias = config.bias != "none"
+        self.q = linear(config.d_model, q_dim, ("embed", "heads"), config, rngs, bias)
+        self.k = linear(config.d_model, kv_dim, ("embed", "kv_heads"), config, rngs, bias)
+        self.v = linear(config.d_model, kv_dim, ("embed", "kv_heads"), config, rngs, bias)
+        self.out = linear(
+            q_dim, config.d_model, ("heads", "embed"), config, rngs, config.bias == "all", std=_residual_std(config)
+        )
+        self.q_norm = _norm(config, rngs, config.head_dim) if config.qk_norm else None
+        self.k_norm = _norm(config, rngs, config.head_dim) if config.qk_norm else None
 
     def __call__(self, x: Array, positions: Array, mask: Array, cache: Any, slot: Any) -> tuple[Array, Any]:
         """Attention over the tokens themselves, or over the cache into which they are written."""
@@ -134,6 +128,8 @@ class Attention(nnx.Module):
         q = self.q(x).reshape(*x.shape[:2], config.heads, config.head_dim)
         k = self.k(x).reshape(*x.shape[:2], config.kv_heads, config.head_dim)
         v = self.v(x).reshape(*x.shape[:2], config.kv_heads, config.head_dim)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
         if config.positions == "rotary":
             q, k = rotate(q, positions, config.rope_theta), rotate(k, positions, config.rope_theta)
         if cache is not None:
@@ -146,9 +142,10 @@ class Attention(nnx.Module):
 class GeluMlp(nnx.Module):
     """GPT-2: down(gelu(up(x))), the tanh form of GELU."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.up = _linear(config.d_model, config.d_mlp, ("embed", "mlp"), config, rngs)
-        self.down = _linear(config.d_mlp, config.d_model, ("mlp", "embed"), config, rngs, std=_residual_std(config))
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        bias = config.bias == "all"
+        self.up = linear(config.d_model, config.d_mlp, ("embed", "mlp"), config, rngs, bias)
+        self.down = linear(config.d_mlp, config.d_model, ("mlp", "embed"), config, rngs, bias, std=_residual_std(config))
 
     def __call__(self, x: Array) -> Array:
         """The MLP, token by token."""
@@ -158,10 +155,11 @@ class GeluMlp(nnx.Module):
 class SwigluMlp(nnx.Module):
     """Llama: down(silu(gate(x)) · up(x))."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.gate = _linear(config.d_model, config.d_mlp, ("embed", "mlp"), config, rngs)
-        self.up = _linear(config.d_model, config.d_mlp, ("embed", "mlp"), config, rngs)
-        self.down = _linear(config.d_mlp, config.d_model, ("mlp", "embed"), config, rngs, std=_residual_std(config))
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+        bias = config.bias == "all"
+        self.gate = linear(config.d_model, config.d_mlp, ("embed", "mlp"), config, rngs, bias)
+        self.up = linear(config.d_model, config.d_mlp, ("embed", "mlp"), config, rngs, bias)
+        self.down = linear(config.d_mlp, config.d_model, ("mlp", "embed"), config, rngs, bias, std=_residual_std(config))
 
     def __call__(self, x: Array) -> Array:
         """The MLP, token by token."""
@@ -178,25 +176,61 @@ def rotate(x: Float[Array, "B T heads K"], positions: Int[Array, "B T"], theta: 
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
-def _apply_layer(params, x, positions, mask, cache, slot, key, *, graphdef):
-    # Parameters are an argument, so that jax.checkpoint sees every input of the layer.
-    return nnx.merge(graphdef, params)(x, positions, mask, cache, slot, key)
+def apply_layer(layer: nnx.Module, remat: bool, x: Array, *inputs: Any) -> Any:
+    """layer(x, *inputs); with `remat` what is inside is computed again in the backward pass, and not kept until then."""
+    graphdef, params = nnx.split(layer)
+
+    def apply(params: Params, x: Array, *inputs: Any) -> Any:
+        return nnx.merge(graphdef, params)(x, *inputs)
+
+    return (_recomputed(apply) if remat else apply)(nnx.to_pure_dict(params), x, *inputs)  # pyright: ignore
 
 
-def _dropout(x: Array, rate: float, key: Any) -> Array:
+def _recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What `jax.checkpoint` is for, for a function of (params, x, …).
+
+    On CPUs XLA drops the barriers by which `jax.checkpoint` keeps the two computations apart, and then finds that they are the
+    same: everything is kept after all. So here the second one depends on the cotangent, by a zero that no pass can fold.
+    """
+    run = jax.custom_vjp(function)
+
+    def forward(*inputs: Any) -> tuple[Any, Any]:
+        return function(*inputs), inputs
+
+    def backward(inputs: Any, cotangents: Any) -> Any:
+        params, x, *rest = inputs
+        zero = 0 * jax.tree.leaves(cotangents)[0].ravel()[0]
+        return jax.vjp(function, params, x + zero.astype(x.dtype), *rest)[1](cotangents)
+
+    run.defvjp(forward, backward)
+    return run
+
+
+def dropout(x: Array, rate: float, key: Any) -> Array:
+    """Dropout where there is a key, scaled to keep the mean."""
     return x if key is None or rate == 0 else nnx.Dropout(rate)(x, deterministic=False, rngs=nnx.Rngs(dropout=key))
 
 
-def _residual_std(config: ModelConfig) -> float:
+def _residual_std(config: DecoderConfig) -> float:
     return INIT_STD / (2 * config.layers) ** 0.5
 
 
-def _linear(inputs, outputs, axes, config, rngs, std=INIT_STD, bias=None) -> nnx.Linear:
+def linear(
+    inputs: int,
+    outputs: int,
+    axes: tuple[str, str],
+    config: DecoderConfig | EncoderConfig,
+    rngs: nnx.Rngs,
+    bias: bool,
+    std: float = INIT_STD,
+) -> nnx.Linear:
+    """A matrix with the config's dtypes; `axes` are the logical axes of its inputs and outputs."""
     return nnx.Linear(
         inputs,
         outputs,
-        use_bias=config.bias if bias is None else bias,
+        use_bias=bias,
         dtype=jnp.dtype(config.dtype),
+        param_dtype=jnp.dtype(config.param_dtype),
         kernel_init=nnx.initializers.normal(std),
         kernel_metadata={"axes": axes},
         bias_metadata={"axes": axes[1:]},
@@ -204,24 +238,35 @@ def _linear(inputs, outputs, axes, config, rngs, std=INIT_STD, bias=None) -> nnx
     )
 
 
-def _embedding(rows, config, axis, rngs) -> nnx.Embed:
+def embedding(rows: int, config: DecoderConfig | EncoderConfig, axis: str, rngs: nnx.Rngs) -> nnx.Embed:
+    """A table of `rows` vectors; `axis` is the logical axis of its rows."""
     return nnx.Embed(
         rows,
         config.d_model,
         dtype=jnp.dtype(config.dtype),
+        param_dtype=jnp.dtype(config.param_dtype),
         embedding_init=nnx.initializers.normal(INIT_STD),
         embedding_metadata={"axes": (axis, "embed")},
         rngs=rngs,
     )
 
 
-def _norm(config, rngs) -> nnx.LayerNorm | nnx.RMSNorm:
-    shared = {
+def layer_norm(config: DecoderConfig | EncoderConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm over the model's width."""
+    return nnx.LayerNorm(config.d_model, bias_metadata={"axes": ("norm",)}, **_norm_options(config, rngs))
+
+
+def _norm(config, rngs, width=None) -> nnx.LayerNorm | nnx.RMSNorm:
+    if width is not None or config.norm == "rms":
+        return nnx.RMSNorm(width or config.d_model, **_norm_options(config, rngs))
+    return layer_norm(config, rngs)
+
+
+def _norm_options(config: DecoderConfig | EncoderConfig, rngs: nnx.Rngs) -> dict[str, Any]:
+    return {
         "epsilon": config.norm_eps,
         "dtype": jnp.dtype(config.dtype),
+        "param_dtype": jnp.dtype(config.param_dtype),
         "scale_metadata": {"axes": ("norm",)},
         "rngs": rngs,
     }
-    if config.norm == "rms":
-        return nnx.RMSNorm(config.d_model, **shared)
-    return nnx.LayerNorm(config.d_model, bias_metadata={"axes": ("norm",)}, **shared)

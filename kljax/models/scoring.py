@@ -43,7 +43,7 @@ def score(
         )
 
     inputs = completion_states(policy, rollout), completion_states(reference, rollout), rollout.completion
-    return _map_time_chunks(chunk_scores, inputs, policy.config.logit_chunk)
+    return map_time_chunks(chunk_scores, inputs, policy.config.logit_chunk)
 
 
 def token_logp(
@@ -52,7 +52,7 @@ def token_logp(
     """log p(token | all before it) of every token but the first, nats; padding (right or left) gives arbitrary values."""
     hidden, _ = model(tokens, positions_of(mask), causal_mask(mask), dropout_key=dropout_key)
     inputs = hidden[:, :-1], tokens[:, 1:]
-    return _map_time_chunks(lambda chunk: _logp(model.logits(chunk[0]), chunk[1]), inputs, model.config.logit_chunk)
+    return map_time_chunks(lambda chunk: _logp(model.logits(chunk[0]), chunk[1]), inputs, model.config.logit_chunk)
 
 
 def _logp(logits: Float[Array, "B T V"], tokens: Int[Array, "B T"]) -> Float[Array, "B T"]:
@@ -60,7 +60,7 @@ def _logp(logits: Float[Array, "B T V"], tokens: Int[Array, "B T"]) -> Float[Arr
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
-def _map_time_chunks(function, inputs, size: int):
+def map_time_chunks(function, inputs, size: int):
     """function over chunks of `size` steps of axis 1, one after another, its logits recomputed in the backward pass."""
     length = jax.tree.leaves(inputs)[0].shape[1]
     size = min(size, length)

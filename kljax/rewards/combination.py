@@ -1,4 +1,4 @@
-"""The weighted sum of the config's reward terms, resolved by name or dotted path and checked at every call."""
+"""The config's reward terms, resolved by name or dotted path and checked at every call; the reward is their weighted sum."""
 
 import importlib
 import inspect
@@ -17,43 +17,58 @@ from transformers import PreTrainedTokenizerBase
 from kljax.config import RewardTerm
 from kljax.errors import UserError, did_you_mean
 from kljax.rewards.device import DEVICE_REWARDS, DeviceReward
-from kljax.rewards.text import TEXT_REWARDS
-from kljax.types import Rollout
+from kljax.rewards.model import ModelReward
+from kljax.rewards.text import PREPARATIONS, TEXT_REWARDS
+from kljax.types import Params, Rollout
 
-HostReward = Callable[[list[str], list[str], Mapping[str, list[Any]]], Float[np.ndarray, "B"]]
+Terms = dict[str, Float[Array | np.ndarray, "B"]]
+"""Each term's value of every completion, before its weight."""
+
+HostReward = Callable[[list[str], list[str], Mapping[str, list[Any]]], dict[str, Float[np.ndarray, "B"]]]
 
 
 @dataclass(frozen=True)
 class Reward:
-    """The sum of `device` (inside the compiled step) and `host` (between its two halves; None where no term needs it)."""
+    """Terms that are computed on the `device` (inside the compiled step) and on the `host` (between its two halves).
 
-    device: DeviceReward
+    `params` are those of reward models on the device: arguments of the step. `host` is None where no term needs it. A term of
+    weight 0 is reported and not trained on.
+    """
+
+    weights: Mapping[str, float]
+    params: dict[str, Params]
+    device: Callable[[dict[str, Params], Rollout], Terms]
     host: HostReward | None
+
+    def total(self, terms: Terms) -> Float[Array, "B"]:
+        """Σ weight · term."""
+        zero = jnp.zeros_like(next(iter(terms.values())))
+        return jnp.asarray(sum((self.weights[name] * values for name, values in terms.items() if self.weights[name]), zero))
 
 
 def build(terms: Mapping[str, RewardTerm], tokenizer: PreTrainedTokenizerBase) -> Reward:
     """The reward of the config, or a `UserError` that names the term that cannot be found or made."""
-    device, host = [], []
-    for name, term in terms.items():
-        field = f"reward.{name}"
-        if term.kind == "jax":
-            device.append((field, term.weight, _make(field, term, tokenizer)))
-        else:
-            host.append((field, term, _bound(field, term)))
+    made = {name: _make(f"reward.{name}", term, tokenizer) for name, term in terms.items() if term.kind == "jax"}
+    host = {name: (term, _bound(f"reward.{name}", term)) for name, term in terms.items() if term.kind == "python"}
 
-    def device_reward(rollout: Rollout) -> Float[Array, "B"]:
-        zero = jnp.zeros(rollout.mask.shape[0], jnp.float32)
-        return sum((weight * _traced(field, reward, rollout) for field, weight, reward in device), zero)
+    def device_terms(params: dict[str, Params], rollout: Rollout) -> Terms:
+        return {name: _traced(f"reward.{name}", reward, params.get(name), rollout) for name, reward in made.items()}
 
-    def host_reward(prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]) -> Float[np.ndarray, "B"]:
-        total = np.zeros(len(completions))
-        for field, term, function in host:
-            total += term.weight * _call(field, function, prompts, completions, {**columns, **term.arguments})
-        if not np.isfinite(total.astype(np.float32)).all():
+    def host_terms(
+        prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
+    ) -> dict[str, Float[np.ndarray, "B"]]:
+        values = {
+            name: _call(f"reward.{name}", function, prompts, completions, {**columns, **term.arguments})
+            for name, (term, function) in host.items()
+        }
+        total = sum(terms[name].weight * value.astype(np.float64) for name, value in values.items())
+        if not np.isfinite(np.asarray(total, np.float32)).all():
             raise UserError(f"reward: the weighted sum is too large for float32; lower a weight ({', '.join(terms)}).")
-        return total.astype(np.float32)
+        return values
 
-    return Reward(device_reward, host_reward if host else None)
+    params = {name: reward.params for name, reward in made.items() if isinstance(reward, ModelReward)}
+    weights = {name: term.weight for name, term in terms.items()}
+    return Reward(weights, params, device_terms, host_terms if host else None)
 
 
 def _resolve(field: str, name: str, table: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
@@ -78,18 +93,18 @@ def _resolve(field: str, name: str, table: Mapping[str, Callable[..., Any]]) -> 
     return function
 
 
-def _make(field: str, term: RewardTerm, tokenizer: PreTrainedTokenizerBase) -> DeviceReward:
-    """The JAX function that the term's factory makes."""
+def _make(field: str, term: RewardTerm, tokenizer: PreTrainedTokenizerBase) -> DeviceReward | ModelReward:
+    """The JAX function, or the model, that the term's factory makes."""
     factory = _resolve(field, term.function, DEVICE_REWARDS)
     try:
         reward: Any = factory(tokenizer, **term.arguments)
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(_named(field, error)) from None
     except TypeError as error:
         raise UserError(f"{field}.arguments: {_one_line(error)}{_raised_at(error)}.") from error
     except Exception as error:
         raise UserError(f"{field}: its factory '{term.function}' raised {_one_line(error)}{_raised_at(error)}.") from error
-    if not callable(reward):
+    if not callable(reward) and not isinstance(reward, ModelReward):
         raise UserError(
             f"{field}: its factory '{term.function}' returned {type(reward).__name__}, expected a function of a Rollout."
         )
@@ -109,14 +124,19 @@ def _bound(field: str, term: RewardTerm) -> Callable[..., Any]:
         needed = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
         if needed and name not in term.arguments:
             raise UserError(f"{field}.arguments: '{term.function}' needs '{name}'; give it as +{field}.arguments.{name}=…")
+    if term.function in PREPARATIONS:
+        try:
+            PREPARATIONS[term.function](**term.arguments)
+        except UserError as error:
+            raise UserError(_named(field, error)) from None
     return function
 
 
-def _traced(field: str, reward: DeviceReward, rollout: Rollout) -> Float[Array, "B"]:
+def _traced(field: str, reward: DeviceReward | ModelReward, params: Params, rollout: Rollout) -> Float[Array, "B"]:
     """One JAX reward, checked while it is traced: nothing remains of this in the compiled step."""
     expected = rollout.mask.shape[:1]
     try:
-        values = jnp.asarray(reward(rollout))
+        values = jnp.asarray(reward.score(params, rollout) if isinstance(reward, ModelReward) else reward(rollout))
     except UserError:
         raise
     except Exception as error:
@@ -169,6 +189,11 @@ def _number(reward: Any) -> float:
             return float(np.float32(float(reward)))
     except OverflowError:
         return math.inf
+
+
+def _named(field: str, error: UserError) -> str:
+    """The sentence of a reward that does not know by what name the config calls it."""
+    return f"{field}{'.' if str(error).startswith('arguments.') else ': '}{error}"
 
 
 def _one_line(error: BaseException) -> str:

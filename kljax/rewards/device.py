@@ -1,7 +1,7 @@
 """Rewards as JAX functions: part of the one compiled step.
 
 Each entry of `DEVICE_REWARDS` is a factory: given the tokenizer and the config's arguments it makes a function from a
-`Rollout` to one number a sequence. A dotted path in the config names a factory of your own.
+`Rollout` to one number a sequence, or a `ModelReward`. A dotted path in the config names a factory of your own.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from kljax.data.grammar import MODIFIER, VALENCE
 from kljax.errors import UserError
+from kljax.rewards import model
 from kljax.types import Rollout
 
 DeviceReward = Callable[[Rollout], Float[Array, "B"]]
@@ -24,7 +25,7 @@ def sentiment(tokenizer: PreTrainedTokenizerBase) -> DeviceReward:
     missing = sorted((VALENCE.keys() | MODIFIER.keys()) - vocabulary.keys())
     if missing:
         raise UserError(
-            f"reward.sentiment: the tokenizer has no token for {len(missing)} of the grammar's words ('{missing[0]}', …). It "
+            f"the tokenizer has no token for {len(missing)} of the grammar's words ('{missing[0]}', …). It "
             "is for the built-in task with tokenizer.kind=words; for other text use reward=vader."
         )
     valence, modifier = np.zeros(len(vocabulary), np.float32), np.ones(len(vocabulary), np.float32)
@@ -75,4 +76,10 @@ def pairs(tokenizer: PreTrainedTokenizerBase, seed: int) -> DeviceReward:
     return reward
 
 
-DEVICE_REWARDS = {"sentiment": sentiment, "length": length, "repetition": repetition, "pairs": pairs}
+DEVICE_REWARDS = {
+    "sentiment": sentiment,
+    "length": length,
+    "repetition": repetition,
+    "pairs": pairs,
+    "model": model.on_tokens,
+}

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from kljax.errors import UserError
+from kljax.rewards import model
 
 
 @lru_cache(maxsize=1)
@@ -15,7 +16,7 @@ def _vader() -> Any:
     try:
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
     except ImportError:
-        raise UserError("reward.vader: needs the package vaderSentiment; install it with: pip install 'kljax[text]'.") from None
+        raise UserError("needs the package vaderSentiment; install it with: pip install 'kljax[text]'.") from None
     return SentimentIntensityAnalyzer()
 
 
@@ -29,4 +30,7 @@ def regex(prompts: list[str], completions: list[str], *, pattern: str, **columns
     return [float(re.search(pattern, completion) is not None) for completion in completions]
 
 
-TEXT_REWARDS = {"vader": vader, "regex": regex}
+TEXT_REWARDS = {"vader": vader, "regex": regex, "model": model.on_text}
+
+PREPARATIONS = {"vader": _vader, "model": model.prepare}
+"""What is to be there before anything compiles: called with the config's arguments."""

@@ -14,7 +14,7 @@ from kljax.errors import UserError
 from kljax.training.state import params_hash
 from kljax.types import Params
 
-REFERENCE = "reference"
+REFERENCE, BASE = "reference", "base"
 
 
 class Checkpoints:
@@ -65,47 +65,68 @@ class Checkpoints:
         self._manager.close()
 
 
-def save_reference(run: Path, params: Params) -> None:
-    """Write the frozen reference of a run, once."""
-    folder = _reference_folder(run)
+def save_params(run: Path, params: Params, name: str = REFERENCE) -> None:
+    """Write parameters that a run does not change, once."""
+    folder = _folder(run, name)
     if not folder.exists():
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder, params)
 
 
-def load_reference(run: Path, shapes: Params, shardings: Params) -> tuple[Params, str]:
-    """The reference of a run, laid out by `shardings`, and its hash."""
-    folder = _reference_folder(run)
+def load_params(run: Path, shapes: Params, shardings: Params, name: str = REFERENCE) -> Params:
+    """What `save_params` wrote, laid out by `shardings`, in the types that it has on disk."""
+    folder = _folder(run, name)
     if not folder.exists():
         raise UserError(
-            f"{run} holds no reference model (no {folder.relative_to(run.resolve())}); "
-            "was it interrupted before its first step?"
+            f"{run} holds no {name} model (no {folder.relative_to(run.resolve())}); was it interrupted before its first step?"
         )
-    _check_shapes(folder, shapes)
+    there = _check_shapes(folder, shapes)
+    shapes = jax.tree.map(lambda x, y: jax.ShapeDtypeStruct(x.shape, y.dtype), shapes, there)
     with ocp.StandardCheckpointer() as checkpointer:
-        params = checkpointer.restore(folder, _laid_out(shapes, shardings))
-    return params, params_hash(params)
+        return checkpointer.restore(folder, _laid_out(shapes, shardings))
 
 
-def _reference_folder(run: Path) -> Path:
-    return (run / "checkpoints" / REFERENCE).resolve()
+def save_frozen(run: Path, base: Params, reference: Params) -> str:
+    """Write a run's base model and first reference, or the one that is both, and return their hash."""
+    save_params(run, reference)
+    if base is not reference:
+        save_params(run, base, BASE)
+    return frozen_hash(base, reference)
+
+
+def load_frozen(run: Path, shapes: Params, shardings: Params) -> tuple[Params, Params, str]:
+    """Base model and first reference of a run, the same where it has no other base, and their hash."""
+    reference = load_params(run, shapes, shardings)
+    base = load_params(run, shapes, shardings, BASE) if _folder(run, BASE).exists() else reference
+    return base, reference, frozen_hash(base, reference)
+
+
+def frozen_hash(base: Params, reference: Params) -> str:
+    """What a checkpoint knows the frozen parameters by that it was trained with."""
+    return params_hash(reference) if base is reference else params_hash({BASE: base, REFERENCE: reference})
+
+
+def _folder(run: Path, name: str) -> Path:
+    return (run / "checkpoints" / name).resolve()
 
 
 def _laid_out(shapes: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def _check_shapes(folder: Path, shapes: Any) -> None:
-    """Refuse what was saved from another model, by name, before any array is read."""
+def _check_shapes(folder: Path, shapes: Any) -> Any:
+    """Refuse what was saved from another model, by name, before any array is read; what the folder says of its arrays."""
     with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-        there = _shapes_by_name(checkpointer.metadata(folder).item_metadata.tree)  # pyright: ignore
-    here = _shapes_by_name(shapes)
+        tree: Any = checkpointer.metadata(folder).item_metadata.tree  # pyright: ignore
+    here, there = _shapes_by_name(shapes), _shapes_by_name(tree)
     for name in [*here, *there]:
         if here.get(name) != there.get(name):
             found, expected = (f"the shape {s[name]}" if name in s else "no such array" for s in (there, here))
             raise UserError(
                 f"{folder} holds another model than the config describes: {name} has {found} there, {expected} here."
             )
+    leaves = jax.tree.leaves(tree, is_leaf=lambda x: hasattr(x, "dtype"))
+    return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 
 @contextmanager

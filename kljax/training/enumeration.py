@@ -71,11 +71,11 @@ def enumerate_task(task: Task, reward: Reward, reference: Params) -> Enumeration
         return oracle.log_softmax(np.array([logp_of(params, rollout) for rollout in rollouts], np.float64))
 
     def reward_of(rollout: Rollout, row: int) -> Float[np.ndarray, "B"]:
-        on_device = np.asarray(jax.jit(reward.device)(rollout), np.float64)
-        if reward.host is None:
-            return on_device
-        columns = prompts.columns(np.full(tree.count, row), samples=1)
-        return on_device + reward.host(*completion_texts(task.tokenizer, rollout), columns)
+        terms = jax.jit(reward.device)(reward.params, rollout)
+        if reward.host is not None:
+            columns = prompts.columns(np.full(tree.count, row), samples=1)
+            terms |= reward.host(*completion_texts(task.tokenizer, rollout), columns)
+        return np.asarray(reward.total(terms), np.float64)
 
     rewards = np.array([reward_of(rollout, row) for rollout, row in zip(rollouts, rows.tolist(), strict=True)])
     return Enumeration(tree, count / count.sum(), logp(reference), rewards, logp)

@@ -1,4 +1,4 @@
-"""Maximum likelihood: minimises the forward KL(data‖model) up to the data's own entropy. Makes the base models.
+"""Maximum likelihood: minimises the forward KL(data‖model) up to the data's own entropy. One loop for every objective.
 
 Early stopping on the held-out rows keeps the best parameters; dropout and decoupled weight decay are the model's and the
 optimiser's. (KL to a reference is a preference among distributions, not a cure for overfitting: these are.)
@@ -6,6 +6,7 @@ optimiser's. (KL to a reference is a preference among distributions, not a cure 
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,24 +19,28 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.tree_util import keystr, tree_leaves_with_path
 from jaxtyping import Array
 
-from kljax.data import bigram, grammar
-from kljax.data.batches import TokenRows, token_rows
+from kljax.data.labelled import count, take
 from kljax.errors import UserError
 from kljax.kl import controllers
-from kljax.kl.sequences import masked_sum
-from kljax.models.scoring import token_logp
-from kljax.training import run_directory
-from kljax.training.checkpoints import Checkpoints, save_reference
+from kljax.models import huggingface
+from kljax.training import objectives, run_directory
+from kljax.training.checkpoints import Checkpoints, load_params, save_params
 from kljax.training.interrupt import Interrupted, StopRequest
 from kljax.training.mesh import batch_sharding, replicated
+from kljax.training.objective import Objective, Rows, in_units
+from kljax.training.objectives import kind_of, watched
 from kljax.training.progress import ProgressBar
 from kljax.training.state import Leaf, TrainState, initial_state, make_optimizer, state_shapes, state_shardings
+from kljax.training.supervised_metrics import Figures
 from kljax.training.task import Task, base_identity, base_path
 from kljax.types import Params, struct
 
-RESULT = "result.json"
+RESULT, HUGGINGFACE = "result.json", "huggingface"
+
+LOWER_IS_BETTER = ("loss",)  # of what pretrain.watch can name
 
 
 @struct
@@ -44,7 +49,7 @@ class FitState:
 
     train: TrainState
     best_params: Params
-    best_nats: Leaf
+    best: Leaf  # the watched figure, negative where higher is better
     looks_since_best: Leaf
 
 
@@ -53,49 +58,94 @@ class Program:
     """The compiled parts of a fit."""
 
     init: Callable[[], FitState]
-    step: Callable[[TrainState, Any, Any], tuple[TrainState, dict[str, Array]]]
-    held_out: Callable[[Params], np.ndarray]
+    step: Callable[[TrainState, Rows], tuple[TrainState, dict[str, Array]]]
+    outputs: Callable[[Params, Rows], np.ndarray]
     shapes: FitState
     shardings: FitState
 
 
 def ensure_base(task: Task) -> Path:
-    """The directory of the config's base model, fitted first where it is not there yet. An interrupted fit goes on."""
+    """The directory of the config's fitted model, fitted first where it is not there yet. An interrupted fit goes on.
+
+    What is not a decoder is written as a Hugging Face directory, too: <directory>/huggingface.
+    """
     path = base_path(task)
     if (path / RESULT).exists():
         return path
     run_directory.check_owner(path, base_identity(task))
-    length = task.config.pretrain.length
-    train, held_out = (
-        token_rows(task.tokenizer, list(rows["text"]), length) for rows in (task.splits.train, task.splits.held_out)
-    )
-    _check_windows(task, held_out)
-    program = _compile(task, held_out)
+    kind = kind_of(task)
+    if kind != "decoder":
+        huggingface.check_exportable(task.model, kind, task.tokenizer)
+    objective = objectives.build(task)
     run_directory.create(path, base_identity(task))
     task.tokenizer.save_pretrained(str(path / "tokenizer"))
-    state = _fit(task, program, train, held_out, path)
-    save_reference(path, state.best_params)
-    result = _result(task, program, state, train, held_out)
+    outputs = _compile_outputs(task, objective)
+    if task.config.pretrain.steps:
+        params, steps = _fit(task, objective, _compile(task, objective, outputs), path)
+    else:
+        params, steps = _start(task, objective), 0
+    looked_at = {} if steps else {"held_out_rows": count(objective.held_out)}  # not all, of a language model
+    result = {"steps": steps} | looked_at | _result(objective, outputs, params)
+    params = in_units(params, *objective.units)
+    save_params(path, params)
+    if kind != "decoder":
+        _save(path / HUGGINGFACE, task, params, objective.labels)
     run_directory.write_atomically(path / RESULT, json.dumps(result, indent=2) + "\n")
     return path
 
 
-def _check_windows(task: Task, held_out: TokenRows) -> None:
-    """The grammar's exact log-probs are of whole sentences, so each has to fit into one window."""
-    if task.config.data.source.kind == "grammar" and len(held_out.tokens) != len(task.splits.held_out):
-        longest = max(len(text.split()) for text in task.splits.held_out["text"]) + 2
-        raise UserError(
-            f"pretrain.length: got {task.config.pretrain.length}, expected at least {longest}, so that the grammar's longest "
-            "sentence with its beginning and end fits into one window."
-        )
-
-
-def read_result(path: Path) -> dict[str, float | int]:
-    """The held-out figures of a finished base model."""
+def read_result(path: Path) -> dict[str, Any]:
+    """The figures of a fitted model, held out and on the test rows."""
     return json.loads((path / RESULT).read_text())
 
 
-def _fit(task: Task, program: Program, train: TokenRows, held_out: TokenRows, path: Path) -> FitState:
+def check_export(task: Task) -> None:
+    """Refuse a `run.export_to` that cannot be written, before anything is fitted."""
+    if (out := task.config.run.export_to) is None:
+        return
+    huggingface.check_exportable(task.model, kind_of(task), task.tokenizer)
+    if (there := Path(out).expanduser()).exists():
+        raise UserError(f"run.export_to: '{there}' is there already, expected a path that is free, or null.")
+
+
+def export_base(task: Task, path: Path) -> None:
+    """Write the fitted model in `path` to `run.export_to`, if that is given, as a Hugging Face directory."""
+    if (out := task.config.run.export_to) is None:
+        return
+    target = Path(out).expanduser()
+    if (path / HUGGINGFACE).exists():
+        shutil.copytree(path / HUGGINGFACE, target)
+    else:
+        arch = task.architecture
+        _save(target, task, load_params(path, arch.shapes, arch.shardings), labels=())
+
+
+def _save(out: Path, task: Task, params: Params, labels: tuple[str, ...]) -> None:
+    kind = kind_of(task)
+    if not out.exists():  # or else a fit was interrupted after it had written it whole
+        huggingface.save(out, kind, task.model, task.vocab_size, params, task.tokenizer, task.model.param_dtype, labels)
+
+
+def _start(task: Task, objective: Objective) -> Params:
+    """The parameters before the first step: an imported model's as far as it has them, fresh ones for the rest."""
+    arch, config = objective.architecture, task.config.pretrain
+    if task.pretrained is None:
+        return arch.init(config.seed)
+    kind = kind_of(task)
+    given = huggingface.load_params(task.pretrained, kind, arch.shapes, arch.shardings)
+    there = {path for path, _ in tree_leaves_with_path(given)}
+    if not config.steps and (lacking := [path for path, _ in tree_leaves_with_path(arch.shapes) if path not in there]):
+        raise UserError(
+            f"pretrain.steps: got 0 (the model as it is), but '{task.pretrained.path}' has no "
+            f"{keystr(lacking[0], simple=True, separator='.')} for pretrain/objective={config.objective.kind}; expected a "
+            "number >= 1, to fit it."
+        )
+    scale, shift = objective.units
+    return arch.complete(in_units(given, 1 / scale, -shift / scale), config.seed)
+
+
+def _fit(task: Task, objective: Objective, program: Program, path: Path) -> tuple[Params, int]:
+    """The best parameters, and how many steps were taken."""
     config = task.config.pretrain
     checkpoints = Checkpoints(path)
     state = program.init()
@@ -106,21 +156,19 @@ def _fit(task: Task, program: Program, train: TokenRows, held_out: TokenRows, pa
     sharding = batch_sharding(task.mesh)
     try:
         with StopRequest() as stop, ProgressBar(f"base model {path.name}", first, config.steps) as bar:
-            figures, started = {}, time.perf_counter()
+            shown, started = {}, time.perf_counter()
             for step in range(first, config.steps):
                 if int(state.looks_since_best) >= config.patience:
                     break
-                batch = jax.device_put(train.batch(config.seed, step, config.batch), sharding)
-                trained, metrics = program.step(state.train, *batch)
+                trained, metrics = program.step(state.train, jax.device_put(objective.batch(step), sharding))
                 state = replace(state, train=trained)
                 if (step + 1) % config.eval_every == 0 or step + 1 == config.steps:
-                    held = _tokens_mean(program.held_out(trained.params), held_out)
-                    state = _remember(state, held, task)
-                    values = {name: float(value) for name, value in metrics.items()}
-                    log.write(step, values | {"fit/held_out_nats_tok": held, "time/seconds": time.perf_counter() - started})
-                    figures = {"train": values["fit/train_nats_tok"], "held-out": held}
+                    values = {name: float(value) for name, value in metrics.items()} | _look(objective, program, trained.params)
+                    state = _remember(state, values[f"fit/held_out_{watched(task, objective)}"], task)
+                    log.write(step, values | {"time/seconds": time.perf_counter() - started})
+                    shown = _shown(values, objective, watched(task, objective))
                     checkpoints.save(step + 1, state, "none")
-                bar.show(step + 1, figures)
+                bar.show(step + 1, shown)
                 if stop.asked:
                     checkpoints.save(step + 1, state, "none")
                     raise Interrupted(
@@ -129,48 +177,55 @@ def _fit(task: Task, program: Program, train: TokenRows, held_out: TokenRows, pa
     finally:
         checkpoints.close()
         log.close()
-    return state
+    return state.best_params, int(state.train.step)
 
 
-def _remember(state: FitState, held_out_nats: float, task: Task) -> FitState:
+def _look(objective: Objective, program: Program, params: Params) -> dict[str, float]:
+    """The held-out figures that are single numbers; matrices wait for the result."""
+    figures = objective.figures(program.outputs(params, objective.held_out), objective.held_out)
+    return {f"fit/held_out_{name}": value for name, value in figures.items() if not isinstance(value, list)}
+
+
+def _remember(state: FitState, figure: float, task: Task) -> FitState:
     """Keep the parameters if they are the best so far."""
-    if held_out_nats < float(state.best_nats):
+    signed = np.float32(figure if task.config.pretrain.watch in LOWER_IS_BETTER else -figure)
+    if signed < np.asarray(state.best):
         whole = replicated(task.mesh)
-        best = jax.tree.map(jnp.copy, state.train.params)
-        nats, looks = jax.device_put((np.float32(held_out_nats), np.int32(0)), whole)
-        return replace(state, best_params=best, best_nats=nats, looks_since_best=looks)
+        best_params = jax.tree.map(jnp.copy, state.train.params)
+        best, looks = jax.device_put((signed, np.int32(0)), whole)
+        return replace(state, best_params=best_params, best=best, looks_since_best=looks)
     return replace(state, looks_since_best=state.looks_since_best + 1)
 
 
-def _compile(task: Task, held_out: TokenRows) -> Program:
-    config, arch = task.config.pretrain, task.architecture
+def _shown(values: dict[str, float], objective: Objective, watched: str) -> dict[str, float]:
+    shown = {"train": values[f"fit/train_{objective.loss_name}"], "held-out": values[f"fit/held_out_{objective.loss_name}"]}
+    return shown if watched == objective.loss_name else shown | {watched: values[f"fit/held_out_{watched}"]}
+
+
+def _compile(task: Task, objective: Objective, outputs: Callable[[Params, Rows], np.ndarray]) -> Program:
+    config, arch = task.config.pretrain, objective.architecture
     optimizer = make_optimizer(config.optimizer, config.steps)
     controller = controllers.fixed(0.0)
     shapes = state_shapes(arch.shapes, optimizer, controller)
-    shardings = state_shardings(shapes, optimizer, arch)
+    shardings = state_shardings(shapes, optimizer, arch.shardings, arch.mesh)
     whole = replicated(task.mesh)
     number = jax.ShapeDtypeStruct((), jnp.float32)
-    count = jax.ShapeDtypeStruct((), jnp.int32)
+    counter = jax.ShapeDtypeStruct((), jnp.int32)
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
-    def step(state: TrainState, tokens, mask):
+    def step(state: TrainState, batch: Any):
         key = jax.random.fold_in(state.key, state.step)
 
         def loss(params):
-            logp = token_logp(nnx.merge(arch.graphdef, params), tokens, mask, dropout_key=key)
-            return -masked_sum(logp, mask[:, 1:]).sum() / mask[:, 1:].sum()
+            return objective.loss(nnx.merge(arch.graphdef, params), batch, key)
 
-        nats, gradients = jax.value_and_grad(loss)(state.params)
+        value, gradients = jax.value_and_grad(loss)(state.params)
         changes, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         new = replace(state, params=optax.apply_updates(state.params, changes), opt_state=opt_state, step=state.step + 1)
-        return new, {"fit/train_nats_tok": nats, "fit/grad_norm": optax.tree.norm(gradients)}
-
-    @jax.jit
-    def row_nats(params, tokens, mask):
-        return -masked_sum(token_logp(nnx.merge(arch.graphdef, params), tokens, mask), mask[:, 1:])
+        return new, {f"fit/train_{objective.loss_name}": value, "fit/grad_norm": optax.tree.norm(gradients)}
 
     def init() -> FitState:
-        params = arch.init(task.config.model, config.seed)
+        params = _start(task, objective)
         train = initial_state(params, optimizer, controller, config.seed, shardings)
         infinity, zero = jax.device_put((np.float32(np.inf), np.int32(0)), whole)
         return FitState(train, params, infinity, zero)
@@ -178,44 +233,38 @@ def _compile(task: Task, held_out: TokenRows) -> Program:
     return Program(
         init=init,
         step=step,
-        held_out=partial(_over_rows, row_nats, held_out, config.batch, batch_sharding(task.mesh)),
-        shapes=FitState(shapes, arch.shapes, number, count),
+        outputs=outputs,
+        shapes=FitState(shapes, arch.shapes, number, counter),
         shardings=FitState(shardings, arch.shardings, whole, whole),
     )
 
 
-def _over_rows(row_nats, rows: TokenRows, batch: int, sharding, params: Params) -> np.ndarray:
-    """Nats of each row, in batches of one shape: the last is filled up with rows that are not counted."""
-    total, nats = len(rows.tokens), []
-    for start in range(0, total, batch):
-        chosen = np.arange(start, start + batch) % total
-        nats.append(np.asarray(row_nats(params, *jax.device_put((rows.tokens[chosen], rows.mask[chosen]), sharding))))
-    return np.concatenate(nats)[:total]
+def _compile_outputs(task: Task, objective: Objective) -> Callable[[Params, Rows], np.ndarray]:
+    """The objective's outputs for each row, in batches of one shape: the last is filled up with rows that are not counted."""
+    size, sharding = task.config.pretrain.batch, batch_sharding(task.mesh)
+
+    @jax.jit
+    def outputs(params, batch):
+        return objective.outputs(nnx.merge(objective.architecture.graphdef, params), batch)
+
+    def over_rows(params: Params, rows: Rows) -> np.ndarray:
+        total, parts = count(rows), []
+        for start in range(0, total, size):
+            batch = jax.device_put(take(rows, np.arange(start, start + size) % total), sharding)
+            parts.append(np.asarray(outputs(params, batch)))
+        return np.concatenate(parts)[:total]
+
+    return over_rows
 
 
-def _tokens_mean(row_nats: np.ndarray, rows: TokenRows) -> float:
-    return float(row_nats.sum(dtype=np.float64) / rows.mask[:, 1:].sum())
-
-
-def _result(task: Task, program: Program, state: FitState, train: TokenRows, held_out: TokenRows) -> dict[str, float | int]:
-    """Held-out figures of the parameters that were kept, per token of this tokenizer."""
-    nats = program.held_out(state.best_params)
-    mean = _tokens_mean(nats, held_out)
-    baseline = bigram.held_out_nats(train, held_out, task.architecture.vocab_size)
-    result = {
-        "steps": int(state.train.step),
-        "held_out_nats_tok": mean,
-        "held_out_perplexity_tok": math.exp(mean),
-        "bigram_nats_tok": baseline,
-        "bigram_perplexity_tok": math.exp(baseline),
-    }
-    if task.config.data.source.kind == "grammar":
-        truth = np.array([grammar.logp(text) for text in task.splits.held_out["text"]])
-        excess = nats + truth  # −log p_model − (−log p_data): its mean over data is the forward KL
-        result |= {
-            "grammar_entropy_nats_tok": grammar.entropy_per_token(),
-            "forward_kl_data_model_seq": float(excess.mean()),
-            "forward_kl_data_model_seq_se": float(excess.std(ddof=1) / math.sqrt(len(excess))),
-            "forward_kl_data_model_tok": float(excess.sum() / held_out.mask[:, 1:].sum()),
-        }
-    return result
+def _result(objective: Objective, outputs: Callable[[Params, Rows], np.ndarray], params: Params) -> Figures:
+    """Figures of the parameters that were kept: held_out_… and test/…; one that is not defined is null."""
+    held_out = outputs(params, objective.held_out)
+    figures = {f"held_out_{name}": value for name, value in objective.figures(held_out, objective.held_out).items()}
+    figures |= objective.summary(held_out)
+    if objective.test is not None:
+        of_test = objective.figures(outputs(params, objective.test), objective.test)
+        figures |= {f"test/{name}": value for name, value in of_test.items()}
+    if objective.labels:
+        figures["labels"] = list(objective.labels)
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in figures.items()}

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kljax.config import Config
@@ -18,20 +17,22 @@ from kljax.policy.algorithms import ALGORITHMS
 from kljax.policy.scaling import REWARD_SCALES
 from kljax.rewards import combination
 from kljax.training import run_directory
-from kljax.training.checkpoints import Checkpoints, load_reference, save_reference
+from kljax.training.adaptation import Frozen, adaptation, cast, freeze, make_refresh, moving_shapes
+from kljax.training.checkpoints import Checkpoints, load_params, save_frozen
 from kljax.training.enumeration import Enumeration, completion_tree, enumerate_task
 from kljax.training.fitting import ensure_base
 from kljax.training.interrupt import Interrupted, StopRequest
-from kljax.training.mesh import batch_sharding
+from kljax.training.mesh import batch_sharding, replicated
 from kljax.training.progress import console
 from kljax.training.recorder import BudgetExceeded, Recorder
+from kljax.training.references import first_reference
 from kljax.training.regularisation import ablation_note, make_controller, make_divergence
 from kljax.training.state import TrainState, initial_state, rl_optimizer, state_shapes, state_shardings
 from kljax.training.step import Metrics, Outcome, Parts, compile_halves, compile_step
 from kljax.training.task import Task, prepare
 from kljax.types import Params
 
-MAX_KL_AT_START = 1e-6  # nats per token, for pi = rho
+MAX_KL_AT_START = {"float32": 1e-6, "bfloat16": 1e-2}  # nats per token, for pi = rho, by the precision of rho's parameters
 MAX_LOGP_GAP = {"float32": 1e-3, "bfloat16": 0.3}  # nats, sampler against scorer; bfloat16 rounds each of them
 
 
@@ -43,7 +44,7 @@ class Batch:
     prompts: Any
 
 
-TakeStep = Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics, Outcome]]
+TakeStep = Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics, Outcome]]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,19 @@ class Trainer:
     take_step: TakeStep
     shapes: TrainState
 
+    def initial_state(self, base: Params, reference: Params) -> TrainState:
+        """The state before the first step: the policy is the base model."""
+        config, parts = self.task.config, self.parts
+        trained, moving = parts.adaptation.init(base, config.seed), None
+        if self.shapes.reference is not None:
+            moving = cast(reference if parts.adaptation.adapter is None else trained, config.reference.dtype)
+        return initial_state(trained, parts.optimizer, parts.controller, config.seed, parts.shardings, moving)
+
+    def freeze(self, base: Params, reference: Params) -> Frozen:
+        """What the step gets beside its state."""
+        reward = jax.device_put(self.reward.params, replicated(self.task.mesh))
+        return freeze(self.parts.adaptation, self.task.config.reference, base, reference, reward)
+
     def batch(self, step: int) -> Batch:
         """The prompts of `step`: a pure function of (seed, step)."""
         config = self.task.config
@@ -66,7 +80,7 @@ class Trainer:
 
 def train(config: Config) -> Path:
     """Run the experiment, or go on with it; its run directory."""
-    _check_samples(config)
+    _check_policy(config)
     path = run_directory.run_path(config)
     run_directory.check_owner(path, run_directory.identity(config))
     task = prepare(config)
@@ -75,25 +89,36 @@ def train(config: Config) -> Path:
         completion_tree(task, trainer.prompts)
     if note := ablation_note(config.kl):
         console.print(note, soft_wrap=True)
-    base = ensure_base(task)
-    arch = task.architecture
-    reference, reference_hash = load_reference(base, arch.shapes, arch.shardings)
-    state = initial_state(reference, trainer.parts.optimizer, trainer.parts.controller, config.seed, trainer.parts.shardings)
-    check_zero_kl(trainer, state, reference)
+    base_path = ensure_base(task)
+    base = load_params(base_path, task.architecture.shapes, task.architecture.shardings)
+    reference = first_reference(task, base)
+    kl_at_start = check_zero_kl(trainer, base, reference)
+    state, frozen = trainer.initial_state(base, reference), trainer.freeze(base, reference)
     run_directory.create(path, {**run_directory.identity(config), "run": run_directory.to_dict(config)["run"]})
     task.tokenizer.save_pretrained(str(path / "tokenizer"))
-    save_reference(path, reference)
+    frozen_hash = save_frozen(path, reference if frozen.base is None else base, reference)
+    about = {
+        "model": config.reference.path or str(base_path),
+        "sha256": frozen_hash,
+        "reverse_kl_at_start_tok_max": kl_at_start,
+    }
+    run_directory.write_model(path, task.decoder, task.vocab_size, about)
     checkpoints = Checkpoints(path)
     try:
         if done := checkpoints.steps():
-            state = checkpoints.restore(done[-1], trainer.shapes, trainer.parts.shardings, reference_hash)
-        _run(trainer, state, reference, checkpoints, reference_hash, path)
+            state = checkpoints.restore(done[-1], trainer.shapes, trainer.parts.shardings, frozen_hash)
+        _run(trainer, state, frozen, checkpoints, frozen_hash, path)
     finally:
         checkpoints.close()
     return path
 
 
-def _check_samples(config: Config) -> None:
+def _check_policy(config: Config) -> None:
+    if (objective := config.pretrain.objective.kind) != "next_token":
+        raise UserError(
+            f"pretrain.objective: got {objective}, whose model writes no text; expected next_token to train a policy. "
+            "Other models are fitted with experiments/pretrain.py, and can be rewards (reward=model)."
+        )
     needed = ALGORITHMS[config.algorithm].min_samples
     if config.rollout.samples < needed:
         raise UserError(
@@ -109,19 +134,21 @@ def build_trainer(task: Task) -> Trainer:
     config = task.config
     optimizer = rl_optimizer(config)
     controller = make_controller(config)
-    shapes = state_shapes(task.architecture.shapes, optimizer, controller)
+    adapted = adaptation(task.architecture, config.adapter)
+    shapes = state_shapes(adapted.shapes, optimizer, controller, moving_shapes(adapted, config.reference))
     reward = combination.build(config.reward, task.tokenizer)
     parts = Parts(
-        architecture=task.architecture,
-        shardings=state_shardings(shapes, optimizer, task.architecture),
+        adaptation=adapted,
+        shardings=state_shardings(shapes, optimizer, adapted.shardings, task.mesh),
         sampler=task.sampler(config.rollout.samples),
-        reward=reward.device,
+        reward=reward,
         penalty=PENALTIES[config.kl.penalty],
         divergence=make_divergence(config.kl),
         divergence_name=config.kl.divergence.kind,
         algorithm=ALGORITHMS[config.algorithm],
         reward_scale=REWARD_SCALES[config.reward_scale],
         controller=controller,
+        refresh=make_refresh(config.reference),
         optimizer=optimizer,
         updates=config.rollout.updates,
     )
@@ -133,31 +160,33 @@ def _step_taker(task: Task, prompts: PromptRows, parts: Parts, host: combination
     """One compiled program where every reward is on the device; two halves around the host's reward otherwise."""
     if host is None:
         step = compile_step(parts)
-        return lambda state, reference, batch: step(state, reference, batch.prompts)
+        return lambda state, frozen, batch: step(state, frozen, batch.prompts)
     rollout_half, update_half = compile_halves(parts)
 
-    def take_step(state: TrainState, reference: Params, batch: Batch):
-        rollout, device_reward = rollout_half(state, batch.prompts)
+    def take_step(state: TrainState, frozen: Frozen, batch: Batch):
+        rollout, terms = rollout_half(state, frozen, batch.prompts)
         texts = completion_texts(task.tokenizer, rollout)
-        host_reward = host(*texts, prompts.columns(batch.rows, parts.sampler.samples))
-        reward = device_reward + jax.device_put(host_reward, batch_sharding(task.mesh))
-        return update_half(state, reference, rollout, reward)
+        host_terms = host(*texts, prompts.columns(batch.rows, parts.sampler.samples))
+        return update_half(state, frozen, rollout, terms | jax.device_put(host_terms, batch_sharding(task.mesh)))
 
     return take_step
 
 
-def check_zero_kl(trainer: Trainer, state: TrainState, reference: Params) -> None:
+def check_zero_kl(trainer: Trainer, base: Params, reference: Params) -> float:
     """Refuse to train unless every KL is 0 for pi = rho and sampler and scorer agree, in the very program that trains.
 
-    The step is taken on a copy of the state and thrown away. After a resume the parameters are the reference's, too: what
-    is checked is the program and the reference, not the state.
+    The step is taken from a state of its own, whose policy is the reference, and thrown away: what is checked is the program
+    and the reference, not the state. Returns the largest KL of a state, nats: the noise of a reference in lower precision.
     """
-    _, metrics, _ = trainer.take_step(jax.tree.map(jnp.copy, state), reference, trainer.batch(0))
+    config = trainer.task.config
+    twin = base if config.reference.path is None else cast(reference, trainer.task.model.param_dtype)
+    state, frozen = trainer.initial_state(twin, reference), trainer.freeze(twin, reference)
+    _, metrics, _ = trainer.take_step(state, frozen, trainer.batch(0))
     kl, gap = float(metrics["kl/reverse_exact_tok_max"]), float(metrics["rollout/logp_gap_max"])
-    limit = MAX_LOGP_GAP[trainer.task.config.model.dtype]
-    if not kl < MAX_KL_AT_START:
+    most, limit = MAX_KL_AT_START[config.reference.dtype], MAX_LOGP_GAP[trainer.task.model.dtype]
+    if not kl < most:
         raise UserError(
-            f"kl: with policy = reference the reverse KL is {kl:.3g} nats per token, expected less than {MAX_KL_AT_START:g}. "
+            f"kl: with policy = reference the reverse KL is {kl:.3g} nats per token, expected less than {most:g}. "
             "The likely causes: dropout left on, positions or masks under padding, different dtypes, or the wrong reference."
         )
     if not gap < limit:
@@ -165,21 +194,20 @@ def check_zero_kl(trainer: Trainer, state: TrainState, reference: Params) -> Non
             f"rollout: sampler and scorer disagree by {gap:.3g} nats on a token's log-prob, expected less than {limit:g}. "
             "The likely causes: a temperature on one side only, positions or masks under padding, different dtypes."
         )
+    return kl
 
 
-def _run(
-    trainer: Trainer, state: TrainState, reference: Params, checkpoints: Checkpoints, reference_hash: str, path: Path
-) -> None:
+def _run(trainer: Trainer, state: TrainState, frozen: Frozen, checkpoints: Checkpoints, frozen_hash: str, path: Path) -> None:
     config = trainer.task.config
     first = int(state.step)
     if first:
         console.print(f"Resuming {path} at step {first} of {config.steps}.", soft_wrap=True)
     elif config.kl.hard_budget is not None:
-        checkpoints.save(0, state, reference_hash)  # the reference itself is below any budget
-    exact = enumerate_task(trainer.task, trainer.reward, reference) if config.run.oracle_every else None
+        checkpoints.save(0, state, frozen_hash)  # the reference itself is below any budget
+    exact = _enumerate(trainer, frozen) if config.run.oracle_every else None
     try:
         with Recorder(trainer.task, path, first) as recorder, StopRequest() as stop:
-            _take_steps(trainer, state, reference, checkpoints, reference_hash, recorder, stop, exact)
+            _take_steps(trainer, state, frozen, checkpoints, frozen_hash, recorder, stop, exact)
     except BudgetExceeded as exceeded:
         _keep_below_budget(checkpoints, exceeded, config)
     except Interrupted:
@@ -191,33 +219,37 @@ def _run(
     checkpoints.wait()
 
 
+def _enumerate(trainer: Trainer, frozen: Frozen) -> Enumeration:
+    return enumerate_task(trainer.task, trainer.reward, frozen.base if frozen.reference is None else frozen.reference)
+
+
 def _take_steps(
     trainer: Trainer,
     state: TrainState,
-    reference: Params,
+    frozen: Frozen,
     checkpoints: Checkpoints,
-    reference_hash: str,
+    frozen_hash: str,
     recorder: Recorder,
     stop: StopRequest,
     exact: Enumeration | None,
 ) -> None:
-    config = trainer.task.config
+    config, adapted = trainer.task.config, trainer.parts.adaptation
     for step in range(int(state.step), config.steps):
         batch = trainer.batch(step)
         known = {}
         if exact is not None and step % config.run.oracle_every == 0:
-            known = exact.metrics(state.params, float(state.controller.beta))
+            known = exact.metrics(adapted.merged(state.params, frozen.base), float(state.controller.beta))
         try:
-            state, metrics, outcome = trainer.take_step(state, reference, batch)
+            state, metrics, outcome = trainer.take_step(state, frozen, batch)
         except UserError:
             # A reward of the user's failed between the halves: the state is whole, and hours of work must not be lost.
             recorder.flush()
-            checkpoints.save(step, state, reference_hash)
+            checkpoints.save(step, state, frozen_hash)
             raise
         recorder.record(step, {**metrics, **known}, outcome)
         if (step + 1) % config.run.save_every == 0 or step + 1 == config.steps or stop.asked:
             recorder.flush()  # a checkpoint never runs ahead of the log
-            checkpoints.save(step + 1, state, reference_hash)
+            checkpoints.save(step + 1, state, frozen_hash)
         if stop.asked and step + 1 < config.steps:
             raise Interrupted
 

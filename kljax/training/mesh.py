@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from kljax.config import Config, MeshConfig
+from kljax.config import Config, DecoderConfig, EncoderConfig, MeshConfig
 from kljax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
@@ -23,6 +23,9 @@ RULES = {
     "embed": "fsdp",
     "context": None,
     "norm": None,
+    "segments": None,
+    "outputs": None,
+    "rank": None,
 }
 """Logical axis of a parameter → axis of the mesh."""
 
@@ -56,10 +59,10 @@ def _sizes(config: MeshConfig, devices: int) -> tuple[int, int, int]:
     return tuple(devices // fixed if size == -1 else size for size in given.values())  # pyright: ignore
 
 
-def check_sizes(config: Config, vocab_size: int, mesh: Mesh) -> None:
+def check_sizes(config: Config, model: DecoderConfig | EncoderConfig, vocab_size: int, mesh: Mesh) -> None:
     """Refuse sizes that the mesh cannot divide, naming the numbers that would."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    for field, size, axes, parts in _divided(config, vocab_size, shards, mesh.shape["fsdp"], mesh.shape["tensor"]):
+    for field, size, axes, parts in _divided(config, model, vocab_size, shards, mesh.shape["fsdp"], mesh.shape["tensor"]):
         if size % parts:
             lower = size - size % parts
             near = f"{lower} or {lower + parts}" if lower else f"{parts}"
@@ -69,16 +72,19 @@ def check_sizes(config: Config, vocab_size: int, mesh: Mesh) -> None:
             )
 
 
-def _divided(config: Config, vocab_size: int, shards: int, fsdp: int, tensor: int) -> Iterator[tuple[str, int, str, int]]:
+def _divided(
+    config: Config, model: DecoderConfig | EncoderConfig, vocab_size: int, shards: int, fsdp: int, tensor: int
+) -> Iterator[tuple[str, int, str, int]]:
     batch_axes = "mesh.data × mesh.fsdp"
     yield "rollout.prompts", config.rollout.prompts, batch_axes, shards
     yield "pretrain.batch", config.pretrain.batch, batch_axes, shards
     yield "evaluation.prompts", config.evaluation.prompts, batch_axes, shards
-    yield "model.d_model", config.model.d_model, "mesh.fsdp", fsdp
-    yield "model.heads", config.model.heads, "mesh.tensor", tensor
-    yield "model.kv_heads", config.model.kv_heads, "mesh.tensor", tensor
-    yield "model.d_mlp", config.model.d_mlp, "mesh.tensor", tensor
-    yield "the tokenizer's vocabulary", vocab_size, "mesh.tensor", tensor
+    yield "model.d_model", model.d_model, "mesh.fsdp", fsdp
+    yield "model.heads", model.heads, "mesh.tensor", tensor
+    if isinstance(model, DecoderConfig):
+        yield "model.kv_heads", model.kv_heads, "mesh.tensor", tensor
+    yield "model.d_mlp", model.d_mlp, "mesh.tensor", tensor
+    yield "the vocabulary", vocab_size, "mesh.tensor", tensor
 
 
 def param_shardings(abstract: nnx.State, mesh: Mesh) -> Any:

@@ -14,10 +14,11 @@ import jax
 import yaml
 from tensorboardX import SummaryWriter
 
-from kljax.config import Config, to_dict
+from kljax.config import Config, DecoderConfig, to_dict
 from kljax.errors import UserError
+from kljax.validation import validate
 
-CONFIG = "config.yaml"
+CONFIG, MODEL = "config.yaml", "model.json"
 RECORDED_VERSIONS = ("kljax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -78,6 +79,21 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"run: {path / CONFIG} cannot be read as a YAML mapping; restore it, or choose another name=….")
     return values
+
+
+def write_model(path: Path, model: DecoderConfig, vocab_size: int, reference: Mapping[str, Any]) -> None:
+    """Note what the decoder is, wherever the config had it from, and which reference the policy is held to: model.json."""
+    values = {"decoder": to_dict(model), "vocab_size": vocab_size, "reference": dict(reference)}
+    write_atomically(path / MODEL, json.dumps(values, indent=2) + "\n")
+
+
+def read_model(path: Path) -> tuple[DecoderConfig, int]:
+    """The decoder of a run and its vocabulary's size."""
+    try:
+        values = json.loads((path / MODEL).read_text())
+        return validate(values["decoder"], DecoderConfig), values["vocab_size"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"run: {path / MODEL} is missing or broken; was the run interrupted before its first step?") from None
 
 
 def write_atomically(file: Path, text: str) -> None:

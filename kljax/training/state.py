@@ -1,6 +1,7 @@
 """All that a resumed run needs, and how it lies on the mesh."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,10 +12,10 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
+from jax.tree_util import tree_leaves_with_path, tree_map_with_path
 
-from kljax.config import Config, ModelConfig, OptimizerConfig
+from kljax.config import Config, OptimizerConfig
 from kljax.kl.controllers import Controller, ControllerState
-from kljax.models.decoder import Decoder
 from kljax.training.mesh import param_shardings, replicated
 from kljax.types import Params, struct
 
@@ -24,39 +25,65 @@ Leaf = Any
 
 @struct
 class TrainState:
-    """Parameters, optimiser, beta's controller, PRNG key and step; the data position follows from the step."""
+    """Trained parameters, optimiser, beta's controller, PRNG key and step; the data position follows from the step.
+
+    `reference` is there where it moves, and None where it stays.
+    """
 
     params: Params
     opt_state: Any
     controller: ControllerState
     key: Leaf
     step: Leaf
+    reference: Params
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A decoder without its parameters: structure, parameter shapes and shardings."""
+    """A model without its parameters: structure, parameter shapes and shardings."""
 
+    make: Callable[[nnx.Rngs], nnx.Module]
     graphdef: nnx.GraphDef
     shapes: Params
     shardings: Params
     mesh: Mesh
-    vocab_size: int
 
-    def init(self, config: ModelConfig, seed: int) -> Params:
+    def init(self, seed: int) -> Params:
         """Fresh parameters, made where they shall lie."""
+        return self.complete({}, seed)
 
-        def make(key):
-            return nnx.to_pure_dict(nnx.state(Decoder(config, self.vocab_size, rngs=nnx.Rngs(key))))  # pyright: ignore
+    def complete(self, given: Params, seed: int) -> Params:
+        """`given`, a part of the parameters, with fresh ones for the rest."""
+        absent = [path for path, _ in tree_leaves_with_path(self.shapes) if not _has(given, path)]
+        shardings = dict(tree_leaves_with_path(self.shardings))
 
-        return jax.jit(make, out_shardings=self.shardings)(jax.random.key(seed))
+        def make(key: Any) -> list[Any]:
+            fresh = dict(tree_leaves_with_path(nnx.to_pure_dict(nnx.state(self.make(nnx.Rngs(key))))))  # pyright: ignore
+            return [fresh[path] for path in absent]
+
+        made = jax.jit(make, out_shardings=[shardings[path] for path in absent])(jax.random.key(seed))
+        fresh = dict(zip(absent, made, strict=True))
+        return tree_map_with_path(lambda path, _: fresh[path] if path in fresh else _at(given, path), self.shapes)
 
 
-def architecture(config: ModelConfig, vocab_size: int, mesh: Mesh) -> Architecture:
-    """The decoder's structure on this mesh; nothing is computed."""
-    model = nnx.eval_shape(lambda: Decoder(config, vocab_size, rngs=nnx.Rngs(0)))
-    graphdef, abstract = nnx.split(model)
-    return Architecture(graphdef, nnx.to_pure_dict(abstract), param_shardings(abstract, mesh), mesh, vocab_size)  # pyright: ignore
+def architecture(make: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh) -> Architecture:
+    """The structure of the model that `make` makes, on this mesh; nothing is computed."""
+    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    return Architecture(make, graphdef, nnx.to_pure_dict(abstract), param_shardings(abstract, mesh), mesh)  # pyright: ignore
+
+
+def _has(params: Params, path: tuple[Any, ...]) -> bool:
+    for step in path:
+        if step.key not in params:
+            return False
+        params = params[step.key]
+    return True
+
+
+def _at(params: Params, path: tuple[Any, ...]) -> Any:
+    for step in path:
+        params = params[step.key]
+    return params
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
@@ -88,35 +115,44 @@ def rl_optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def initial_state(
-    params: Params, optimizer: optax.GradientTransformation, controller: Controller, seed: int, shardings: TrainState
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    controller: Controller,
+    seed: int,
+    shardings: TrainState,
+    reference: Params = None,
 ) -> TrainState:
     """The state before the first step. The parameters are copied: a step may donate its state."""
 
     @partial(jax.jit, out_shardings=shardings)
-    def make(params):
-        copied = jax.tree.map(jnp.copy, params)
-        return TrainState(copied, optimizer.init(params), controller.init(), jax.random.key(seed), jnp.zeros((), jnp.int32))
+    def make(params, reference):
+        copied, copied_reference = jax.tree.map(jnp.copy, (params, reference))
+        key, step = jax.random.key(seed), jnp.zeros((), jnp.int32)
+        return TrainState(copied, optimizer.init(params), controller.init(), key, step, copied_reference)
 
-    return make(params)
-
-
-def state_shapes(shapes: Params, optimizer: optax.GradientTransformation, controller: Controller) -> TrainState:
-    """Shapes and types of a train state; nothing is computed."""
-
-    def make(params):
-        return TrainState(params, optimizer.init(params), controller.init(), jax.random.key(0), jnp.zeros((), jnp.int32))
-
-    return jax.eval_shape(make, shapes)
+    return make(params, reference)
 
 
-def state_shardings(shapes: TrainState, optimizer: optax.GradientTransformation, arch: Architecture) -> TrainState:
-    """Optimiser moments lie where their parameters lie; all else is replicated."""
-    whole = replicated(arch.mesh)
+def state_shapes(
+    shapes: Params, optimizer: optax.GradientTransformation, controller: Controller, reference: Params = None
+) -> TrainState:
+    """Shapes and types of a train state; nothing is computed. `reference`: the shapes of one that moves."""
+
+    def make(params, reference):
+        key, step = jax.random.key(0), jnp.zeros((), jnp.int32)
+        return TrainState(params, optimizer.init(params), controller.init(), key, step, reference)
+
+    return jax.eval_shape(make, shapes, reference)
+
+
+def state_shardings(shapes: TrainState, optimizer: optax.GradientTransformation, params: Params, mesh: Mesh) -> TrainState:
+    """Moments and a moving reference lie where their parameters do, by the shardings `params`; all else is replicated."""
+    whole = replicated(mesh)
     opt_state = optax.tree.map_params(
-        optimizer, lambda _, sharding: sharding, shapes.opt_state, arch.shardings, transform_non_params=lambda _: whole
+        optimizer, lambda _, sharding: sharding, shapes.opt_state, params, transform_non_params=lambda _: whole
     )
     controller = jax.tree.map(lambda _: whole, shapes.controller)
-    return TrainState(arch.shardings, opt_state, controller, whole, whole)
+    return TrainState(params, opt_state, controller, whole, whole, None if shapes.reference is None else params)
 
 
 def params_hash(params: Params) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from kljax.kl import estimators
@@ -25,9 +24,10 @@ from kljax.models.scoring import score
 from kljax.policy.algorithms import Algorithm
 from kljax.policy.means import mean_with_se
 from kljax.policy.scaling import RewardScale, unscaled
-from kljax.rewards.device import DeviceReward
+from kljax.rewards.combination import Reward, Terms
+from kljax.training.adaptation import Adaptation, Frozen, Refresh
 from kljax.training.mesh import batch_sharding
-from kljax.training.state import Architecture, TrainState
+from kljax.training.state import TrainState
 from kljax.types import Params, Prompts, Rollout, Scores, struct
 
 Metrics = dict[str, Float[Array, "..."]]
@@ -38,16 +38,17 @@ Metrics = dict[str, Float[Array, "..."]]
 class Parts:
     """The choice of parts that makes a step. `divergence_name` names its metrics; `updates` are made of each rollout."""
 
-    architecture: Architecture
+    adaptation: Adaptation
     shardings: TrainState
     sampler: Sampler
-    reward: DeviceReward
+    reward: Reward
     penalty: Penalty
     divergence: Divergence
     divergence_name: str
     algorithm: Algorithm
     reward_scale: RewardScale
     controller: Controller
+    refresh: Refresh
     optimizer: optax.GradientTransformation
     updates: int
 
@@ -61,18 +62,17 @@ class Outcome:
     reverse_kl: Float[Array, "B T"]
 
 
-Step = Callable[[TrainState, Params, Prompts], tuple[TrainState, Metrics, Outcome]]
-RolloutHalf = Callable[[TrainState, Prompts], tuple[Rollout, Float[Array, "B"]]]
-UpdateHalf = Callable[[TrainState, Params, Rollout, Float[Array, "B"]], tuple[TrainState, Metrics, Outcome]]
+Step = Callable[[TrainState, Frozen, Prompts], tuple[TrainState, Metrics, Outcome]]
+RolloutHalf = Callable[[TrainState, Frozen, Prompts], tuple[Rollout, Terms]]
+UpdateHalf = Callable[[TrainState, Frozen, Rollout, Terms], tuple[TrainState, Metrics, Outcome]]
 
 
 def compile_step(parts: Parts) -> Step:
-    """step(state, ref_params, prompts) in one program. Donates the state; the reference is an argument, never a constant."""
+    """step(state, frozen, prompts) in one program. Donates the state; what is frozen is an argument, never a constant."""
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(parts.shardings, None, None))
-    def step(state: TrainState, ref_params: Params, prompts: Prompts):
-        rollout, reward = roll_out(parts, state, prompts)
-        return update(parts, state, ref_params, rollout, reward)
+    def step(state: TrainState, frozen: Frozen, prompts: Prompts):
+        return update(parts, state, frozen, *roll_out(parts, state, frozen, prompts))
 
     return step
 
@@ -81,38 +81,42 @@ def compile_halves(parts: Parts) -> tuple[RolloutHalf, UpdateHalf]:
     """The same step in two programs, for a reward that is computed between them."""
 
     @jax.jit
-    def rollout_half(state: TrainState, prompts: Prompts):
-        return roll_out(parts, state, prompts)
+    def rollout_half(state: TrainState, frozen: Frozen, prompts: Prompts):
+        return roll_out(parts, state, frozen, prompts)
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(parts.shardings, None, None))
-    def update_half(state: TrainState, ref_params: Params, rollout: Rollout, reward: Float[Array, "B"]):
-        return update(parts, state, ref_params, rollout, reward)
+    def update_half(state: TrainState, frozen: Frozen, rollout: Rollout, terms: Terms):
+        return update(parts, state, frozen, rollout, terms)
 
     return rollout_half, update_half
 
 
-def roll_out(parts: Parts, state: TrainState, prompts: Prompts) -> tuple[Rollout, Float[Array, "B"]]:
-    """Completions of the prompts and the reward that is computed on the device. Its noise follows from (key, step)."""
-    prompts = jax.lax.with_sharding_constraint(prompts, batch_sharding(parts.architecture.mesh))
-    policy = nnx.merge(parts.architecture.graphdef, state.params)
+def roll_out(parts: Parts, state: TrainState, frozen: Frozen, prompts: Prompts) -> tuple[Rollout, Terms]:
+    """Completions of the prompts and the rewards that are computed on the device. Its noise follows from (key, step)."""
+    over_batch = batch_sharding(parts.adaptation.architecture.mesh)
+    prompts = jax.lax.with_sharding_constraint(prompts, over_batch)
+    policy = parts.adaptation.policy(state.params, frozen)
     rollout = sample(policy, prompts, jax.random.fold_in(state.key, state.step), parts.sampler)
-    rollout = jax.lax.with_sharding_constraint(rollout, batch_sharding(parts.architecture.mesh))
-    return rollout, parts.reward(rollout)
+    rollout = jax.lax.with_sharding_constraint(rollout, over_batch)
+    return rollout, parts.reward.device(frozen.reward, rollout)
 
 
 def update(
-    parts: Parts, state: TrainState, ref_params: Params, rollout: Rollout, reward: Float[Array, "B"]
+    parts: Parts, state: TrainState, frozen: Frozen, rollout: Rollout, terms: Terms
 ) -> tuple[TrainState, Metrics, Outcome]:
     """Optimiser steps on E[reward] − beta·KL(pi‖rho) from samples of the present policy; metrics are of that policy.
 
     The first is on-policy. Where there are more, the policy has moved since it sampled, and they carry importance weights.
     """
-    beta = state.controller.beta
-    batch = ref_params, rollout, reward, beta
+    beta, reward = state.controller.beta, parts.reward.total(terms)
+    batch = frozen, state.reference, rollout, reward, beta
     first = _descend(parts, state.params, state.opt_state, *batch)
     params, opt_state = first.params, first.opt_state
     metrics = report(parts, first.scores, rollout, reward, beta)
     metrics["policy/grad_norm"] = first.gradient_norm
+    for name, values in terms.items():
+        mean, error = mean_with_se(jnp.asarray(values), jnp.ones_like(values), parts.sampler.samples)
+        metrics[f"reward/terms/{name}"], metrics[f"reward/terms/{name}_se"] = mean, error
     if parts.updates > 1:
 
         def further(_: Any, carry: tuple[Params, Any, Any]):
@@ -127,6 +131,7 @@ def update(
         controller=parts.controller.update(state.controller, metrics["kl/reverse_exact_seq"]),
         key=state.key,
         step=state.step + 1,
+        reference=parts.refresh(state.reference, params, state.step + 1),
     )
     return new_state, metrics, Outcome(rollout, reward, jnp.where(rollout.mask, first.scores.reverse_kl, 0.0))
 
@@ -143,12 +148,20 @@ class _Descent:
 
 
 def _descend(
-    parts: Parts, params: Params, opt_state: Any, ref_params: Params, rollout: Rollout, reward, beta, sampled_logp=None
+    parts: Parts,
+    params: Params,
+    opt_state: Any,
+    frozen: Frozen,
+    reference: Params,
+    rollout: Rollout,
+    reward: Float[Array, "B"],
+    beta: Float[Array, ""],
+    sampled_logp: Float[Array, "B T"] | None = None,
 ) -> _Descent:
     """One optimiser step; off-policy where `sampled_logp` is that of another policy, which sampled the rollout."""
 
     def loss_function(params):
-        scores = score_rollout(parts, params, ref_params, rollout)
+        scores = score_rollout(parts, params, frozen, reference, rollout)
         if sampled_logp is None:
             weights = on_policy(rollout.mask)
         else:
@@ -160,11 +173,10 @@ def _descend(
     return _Descent(optax.apply_updates(params, changes), opt_state, scores, weights, optax.tree.norm(gradients))
 
 
-def score_rollout(parts: Parts, params: Params, ref_params: Params, rollout: Rollout) -> Scores:
+def score_rollout(parts: Parts, params: Params, frozen: Frozen, reference: Params, rollout: Rollout) -> Scores:
     """Policy and reference scored by the same code: no dropout, the sampling temperature, the same masks."""
-    graphdef = parts.architecture.graphdef
-    policy, reference = nnx.merge(graphdef, params), nnx.merge(graphdef, ref_params)
-    return score(policy, reference, rollout, parts.sampler.scoring_temperature, parts.divergence)
+    models = parts.adaptation.policy(params, frozen), parts.adaptation.reference(reference, frozen)
+    return score(*models, rollout, parts.sampler.scoring_temperature, parts.divergence)
 
 
 def loss(

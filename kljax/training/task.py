@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +11,47 @@ import jax
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
-from kljax.config import Config, to_dict
+from kljax.config import Config, DecoderConfig, EncoderConfig, HuggingFaceModel, to_dict
 from kljax.data import tokenizers
 from kljax.data.batches import PromptRows, prompt_rows
 from kljax.data.text import Splits, load_splits
+from kljax.errors import UserError
+from kljax.models import huggingface
+from kljax.models.decoder import Decoder
 from kljax.models.sampling import Sampler
 from kljax.training import mesh as meshes
 from kljax.training.state import Architecture, architecture
+from kljax.validation import check_lengths
 
 
 @dataclass(frozen=True)
 class Task:
-    """The ingredients that base model, RLHF and analysis share."""
+    """The ingredients that base model, RLHF and analysis share. `pretrained` is where the model's weights are, if anywhere."""
 
     config: Config
     mesh: Mesh
     splits: Splits
     tokenizer: PreTrainedTokenizerBase
-    architecture: Architecture
+    model: DecoderConfig | EncoderConfig
+    vocab_size: int
+    pretrained: huggingface.Pretrained | None
+
+    @property
+    def decoder(self) -> DecoderConfig:
+        """The model's parts; an encoder writes no text."""
+        if isinstance(self.model, EncoderConfig):
+            raise UserError(
+                "model: got an encoder, which writes no text; expected a decoder, such as model=gpt2. Encoders are for "
+                "experiments/pretrain.py with pretrain/objective=classification, regression, masked_token, preference or "
+                "rated_pairs."
+            )
+        return self.model
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The decoder without its parameters."""
+        decoder = self.decoder
+        return architecture(lambda rngs: Decoder(decoder, self.vocab_size, rngs=rngs), self.mesh)
 
     def prompts(self) -> PromptRows:
         """Prompts to train on."""
@@ -52,13 +76,34 @@ class Task:
 
 
 def prepare(config: Config) -> Task:
-    """Load the data, build or load the tokenizer, lay out the mesh; refuse what does not fit."""
+    """Load the data, build or load the tokenizer, lay out the mesh, look at the model; refuse what does not fit."""
     mesh = meshes.build(config.mesh)
+    pretrained = huggingface.describe(config.model) if isinstance(config.model, HuggingFaceModel) else None
     splits = load_splits(config.data)
-    tokenizer = tokenizers.build(config.tokenizer, splits.train["text"])
-    vocab_size = len(tokenizer)
-    meshes.check_sizes(config, vocab_size, mesh)
-    return Task(config, mesh, splits, tokenizer, architecture(config.model, vocab_size, mesh))
+    # Without need of one, a tokenizer that is trained here has no mask token: the policy could write it.
+    masks = config.pretrain.objective.kind == "masked_token" or config.pretrain.augmentation.mask > 0
+    special = tokenizers.SPECIAL | (tokenizers.MASK if masks else {})
+    tokenizer = tokenizers.build(config.tokenizer, splits.train["text"], special)
+    return make_task(config, mesh, splits, tokenizer, pretrained)
+
+
+def make_task(
+    config: Config,
+    mesh: Mesh,
+    splits: Splits,
+    tokenizer: PreTrainedTokenizerBase,
+    pretrained: huggingface.Pretrained | None,
+) -> Task:
+    """The task, its sizes checked."""
+    if pretrained is not None:
+        model, vocab_size = pretrained.config, pretrained.vocab_size
+        huggingface.check_tokenizer(pretrained, tokenizer)
+        check_lengths(config, model.context)
+    else:
+        assert not isinstance(config.model, HuggingFaceModel)
+        model, vocab_size = config.model, len(tokenizer)
+    meshes.check_sizes(config, model, vocab_size, mesh)
+    return Task(config, mesh, splits, tokenizer, model, vocab_size, pretrained)
 
 
 def use_compilation_cache(folder: str) -> None:
@@ -77,5 +122,9 @@ def base_identity(task: Task) -> dict[str, Any]:
     """All that the base model depends on."""
     values = to_dict(task.config)
     data = {key: value for key, value in values["data"].items() if key != "prompt"}
-    text = hashlib.sha256("\n".join(task.splits.train["text"]).encode()).hexdigest()
-    return {"data": data, "text": text} | {key: values[key] for key in ("tokenizer", "model", "pretrain")}
+    rows = hashlib.sha256()
+    for split in (task.splits.train, task.splits.held_out, task.splits.test or []):
+        for row in split:  # every column: labels and ratings, too
+            rows.update(repr(row).encode())
+    weights = {} if task.pretrained is None else {"weights": task.pretrained.fingerprint}
+    return {"data": data, "rows": rows.hexdigest()} | weights | {key: values[key] for key in ("tokenizer", "model", "pretrain")}

@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kljax.analysis import evaluation, restore, tables
+from kljax.analysis import evaluation, tables
 from kljax.command_line import compose
 from kljax.config import Config, EvaluationConfig, MeshConfig
 from kljax.errors import UserError
 from kljax.training.fitting import ensure_base
 from kljax.training.loop import train
+from kljax.training.restore import restore
 from kljax.training.task import prepare
 
 ONE = MeshConfig(data=1, fsdp=1, tensor=1)
@@ -19,7 +20,7 @@ ONE = MeshConfig(data=1, fsdp=1, tensor=1)
 @pytest.fixture(scope="module")
 def run(tiny_in, tmp_path_factory):
     config = compose([*tiny_in(tmp_path_factory.mktemp("evaluation")), "optimizer.learning_rate=0.01"], Config)
-    return restore.restore(train(config), "latest", ONE)
+    return restore(train(config), "latest", ONE)
 
 
 def test_each_kl_is_taken_on_samples_of_its_own_first_argument(run):
@@ -66,22 +67,22 @@ def test_what_is_written_is_what_was_found(run):
 def test_any_mesh_restores_a_run(run):
     """Trained on one device, restored on eight."""
     config = EvaluationConfig(prompts=16, samples=2, seed=0)
-    spread = restore.restore(run.path, "latest", MeshConfig(data=2, fsdp=2, tensor=2))
+    spread = restore(run.path, "latest", MeshConfig(data=2, fsdp=2, tensor=2))
     one, eight = evaluation.evaluate(run, config).metrics, evaluation.evaluate(spread, config).metrics
     assert eight["kl/reverse_exact_seq"] == pytest.approx(one["kl/reverse_exact_seq"], rel=1e-4)
 
 
 def test_a_step_that_was_not_saved_is_refused_with_those_that_were(run):
     with pytest.raises(UserError, match=r"has no checkpoint of step 3; it has: 2, 4, 6"):
-        restore.restore(run.path, 3, ONE)
+        restore(run.path, 3, ONE)
     with pytest.raises(UserError, match="is not a run directory"):
-        restore.restore(run.path.parent, "latest", ONE)
+        restore(run.path.parent, "latest", ONE)
 
 
 def test_a_base_model_is_no_run(tiny):
     base = ensure_base(prepare(tiny()))
     with pytest.raises(UserError, match="holds a base model, not an RLHF run"):
-        restore.restore(base, "latest", ONE)
+        restore(base, "latest", ONE)
 
 
 def test_the_table_shows_reference_and_policy(run, capsys):

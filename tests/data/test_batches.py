@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from kljax.config import PrefixPrompt, WholePrompt
+from kljax.config import ChatPrompt, PrefixPrompt, WholePrompt
 from kljax.data.batches import prompt_rows, rows_at, token_rows
 from kljax.data.tokenizers import SPECIAL
 from kljax.errors import UserError
@@ -156,3 +156,54 @@ def test_columns_have_an_entry_a_completion(tokenizer):
         "label": ["z", "z", "x", "x", "z", "z"],
     }
     assert all(type(values) is list for values in columns.values())
+
+
+TEMPLATE = (
+    "{% for m in messages %}<bos> {{ 'a' if m.role == 'system' else 'b' }} {{ m.content }} <eos> {% endfor %}"
+    "{% if add_generation_prompt %}<bos> c{% endif %}"
+)
+
+
+def chat(**changes):
+    asked = {"system": None, "message": "d {text} e", "words": None, "max_tokens": 13}
+    return ChatPrompt(kind="chat", **asked | changes)
+
+
+@pytest.fixture
+def chatty(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", TEMPLATE)
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "<bos> b d f g h e <eos> <bos> c"),
+        ({"system": "j"}, "<bos> a j <eos> <bos> b d f g h e <eos> <bos> c"),
+        ({"words": 2}, "<bos> b d f g e <eos> <bos> c"),
+    ],
+)
+def test_a_chat_is_what_the_template_says_padded_on_the_left(chatty, changes, expected):
+    rows = prompt_rows(chatty, datasets.Dataset.from_dict({"text": ["f g h"]}), chat(**changes), seed=0)
+    special = {"<bos>": BOS, "<eos>": EOS}
+    tokens = [special.get(word, IDS.get(word)) for word in expected.split()]
+    np.testing.assert_array_equal(rows.tokens[0][rows.mask[0]], tokens)
+    assert rows.mask[0, -len(tokens) :].all()
+    assert rows.tokens.shape == (1, 14)
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "sentence"),
+    [
+        ("f <eos> g", {}, r"the text 'f <eos> g' holds <eos>, which would end or begin a turn of the chat"),
+        ("f g h f g h", {}, r"prompt 0 .* has 12 tokens, expected at most 11.*data\.prompt\.words"),
+    ],
+)
+def test_a_text_that_breaks_the_chat_is_refused(chatty, text, changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        prompt_rows(chatty, datasets.Dataset.from_dict({"text": [text]}), chat(max_tokens=11, **changes), seed=0)
+
+
+def test_a_missing_chat_template_is_said(tokenizer):
+    with pytest.raises(UserError, match=r"data.prompt.kind: got chat, but the tokenizer has no chat template; expected one in"):
+        prompt_rows(tokenizer, datasets.Dataset.from_dict({"text": ["f"]}), chat(), seed=0)

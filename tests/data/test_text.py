@@ -7,8 +7,11 @@ from pathlib import Path
 
 import datasets
 import huggingface_hub
+import numpy as np
 import pyarrow
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 from kljax.config import DataConfig, GrammarSource, PrefixPrompt, TextSource
@@ -38,14 +41,19 @@ def write_csv(file, rows):
 WRITERS = {"parquet": write_parquet, "jsonl": write_jsonl, "json": write_jsonl, "csv": write_csv}
 
 
-def source(path, column="review"):
-    return TextSource(kind="text", path=str(path), column=column, split="train")
+def source(path, column="review", held_out=None, test=None):
+    held_out, test = (None if file is None else str(file) for file in (held_out, test))
+    return TextSource(kind="text", path=str(path), column=column, split="train", held_out_path=held_out, test_path=test)
 
 
-def config(path, prompt_fraction=0.2, held_out_fraction=0.1, seed=0):
-    prompt = PrefixPrompt(kind="prefix", min_tokens=1, max_tokens=4)
+def config(path, prompt_fraction=0.2, held_out_fraction=0.1, seed=0, share=(0.0, 1.0), **files):
     return DataConfig(
-        source=source(path), prompt=prompt, prompt_fraction=prompt_fraction, held_out_fraction=held_out_fraction, seed=seed
+        source=source(path, **files),
+        prompt=PrefixPrompt(kind="prefix", min_tokens=1, max_tokens=4),
+        share=list(share),
+        prompt_fraction=prompt_fraction,
+        held_out_fraction=held_out_fraction,
+        seed=seed,
     )
 
 
@@ -106,6 +114,73 @@ def test_the_split_is_shuffled_by_the_seed_alone(reviews):
     assert train(1) == train(1)
     assert train(1) != train(2)
     assert train(1) != sorted(train(1))
+
+
+def stars(*parts):
+    return [row for part in parts for row in part["stars"]]
+
+
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(places=st.lists(st.integers(0, 8), min_size=3, max_size=3, unique=True).map(sorted), seed=st.integers(0, 2**32 - 1))
+def test_disjoint_shares_share_no_row(reviews, places, seed):
+    """Eighths of 40 rows: each share has all of its rows, and together they are a share of their own."""
+    first, middle, last = (place / 8 for place in places)
+    rows = {}
+    for share in ((first, middle), (middle, last), (first, last)):
+        splits = load_splits(config(reviews, share=share, prompt_fraction=0.0, held_out_fraction=0.2, seed=seed))
+        rows[share] = set(stars(splits.train, splits.held_out))
+        assert len(rows[share]) == round(40 * share[1]) - round(40 * share[0])
+    assert rows[first, middle] | rows[middle, last] == rows[first, last]
+    assert not rows[first, middle] & rows[middle, last]
+
+
+def test_the_whole_is_a_share(reviews):
+    """The rows of the whole are those that a run without shares had: its order is the seed's alone."""
+    order = np.random.default_rng(0).permutation(40)
+    splits = load_splits(config(reviews))
+    assert stars(splits.train, splits.prompts, splits.held_out) == order.tolist()
+
+
+def test_there_need_not_be_prompts(reviews):
+    splits = load_splits(config(reviews, prompt_fraction=0.0))
+    assert [len(part) for part in (splits.train, splits.prompts, splits.held_out)] == [36, 0, 4]
+
+
+@pytest.fixture
+def other_files(tmp_path):
+    for name, first in (("held_out", 100), ("test", 200)):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"review": f"another {i}", "stars": i} for i in range(first, first + 5)])
+    return {name: tmp_path / f"{name}.jsonl" for name in ("held_out", "test")}
+
+
+def test_held_out_and_test_rows_may_have_files_of_their_own(reviews, other_files):
+    splits = load_splits(config(reviews, **other_files))
+    assert stars(splits.held_out) == list(range(100, 105))
+    assert stars(splits.test) == list(range(200, 205))
+    assert sorted(stars(splits.train, splits.prompts)) == list(range(40)), "no row is kept for what has a file"
+    assert load_splits(config(reviews)).test is None
+
+
+def test_a_share_leaves_other_files_whole(reviews, other_files):
+    splits = load_splits(config(reviews, share=(0.5, 1.0), **other_files))
+    assert (len(splits.train) + len(splits.prompts), len(splits.held_out), len(splits.test)) == (20, 5, 5)
+
+
+@pytest.mark.parametrize("which", ["held_out", "test"])
+def test_what_is_wrong_with_another_file_is_said_of_its_field(reviews, which):
+    missing = reviews.with_name("missing.jsonl")
+    with pytest.raises(UserError, match=f"^data.source.{which}_path: no file '{missing}'"):
+        load_splits(config(reviews, **{which: missing}))
+    with pytest.raises(
+        UserError, match=f"^data.source.{which}_path: .* is the file of the training rows, too; expected another"
+    ):
+        load_splits(config(reviews, **{which: reviews}))
+
+
+def test_held_out_rows_are_needed(reviews, other_files):
+    with pytest.raises(UserError, match=r"^data.source: 40 rows .*held_out_fraction=0.0; expected at least one row in each"):
+        load_splits(config(reviews, held_out_fraction=0.0))
+    assert len(load_splits(config(reviews, held_out_fraction=0.0, held_out=other_files["held_out"])).held_out) == 5
 
 
 @pytest.mark.parametrize("fractions", [(0.01, 0.5), (0.5, 0.01), (0.5, 0.495)])

@@ -117,6 +117,31 @@ def test_missing_padding_and_beginning_fall_back_to_the_end_token(trained, tmp_p
     assert len(loaded) == VOCAB, "no token was added"
 
 
+def test_an_encoders_tokenizer_begins_with_cls_and_ends_with_sep(trained, tmp_path):
+    """Under other names, so that the fall-back to the end token would be seen."""
+    save_with(trained, tmp_path, cls_token="<bos>", sep_token="<eos>", pad_token="<pad>")
+    loaded, bpe = tokenizers.load(tmp_path), trained["bpe"]
+    assert (loaded.bos_token_id, loaded.eos_token_id) == (bpe.bos_token_id, bpe.eos_token_id)
+    assert loaded.pad_token_id == bpe.pad_token_id
+    assert len(loaded) == VOCAB, "no token was added"
+
+
+def test_a_decoders_own_tokens_come_before_cls_and_sep(trained, tmp_path):
+    save_with(trained, tmp_path, bos_token="<bos>", eos_token="<eos>", cls_token="<pad>", sep_token="<pad>")
+    loaded, bpe = tokenizers.load(tmp_path), trained["bpe"]
+    assert (loaded.bos_token_id, loaded.eos_token_id) == (bpe.bos_token_id, bpe.eos_token_id)
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_a_mask_token_can_be_asked_for(trained, sentences, kind):
+    assert trained[kind].mask_token_id is None
+    masked = tokenizers.build(TRAINED[kind], sentences, tokenizers.SPECIAL | tokenizers.MASK)
+    assert masked.mask_token_id in masked.all_special_ids
+    assert round_trip(masked, sentences[:50]) == sentences[:50]
+    used = {token for row in tokenizers.encode(masked, sentences) for token in row}
+    assert masked.mask_token_id not in used
+
+
 def test_a_tokenizer_without_end_token_is_refused(trained, tmp_path):
     save_with(trained, tmp_path, bos_token="<bos>")
     with pytest.raises(UserError, match=f"^tokenizer.path: the tokenizer in '{tmp_path}' has no end-of-sequence token"):

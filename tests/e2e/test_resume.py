@@ -12,9 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from kljax.analysis.restore import restore
 from kljax.config import MeshConfig
 from kljax.training import run_directory
+from kljax.training.restore import restore
 
 TRAIN = Path(__file__).parents[2] / "experiments" / "train.py"
 STEPS, SAVE_EVERY = 14, 3

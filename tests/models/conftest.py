@@ -4,11 +4,13 @@ import jax
 import pytest
 from flax import nnx
 
-from kljax.config import ModelConfig
+from kljax.config import DecoderConfig
 from kljax.models.decoder import Decoder
 
 VOCAB = 13
 SIZE = {
+    "kind": "decoder",
+    "qk_norm": False,
     "layers": 2,
     "d_model": 16,
     "d_mlp": 24,
@@ -18,6 +20,7 @@ SIZE = {
     "rope_theta": 10000.0,
     "dropout": 0.3,
     "dtype": "float32",
+    "param_dtype": "float32",
     "remat": False,
     "logit_chunk": 3,
 }
@@ -25,7 +28,7 @@ GPT2 = {
     "positions": "learned",
     "norm": "layer",
     "mlp": "gelu",
-    "bias": True,
+    "bias": "all",
     "tied_head": True,
     "kv_heads": 4,
     "norm_eps": 1e-5,
@@ -34,7 +37,7 @@ LLAMA = {
     "positions": "rotary",
     "norm": "rms",
     "mlp": "swiglu",
-    "bias": False,
+    "bias": "none",
     "tied_head": False,
     "kv_heads": 2,
     "norm_eps": 1e-6,
@@ -48,7 +51,7 @@ def make_decoder():
     """make_decoder(family, seed, **changes): a decoder with weights SCALE times as large as fresh ones."""
 
     def make(family="gpt2", seed=0, **changes) -> Decoder:
-        graphdef, params = nnx.split(Decoder(ModelConfig(**SIZE | PARTS[family] | changes), VOCAB, rngs=nnx.Rngs(seed)))
+        graphdef, params = nnx.split(Decoder(DecoderConfig(**SIZE | PARTS[family] | changes), VOCAB, rngs=nnx.Rngs(seed)))
         return nnx.merge(graphdef, jax.tree.map(lambda p: SCALE * p, params))
 
     return make

@@ -80,7 +80,7 @@ def term(kind, function, weight=1.0, /, **arguments):
 def host(tokenizer, columns=None, **terms):
     reward = build(terms, tokenizer)
     assert reward.host is not None
-    return reward.host(PROMPTS, COMPLETIONS, columns or {})
+    return np.asarray(reward.total(reward.host(PROMPTS, COMPLETIONS, columns or {})))
 
 
 def complaint(tokenizer, **terms):
@@ -93,7 +93,7 @@ def complaint(tokenizer, **terms):
 def device_complaint(tokenizer, rollout, function, **arguments):
     """What is said while the step is traced."""
     with pytest.raises(UserError) as raised:
-        jax.eval_shape(build({"mine": term("jax", function, **arguments)}, tokenizer).device, rollout)
+        jax.eval_shape(build({"mine": term("jax", function, **arguments)}, tokenizer).device, {}, rollout)
     assert "\n" not in str(raised.value)
     return str(raised.value)
 
@@ -103,7 +103,8 @@ def test_device_terms_are_summed_with_their_weights(tokenizer, rollout):
     reward = build(terms, tokenizer)
     assert reward.host is None, "one compiled step"
     repetition = [2 / 3, 0, 0]  # of equal tokens: three bigrams, one new; none; one, new
-    np.testing.assert_allclose(reward.device(rollout), -0.5 * np.array([4, 1, 2]) + 2 * np.array(repetition), rtol=1e-6)
+    expected = -0.5 * np.array([4, 1, 2]) + 2 * np.array(repetition)
+    np.testing.assert_allclose(reward.total(reward.device({}, rollout)), expected, rtol=1e-6)
 
 
 def test_host_terms_are_summed_with_their_weights(tokenizer, mine):
@@ -114,17 +115,23 @@ def test_host_terms_are_summed_with_their_weights(tokenizer, mine):
 
 def test_device_and_host_terms_stay_apart(tokenizer, rollout, mine):
     reward = build({"long": term("jax", "length"), "letters": term("python", f"{mine}.letters")}, tokenizer)
-    np.testing.assert_array_equal(reward.device(rollout), [4, 1, 2])
-    np.testing.assert_array_equal(reward.host(PROMPTS, COMPLETIONS, {}), [len(text) for text in COMPLETIONS])
+    on_device, on_host = reward.device({}, rollout), reward.host(PROMPTS, COMPLETIONS, {})
+    assert set(on_device) == {"long"}
+    assert set(on_host) == {"letters"}
+    np.testing.assert_array_equal(on_device["long"], [4, 1, 2])
+    np.testing.assert_array_equal(on_host["letters"], [len(text) for text in COMPLETIONS])
 
 
-def test_no_device_term_gives_zeros(tokenizer, rollout):
-    np.testing.assert_array_equal(build({"v": term("python", "vader")}, tokenizer).device(rollout), np.zeros(3))
+def test_a_weight_of_zero_reports_and_does_not_count(tokenizer, rollout):
+    """Not even where the term is infinite: 0 · inf is no number."""
+    reward = build({"long": term("jax", "length"), "gold": term("jax", "length", 0.0)}, tokenizer)
+    terms = reward.device({}, rollout) | {"gold": jnp.full(3, jnp.inf)}
+    np.testing.assert_array_equal(reward.total(terms), [4, 1, 2])
 
 
 def test_a_dotted_path_names_a_jax_factory(tokenizer, rollout, mine):
     reward = build({"mine": term("jax", f"{mine}.nats", 2.0, scale=3.0)}, tokenizer)
-    np.testing.assert_allclose(reward.device(rollout), 2.0 * 3.0 * np.arange(12.0).reshape(3, 4).sum(-1))
+    np.testing.assert_allclose(reward.total(reward.device({}, rollout)), 2.0 * 3.0 * np.arange(12.0).reshape(3, 4).sum(-1))
 
 
 def test_columns_and_arguments_are_passed(tokenizer, mine):

@@ -79,7 +79,7 @@ def test_sentiment_of_known_phrases(tokenizer, prompt, completion, expected):
 
 def test_sentiment_refuses_a_tokenizer_without_the_words(tokenizer):
     other = tokenizers.build(WordTokenizer(kind="words"), ["some other words"])
-    with pytest.raises(UserError, match=r"^reward.sentiment: the tokenizer has no token for .* \('admired', …\).*reward=vader"):
+    with pytest.raises(UserError, match=r"^the tokenizer has no token for .* \('admired', …\).*reward=vader"):
         sentiment(other)
 
 

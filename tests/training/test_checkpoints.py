@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from kljax.errors import UserError
-from kljax.training.checkpoints import Checkpoints, load_reference, save_reference
+from kljax.training.checkpoints import Checkpoints, frozen_hash, load_frozen, load_params, save_frozen, save_params
 from kljax.training.loop import build_trainer
-from kljax.training.state import initial_state, params_hash
+from kljax.training.state import params_hash
 from kljax.training.task import prepare
 
 
@@ -18,9 +18,8 @@ def trainer(tiny):
 
 
 def state_of(trainer, seed=0):
-    task, parts = trainer.task, trainer.parts
-    params = task.architecture.init(task.config.model, seed)
-    return initial_state(params, parts.optimizer, parts.controller, task.config.seed, parts.shardings)
+    params = trainer.task.architecture.init(seed)
+    return trainer.initial_state(params, params)
 
 
 def assert_equal(actual, expected):
@@ -46,10 +45,11 @@ def test_what_was_saved_is_the_state_at_the_time_of_saving(trainer, tmp_path):
     state = state_of(trainer)
     kept = jax.tree.map(jnp.copy, state)
     reference = jax.tree.map(jnp.copy, state.params)
+    frozen = trainer.freeze(reference, reference)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(0, state, "hash")
     for step in range(3):
-        state, _, _ = trainer.take_step(state, reference, trainer.batch(step))
+        state, _, _ = trainer.take_step(state, frozen, trainer.batch(step))
     checkpoints.wait()
     restored = checkpoints.restore(0, trainer.shapes, trainer.parts.shardings, "hash")
     checkpoints.close()
@@ -78,24 +78,43 @@ def test_another_model_is_refused(trainer, tiny, tmp_path):
 def test_the_reference_comes_back_with_its_hash(trainer, tmp_path):
     params = state_of(trainer).params
     arch = trainer.task.architecture
-    save_reference(tmp_path, params)
-    restored, digest = load_reference(tmp_path, arch.shapes, arch.shardings)
-    assert_equal(restored, params)
+    assert save_frozen(tmp_path, params, params) == params_hash(params)
+    base, reference, digest = load_frozen(tmp_path, arch.shapes, arch.shardings)
+    assert_equal(reference, params)
+    assert base is reference
     assert digest == params_hash(params)
+
+
+def test_a_base_of_its_own_comes_back_too_and_counts_in_the_hash(trainer, tmp_path):
+    arch = trainer.task.architecture
+    base, reference = (state_of(trainer, seed).params for seed in (0, 1))
+    digest = save_frozen(tmp_path, base, reference)
+    again = load_frozen(tmp_path, arch.shapes, arch.shardings)
+    assert_equal(again[:2], (base, reference))
+    assert again[2] == digest != frozen_hash(reference, base)
+
+
+def test_a_lower_precision_comes_back_as_it_was(trainer, tmp_path):
+    arch = trainer.task.architecture
+    low = jax.tree.map(lambda p: p.astype(jnp.bfloat16), state_of(trainer).params)
+    save_params(tmp_path, low)
+    assert_equal(load_params(tmp_path, arch.shapes, arch.shardings), low)
+    types = {leaf.dtype for leaf in jax.tree.leaves(load_params(tmp_path, arch.shapes, arch.shardings))}
+    assert types == {jnp.dtype(jnp.bfloat16)}
 
 
 def test_a_reference_is_written_once(trainer, tmp_path):
     arch = trainer.task.architecture
     first = state_of(trainer, seed=0).params
-    save_reference(tmp_path, first)
-    save_reference(tmp_path, state_of(trainer, seed=1).params)
-    assert load_reference(tmp_path, arch.shapes, arch.shardings)[1] == params_hash(first)
+    save_params(tmp_path, first)
+    save_params(tmp_path, state_of(trainer, seed=1).params)
+    assert_equal(load_params(tmp_path, arch.shapes, arch.shardings), first)
 
 
 def test_a_missing_reference_is_said(trainer, tmp_path):
     arch = trainer.task.architecture
     with pytest.raises(UserError, match="holds no reference model"):
-        load_reference(tmp_path, arch.shapes, arch.shardings)
+        load_params(tmp_path, arch.shapes, arch.shardings)
 
 
 def test_the_hash_sees_every_bit_and_every_name():

@@ -35,7 +35,7 @@ def letters(tiny):
 
 def enumerated(config):
     task = prepare(config)
-    reference = task.architecture.init(config.model, 0)
+    reference = task.architecture.init(0)
     return task, reference, enumerate_task(task, combination.build(config.reward, task.tokenizer), reference)
 
 

@@ -1,15 +1,17 @@
 """Maximum likelihood: it approaches the grammar, stops early, and goes on where it was interrupted."""
 
+import json
 import math
 
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from kljax.data import grammar
 from kljax.errors import UserError
-from kljax.training import fitting, run_directory
-from kljax.training.checkpoints import load_reference
+from kljax.training import fitting, objectives, run_directory
+from kljax.training.checkpoints import load_params
 from kljax.training.fitting import ensure_base, read_result
 from kljax.training.interrupt import Interrupted
 from kljax.training.state import params_hash
@@ -17,8 +19,8 @@ from kljax.training.task import base_path, prepare
 
 
 def base_of(task):
-    arch = task.architecture
-    return load_reference(base_path(task), arch.shapes, arch.shardings)
+    arch = objectives.build(task).architecture
+    return load_params(base_path(task), arch.shapes, arch.shardings)
 
 
 def test_maximum_likelihood_lowers_forward_kl_to_the_grammar(tiny):
@@ -40,31 +42,44 @@ def test_forward_kl_is_cross_entropy_less_the_entropy_of_the_data(tiny):
     assert result["held_out_perplexity_tok"] == pytest.approx(math.exp(result["held_out_nats_tok"]))
 
 
-def test_early_stopping_keeps_the_best_parameters(tiny, monkeypatch):
-    """Held-out figures that rise from the second look on: the fit stops after `patience` more and keeps the second."""
-    looks = iter([4.0, 3.0, 3.5, 3.6, 3.7, 3.8])
-    seen = []
+@pytest.mark.parametrize(("watch", "figures"), [("loss", [4.0, 3.0, 3.5, 3.6, 3.7]), ("accuracy", [0.5, 0.7, 0.7, 0.6, 0.9])])
+def test_early_stopping_keeps_the_best_parameters(toy, monkeypatch, watch, figures):
+    """Held-out figures that are not better from the third look on: the fit stops after two more and keeps the second's."""
+    looks, seen = iter(figures), []
     real = fitting._remember
-    monkeypatch.setattr(fitting, "_remember", lambda state, nats, task: seen.append(real(state, next(looks), task)) or seen[-1])
-    task = prepare(tiny("pretrain.steps=60", "pretrain.eval_every=10", "pretrain.patience=2"))
+    monkeypatch.setattr(fitting, "_remember", lambda state, _, task: seen.append(real(state, next(looks), task)) or seen[-1])
+    config = ["pretrain.steps=60", "pretrain.eval_every=10", "pretrain.patience=2", f"pretrain.watch={watch}"]
+    task = prepare(toy("classification", *config))
     path = ensure_base(task)
     assert read_result(path)["steps"] == 40
-    assert float(seen[-1].best_nats) == 3.0
-    assert base_of(task)[1] == params_hash(seen[-1].best_params)
-    changed = jax.tree.map(lambda a, b: bool((a != b).any()), seen[-1].train.params, seen[-1].best_params)
+    assert float(seen[-1].best) == pytest.approx({"loss": 3.0, "accuracy": -0.7}[watch])
+    assert params_hash(base_of(task)) == params_hash(seen[1].best_params)
+    changed = jax.tree.map(lambda a, b: bool((a != b).any()), seen[-1].train.params, seen[1].best_params)
     assert any(jax.tree.leaves(changed))
 
 
 def test_an_interrupted_fit_goes_on_bit_for_bit(tiny, monkeypatch):
-    whole = prepare(tiny("run.root=" + str(tiny().run.root) + "/whole"))
+    whole, task = prepare(tiny(f"run.root={tiny().run.root}/whole")), prepare(tiny())
+    check_resumption(whole, task, monkeypatch)
+
+
+def test_an_interrupted_fit_of_a_classifier_goes_on_bit_for_bit(toy, monkeypatch):
+    """With dropout and noise, which have to be those of the fit that was never stopped."""
+    noisy = ["model.dropout=0.2", "pretrain.steps=20", "pretrain.eval_every=10"]
+    noisy += ["pretrain.augmentation.delete=0.1", "pretrain.augmentation.swap=0.1"]
+    whole, task = (prepare(toy("classification", *noisy)) for _ in range(2))
+    check_resumption(whole, task, monkeypatch)
+    assert read_result(base_path(task)) == read_result(base_path(whole))
+
+
+def check_resumption(whole, task, monkeypatch):
     ensure_base(whole)
-    task = prepare(tiny())
     monkeypatch.setattr(fitting, "StopRequest", StopAfter(steps=7))
     with pytest.raises(Interrupted, match="saved at step 7"):
         ensure_base(task)
     monkeypatch.undo()
     ensure_base(task)
-    assert base_of(task)[1] == base_of(whole)[1]
+    assert params_hash(base_of(task)) == params_hash(base_of(whole))
     assert metrics_of(base_path(task)) == metrics_of(base_path(whole))
 
 
@@ -123,7 +138,7 @@ def test_dropout_and_weight_decay_reach_the_fit(tiny):
 def base_hash(tiny, *overrides):
     task = prepare(tiny(*overrides))
     ensure_base(task)
-    return base_of(task)[1]
+    return params_hash(base_of(task))
 
 
 def test_grammar_sentences_longer_than_a_window_are_refused(tiny):
@@ -136,8 +151,115 @@ def test_held_out_rows_are_all_counted_whatever_the_batch(tiny):
     results = []
     for batch in (16, 4):
         task = prepare(tiny(f"pretrain.batch={batch}"))
-        rows = fitting.token_rows(task.tokenizer, list(task.splits.held_out["text"]), 32)
-        params = task.architecture.init(task.config.model, 0)
-        results.append(fitting._compile(task, rows).held_out(params))
+        objective = objectives.build(task)
+        params = task.architecture.init(0)
+        results.append(fitting._compile_outputs(task, objective)(params, objective.held_out))
     np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
     assert len(results[0]) == len(results[1]) == 20
+
+
+@pytest.fixture(scope="module")
+def classifier(toy):
+    """The directory of a finished fit of a classifier."""
+    return ensure_base(prepare(toy("classification", toy.test_rows)))
+
+
+def test_test_rows_change_nothing_but_their_own_figures(toy, classifier, tmp_path):
+    """Twice the same fit, the second time with other test rows."""
+    file = tmp_path / "other.jsonl"
+    file.write_text('{"text": "dull film", "label": "pos"}\n{"text": "great film", "label": "neg"}\n')
+    task = prepare(toy("classification", f"data.source.test_path={file}"))
+    other = ensure_base(task)
+    assert metrics_of(other) == metrics_of(classifier)
+    here, there = read_result(other), read_result(classifier)
+    assert (here["test/accuracy"], here["test/confusion_matrix"]) == (0.0, [[0, 1], [1, 0]])
+    of_test = [name for name in here if name.startswith("test/")]
+    assert [name for name in here if here[name] != there[name]] == of_test
+    assert not any(name.startswith("test/") for line in metrics_of(other) for name in line)
+
+
+def imported(classifier):
+    """The overrides of a model that begins where that fit ended."""
+    place = classifier / "huggingface"
+    return ["model=huggingface", f"model.path={place}", "tokenizer=pretrained", f"tokenizer.path={place}"]
+
+
+def test_an_imported_model_is_used_as_it_is(toy, classifier):
+    task = prepare(toy("classification", toy.test_rows, "pretrain.steps=0", *imported(classifier), model=None))
+    path = ensure_base(task)
+    result, original = read_result(path), read_result(classifier)
+    assert (result["steps"], original["steps"]) == (0, 60)
+    assert result.keys() - original.keys() == {"held_out_rows"}
+    assert result["held_out_rows"] == 40
+    for name in original.keys() - {"steps"}:
+        expected = original[name]
+        assert result[name] == (pytest.approx(expected, rel=1e-4) if isinstance(expected, float) else expected), name
+    assert not (path / "metrics.jsonl").exists()
+    assert (path / "huggingface" / "model.safetensors").exists()
+
+
+def test_a_fit_begins_from_an_imported_body_and_makes_the_head_that_it_lacks(toy, classifier):
+    task = prepare(toy("masked_token", *imported(classifier), model=None))
+    task.tokenizer.mask_token = "<pad>"
+    start = fitting._start(task, objectives.build(task))
+    arch = objectives.build(prepare(toy("classification"))).architecture
+    fitted = load_params(classifier, arch.shapes, arch.shardings)
+    assert params_hash(start["body"]) == params_hash(fitted["body"])
+    assert start["dense"]["kernel"].shape == (16, 16)
+
+
+def test_a_head_that_an_imported_model_lacks_has_to_be_fitted(toy, classifier, tmp_path):
+    headless = tmp_path / "headless"
+    headless.mkdir()
+    for file in (classifier / "huggingface").iterdir():
+        (headless / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(headless / "model.safetensors")
+    save_file(
+        {name: array for name, array in tensors.items() if not name.startswith("classifier")}, headless / "model.safetensors"
+    )
+    body = json.loads((headless / "config.json").read_text()) | {"architectures": ["BertModel"]}
+    (headless / "config.json").write_text(json.dumps(body))
+    overrides = [f"model.path={headless}" if o.startswith("model.path") else o for o in imported(classifier)]
+    task = prepare(toy("classification", "pretrain.steps=0", *overrides, model=None))
+    with pytest.raises(UserError, match=r"^pretrain.steps: got 0 .*headless' has no out.* expected a number >= 1"):
+        ensure_base(task)
+
+
+def test_an_export_goes_where_it_is_asked_for_and_nowhere_else(toy, classifier, tiny, tmp_path):
+    """A decoder's directory is made for it, another's is a copy."""
+    for name, config in {
+        "decoder": tiny(f"run.export_to={tmp_path}/decoder"),
+        "classifier": toy("classification", toy.test_rows, f"run.export_to={tmp_path}/classifier"),
+    }.items():
+        task = prepare(config)
+        fitting.check_export(task)
+        fitting.export_base(task, ensure_base(task))
+        assert (tmp_path / name / "config.json").exists()
+        with pytest.raises(
+            UserError, match=f"^run.export_to: '{tmp_path}/{name}' is there already, expected a path that is free"
+        ):
+            fitting.check_export(task)
+    there = {file.name: file.read_bytes() for file in (classifier / "huggingface").iterdir()}
+    assert {file.name: file.read_bytes() for file in (tmp_path / "classifier").iterdir()} == there
+
+
+def test_what_has_no_hugging_face_form_is_refused_before_it_is_fitted(toy, tiny, tmp_path):
+    task = prepare(toy("classification", "model.segments=0"))
+    with pytest.raises(UserError, match=r"^model: no Hugging Face architecture has these parts"):
+        ensure_base(task)
+    assert not base_path(task).exists()
+    odd = prepare(tiny("model.bias=none", f"run.export_to={tmp_path}/odd"))
+    with pytest.raises(UserError, match=r"^model: no Hugging Face architecture has these parts"):
+        fitting.check_export(odd)
+
+
+def test_a_fit_on_a_mesh_has_the_losses_of_one_on_a_device(toy):
+    """Pairs, which lie two by two on the devices."""
+    short = ["pretrain.steps=6", "pretrain.eval_every=3"]
+    one, many = (
+        metrics_of(ensure_base(prepare(toy("rated_pairs", *short, *mesh))))
+        for mesh in ([], ["mesh.data=2", "mesh.fsdp=2", "mesh.tensor=2"])
+    )
+    assert len(one) == len(many) == 2
+    for here, there in zip(one, many, strict=True):
+        assert here == pytest.approx(there, rel=1e-3, abs=1e-4)

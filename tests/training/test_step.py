@@ -11,7 +11,6 @@ import pytest
 from kljax.kl.sequences import importance_weights, on_policy
 from kljax.rewards.device import length
 from kljax.training.loop import build_trainer
-from kljax.training.state import initial_state
 from kljax.training.step import compile_halves, compile_step, loss, report, roll_out, score_rollout
 from kljax.training.task import prepare
 
@@ -29,9 +28,8 @@ def trainer_on(tiny, mesh, *overrides):
 
 def start(trainer, scale=1.0):
     """A state, and a reference that differs from it: at KL = 0 a wrong sign would not show. Larger scales differ more."""
-    task, parts = trainer.task, trainer.parts
-    params, reference = (jax.tree.map(lambda p: scale * p, task.architecture.init(task.config.model, i)) for i in range(2))
-    return initial_state(params, parts.optimizer, parts.controller, task.config.seed, parts.shardings), reference
+    params, reference = (jax.tree.map(lambda p: scale * p, trainer.task.architecture.init(i)) for i in range(2))
+    return trainer.initial_state(params, reference), trainer.freeze(params, reference)
 
 
 def assert_close(actual, expected):
@@ -48,27 +46,28 @@ def assert_close(actual, expected):
 
 
 def value_and_gradient(trainer):
-    state, reference = start(trainer)
+    state, frozen = start(trainer)
     parts = trainer.parts
 
     @jax.jit
-    def compute(state, reference, prompts):
-        rollout, reward = roll_out(parts, state, prompts)
+    def compute(state, frozen, prompts):
+        rollout, terms = roll_out(parts, state, frozen, prompts)
+        reward = parts.reward.total(terms)
 
         def objective(params):
-            scores = score_rollout(parts, params, reference, rollout)
+            scores = score_rollout(parts, params, frozen, None, rollout)
             return loss(parts, scores, rollout.mask, reward, jnp.float32(0.5), on_policy(rollout.mask))
 
         return jax.value_and_grad(objective)(state.params)
 
-    return jax.device_get(compute(state, reference, trainer.batch(0).prompts))
+    return jax.device_get(compute(state, frozen, trainer.batch(0).prompts))
 
 
 def run_steps(trainer, steps=STEPS, scale=1.0):
-    state, reference = start(trainer, scale)
+    state, frozen = start(trainer, scale)
     logged = []
     for i in range(steps):
-        state, metrics, _ = trainer.take_step(state, reference, trainer.batch(i))
+        state, metrics, _ = trainer.take_step(state, frozen, trainer.batch(i))
         logged.append(jax.device_get(metrics))
     return jax.device_get(state.params), logged
 
@@ -105,21 +104,21 @@ def test_parameters_lie_where_their_logical_axes_say(tiny):
 
 def test_two_halves_are_the_one_program(tiny):
     trainer = trainer_on(tiny, (1, 1, 1))
-    state, reference = start(trainer)
+    state, frozen = start(trainer)
     prompts = trainer.batch(0).prompts
-    whole = compile_step(trainer.parts)(jax.tree.map(jnp.copy, state), reference, prompts)
+    whole = compile_step(trainer.parts)(jax.tree.map(jnp.copy, state), frozen, prompts)
     rollout_half, update_half = compile_halves(trainer.parts)
-    rollout, reward = rollout_half(state, prompts)
-    halves = update_half(state, reference, rollout, reward)
+    rollout, terms = rollout_half(state, frozen, prompts)
+    halves = update_half(state, frozen, rollout, terms)
     np.testing.assert_array_equal(halves[2].rollout.tokens, whole[2].rollout.tokens)
     assert_close(halves[0].params, whole[0].params)
 
 
 def test_the_noise_of_a_step_follows_from_key_and_step(tiny):
     trainer = trainer_on(tiny, (1, 1, 1))
-    state, _ = start(trainer)
+    state, frozen = start(trainer)
     prompts = trainer.batch(0).prompts
-    draw = jax.jit(lambda state: roll_out(trainer.parts, state, prompts)[0].tokens)
+    draw = jax.jit(lambda state: roll_out(trainer.parts, state, frozen, prompts)[0].tokens)
     np.testing.assert_array_equal(draw(state), draw(state))
     assert (draw(state) != draw(replace(state, step=state.step + 1))).any()
     assert (draw(state) != draw(replace(state, key=jax.random.key(99)))).any()
@@ -148,11 +147,11 @@ def test_without_a_penalty_the_reward_rises(tiny, algorithm):
 
 def test_metrics_are_those_of_a_python_loop(tiny):
     trainer = trainer_on(tiny, (1, 1, 1))
-    state, reference = start(trainer)
-    scores_of = jax.jit(lambda s, r, rollout: score_rollout(trainer.parts, s.params, r, rollout))
+    state, frozen = start(trainer)
+    scores_of = jax.jit(lambda s, f, rollout: score_rollout(trainer.parts, s.params, f, None, rollout))
     before = jax.tree.map(jnp.copy, state)
-    _, metrics, outcome = trainer.take_step(state, reference, trainer.batch(0))
-    scores, mask = jax.device_get((scores_of(before, reference, outcome.rollout), outcome.rollout.mask))
+    _, metrics, outcome = trainer.take_step(state, frozen, trainer.batch(0))
+    scores, mask = jax.device_get((scores_of(before, frozen, outcome.rollout), outcome.rollout.mask))
     rows = [(scores.reverse_kl[i][m], (scores.logp - scores.ref_logp)[i][m], m.sum()) for i, m in enumerate(mask)]
     expected = {
         "kl/reverse_exact_seq": np.mean([exact.sum() for exact, _, _ in rows]),
@@ -172,9 +171,9 @@ def test_metrics_are_those_of_a_python_loop(tiny):
 
 def test_the_reference_is_an_argument_not_a_constant(tiny):
     trainer = trainer_on(tiny, (1, 1, 1))
-    state, reference = start(trainer)
-    text = compile_step(trainer.parts).lower(state, reference, trainer.batch(0).prompts).as_text()
-    rows, width = reference["embed"]["embedding"].shape
+    state, frozen = start(trainer)
+    text = compile_step(trainer.parts).lower(state, frozen, trainer.batch(0).prompts).as_text()
+    rows, width = frozen.reference["embed"]["embedding"].shape
     constants = [line for line in text.splitlines() if "stablehlo.constant" in line and f"tensor<{rows}x{width}xf32>" in line]
     assert not [line for line in constants if "dense<0.0" not in line and "dense<1.0" not in line]
 
@@ -182,26 +181,26 @@ def test_the_reference_is_an_argument_not_a_constant(tiny):
 def test_nothing_compiles_after_the_first_step(tiny):
     trainer = trainer_on(tiny, (1, 1, 1))
     step = compile_step(trainer.parts)
-    state, reference = start(trainer)
+    state, frozen = start(trainer)
     for i in range(3):
-        state, _, _ = step(state, reference, trainer.batch(i).prompts)
+        state, _, _ = step(state, frozen, trainer.batch(i).prompts)
     assert step._cache_size() == 1
 
 
 def test_length_reward_counts_what_the_metrics_count(tiny):
     trainer = trainer_on(tiny, (1, 1, 1))
-    state, reference = start(trainer)
-    _, metrics, outcome = trainer.take_step(state, reference, trainer.batch(0))
+    state, frozen = start(trainer)
+    _, metrics, outcome = trainer.take_step(state, frozen, trainer.batch(0))
     np.testing.assert_allclose(length(trainer.task.tokenizer)(outcome.rollout).mean(), metrics["rollout/length"])
 
 
 def test_all_estimates_are_of_the_same_samples_and_of_a_loop(tiny):
     trainer = trainer_on(tiny, (1, 1, 1))
-    state, reference = start(trainer, scale=2.0)
-    scores_of = jax.jit(lambda s, r, rollout: score_rollout(trainer.parts, s.params, r, rollout))
+    state, frozen = start(trainer, scale=2.0)
+    scores_of = jax.jit(lambda s, f, rollout: score_rollout(trainer.parts, s.params, f, None, rollout))
     before = jax.tree.map(jnp.copy, state)
-    _, metrics, outcome = trainer.take_step(state, reference, trainer.batch(0))
-    scores, mask = jax.device_get((scores_of(before, reference, outcome.rollout), outcome.rollout.mask))
+    _, metrics, outcome = trainer.take_step(state, frozen, trainer.batch(0))
+    scores, mask = jax.device_get((scores_of(before, frozen, outcome.rollout), outcome.rollout.mask))
     u = scores.logp - scores.ref_logp
     for name, estimate in {"k1": u, "k2": u**2 / 2, "k3": np.expm1(-u) + u, "exact": scores.reverse_kl}.items():
         sums = np.array([row[m].sum() for row, m in zip(estimate, mask, strict=True)])
@@ -218,14 +217,14 @@ def test_a_scaled_reward_is_trained_as_with_the_effective_beta(tiny):
     """The gradient of r/σ − beta·KL is that of r − (beta·σ)·KL, over σ."""
     trainer = trainer_on(tiny, (1, 1, 1), "reward_scale=prompt_std")
     plain = trainer_on(tiny, (1, 1, 1))
-    state, reference = start(trainer)
-    rollout, reward = jax.jit(lambda s, p: roll_out(trainer.parts, s, p))(state, trainer.batch(0).prompts)
-    reward = jnp.tile(jnp.array([1.0, 3.0]), reward.shape[0] // 2)  # every prompt alike, so that one σ is every prompt's
+    state, frozen = start(trainer)
+    rollout, _ = jax.jit(lambda s, f, p: roll_out(trainer.parts, s, f, p))(state, frozen, trainer.batch(0).prompts)
+    reward = jnp.tile(jnp.array([1.0, 3.0]), rollout.mask.shape[0] // 2)  # every prompt alike, so that one σ is every prompt's
     sigma = np.sqrt(2.0)
 
     def gradient(parts, beta):
         def objective(params):
-            scores = score_rollout(parts, params, reference, rollout)
+            scores = score_rollout(parts, params, frozen, None, rollout)
             return loss(parts, scores, rollout.mask, reward, jnp.float32(beta), on_policy(rollout.mask))
 
         return jax.device_get(jax.jit(jax.grad(objective))(state.params))
@@ -233,27 +232,27 @@ def test_a_scaled_reward_is_trained_as_with_the_effective_beta(tiny):
     scaled, effective = gradient(trainer.parts, 0.5), gradient(plain.parts, 0.5 * sigma)
     assert_close(jax.tree.map(lambda g: g * sigma, scaled), effective)
     metrics = report(
-        trainer.parts, score_rollout(trainer.parts, state.params, reference, rollout), rollout, reward, jnp.float32(0.5)
+        trainer.parts, score_rollout(trainer.parts, state.params, frozen, None, rollout), rollout, reward, jnp.float32(0.5)
     )
     np.testing.assert_allclose(metrics["kl/beta_effective"], 0.5 * sigma, rtol=1e-5)
 
 
 def test_unscaled_rewards_have_no_effective_beta(tiny):
     trainer = trainer_on(tiny, (1, 1, 1))
-    state, reference = start(trainer)
-    assert "kl/beta_effective" not in trainer.take_step(state, reference, trainer.batch(0))[1]
+    state, frozen = start(trainer)
+    assert "kl/beta_effective" not in trainer.take_step(state, frozen, trainer.batch(0))[1]
 
 
 def test_a_second_update_is_a_step_with_the_importance_weights_of_the_first(tiny):
     """Two updates of one rollout against the same two made by hand."""
     large_steps = ["optimizer.learning_rate=0.01", "optimizer.warmup_steps=0"]
     twice = trainer_on(tiny, (1, 1, 1), "rollout.updates=2", *large_steps)
-    state, reference = start(twice)
+    state, frozen = start(twice)
     parts, optimizer = twice.parts, twice.parts.optimizer
 
     def gradient(params, sampled_logp, rollout, reward):
         def objective(params):
-            scores = score_rollout(parts, params, reference, rollout)
+            scores = score_rollout(parts, params, frozen, None, rollout)
             weights = importance_weights(scores.logp, sampled_logp, rollout.mask)
             return loss(parts, scores, rollout.mask, reward, jnp.float32(0.5), weights)
 
@@ -261,8 +260,9 @@ def test_a_second_update_is_a_step_with_the_importance_weights_of_the_first(tiny
 
     @jax.jit
     def by_hand(state, prompts):
-        rollout, reward = roll_out(parts, state, prompts)
-        sampled_logp = score_rollout(parts, state.params, reference, rollout).logp
+        rollout, terms = roll_out(parts, state, frozen, prompts)
+        reward = parts.reward.total(terms)
+        sampled_logp = score_rollout(parts, state.params, frozen, None, rollout).logp
         params, opt_state = state.params, state.opt_state
         for _ in range(2):
             changes, opt_state = optimizer.update(gradient(params, sampled_logp, rollout, reward), opt_state, params)
@@ -270,7 +270,7 @@ def test_a_second_update_is_a_step_with_the_importance_weights_of_the_first(tiny
         return params
 
     expected = jax.device_get(by_hand(state, twice.batch(0).prompts))
-    params, metrics, _ = twice.take_step(state, reference, twice.batch(0))
+    params, metrics, _ = twice.take_step(state, frozen, twice.batch(0))
     assert_close(jax.device_get(params.params), expected)
     assert 0 < metrics["policy/effective_sample_fraction"] < 1  # the policy has moved between the two
 

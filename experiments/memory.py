@@ -1,0 +1,23 @@
+"""The memory of a training step: parameters, optimiser, frozen weights, and the peak of the process. Linux only.
+
+python experiments/memory.py experiment=smollm2 adapter=none
+python experiments/memory.py experiment=smollm2 adapter=lora
+"""
+
+from dataclasses import asdict
+
+from kljax.analysis import tables
+from kljax.analysis.memory import measure
+from kljax.command_line import launch
+from kljax.config import Config
+from kljax.training.task import use_compilation_cache
+
+
+def run(config: Config) -> None:
+    use_compilation_cache(config.run.compilation_cache)
+    for name, size in asdict(measure(config)).items():
+        tables.console.print(f"{name:10} {size / 2**20:8,.0f} MiB")
+
+
+if __name__ == "__main__":
+    launch(run, Config)

@@ -1,0 +1,33 @@
+"""A proxy reward and a gold one against KL over finished runs: a table, a CSV, a PNG and the fitted form of Gao et al. 2022.
+
+python experiments/overoptimisation.py runs/overoptimisation
+python experiments/overoptimisation.py runs/mine --proxy small --gold large --out /tmp/figure
+"""
+
+import argparse
+from pathlib import Path
+
+from kljax.analysis import frontier, overoptimisation, tables
+from kljax.command_line import reporting_mistakes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="run directories, or folders that hold some")
+    parser.add_argument("--proxy", default="proxy", help="the reward term that was trained on")
+    parser.add_argument("--gold", default="gold", help="the reward term of weight 0")
+    parser.add_argument("--out", type=Path, help="where overoptimisation.csv and .png go (default: the first folder given)")
+    arguments = parser.parse_args()
+    found = overoptimisation.points(frontier.find_runs(arguments.runs), arguments.proxy, arguments.gold)
+    fitted = overoptimisation.fit_gold(found)
+    out = arguments.out or frontier.folder_of(arguments.runs[0])
+    out.mkdir(parents=True, exist_ok=True)
+    overoptimisation.write_csv(found, out / "overoptimisation.csv")
+    overoptimisation.plot(found, fitted, out / "overoptimisation.png")
+    tables.show_overoptimisation(found, fitted)
+    tables.console.print(f"Written to {out / 'overoptimisation.csv'} and {out / 'overoptimisation.png'}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    with reporting_mistakes():
+        main()

@@ -1,0 +1,70 @@
+"""What a training step needs in memory: the arrays that stay, and the peak of the process while it steps. Linux only."""
+
+import ctypes
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from kljax.config import Config
+from kljax.errors import UserError
+from kljax.training.checkpoints import load_params
+from kljax.training.fitting import ensure_base
+from kljax.training.loop import build_trainer
+from kljax.training.references import first_reference
+from kljax.training.task import prepare
+
+STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes. `before` is the process with its data and tokenizer, before any parameter is there."""
+
+    before: int
+    trained: int
+    optimizer: int
+    frozen: int
+    peak: int
+
+
+def measure(config: Config, steps: int = 2) -> Memory:
+    """Memory of `steps` steps after a first one, which compiles."""
+    if not STATUS.exists():
+        raise UserError(f"memory is read from {STATUS}, which this system does not have; expected Linux.")
+    task = prepare(config)
+    base_path = ensure_base(task)
+    trainer = build_trainer(task)
+    _release()
+    before = _resident("VmRSS")
+    base = load_params(base_path, task.architecture.shapes, task.architecture.shardings)
+    reference = first_reference(task, base)
+    state, frozen = trainer.initial_state(base, reference), trainer.freeze(base, reference)
+    sizes = [_bytes(tree) for tree in (state.params, state.opt_state, (frozen, state.reference))]
+    del base, reference  # what a run still needs of them is in `frozen`
+    state, metrics, outcome = trainer.take_step(state, frozen, trainer.batch(0))
+    jax.block_until_ready((state, metrics, outcome))
+    _release()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    for step in range(1, 1 + steps):
+        state, metrics, outcome = trainer.take_step(state, frozen, trainer.batch(step))
+    jax.block_until_ready((state, metrics, outcome))
+    return Memory(before, *sizes, peak=_resident("VmHWM"))
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def _release() -> None:
+    """Give freed memory back to the system, so that it is not counted."""
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def _resident(field: str) -> int:
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,154 @@
+"""The safetensors files of a Hugging Face directory: their headers, shards of their tensors, and writing them.
+
+Pickles are never opened. Nothing here knows what a tensor is for.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from huggingface_hub import split_state_dict_into_shards_factory
+from jax.sharding import Sharding
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from kljax.errors import UserError
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+FILE_SIZE = "5GB"  # of one file of weights; what is more goes into several
+CHUNK = 4 * 2**20  # bytes of a file that are looked at together
+SAMPLE = 64  # bytes that the fingerprint sees at the beginning, the middle and the end of each tensor
+
+Ranges = tuple[tuple[int, int], ...]
+"""From where to where along each axis."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor as the header of its file describes it."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def read_headers(folder: Path, name: str) -> dict[str, Tensor]:
+    """All tensors of the directory. `name` is how messages begin.
+
+    UserError where a file is missing or cut off, or where all weights are pickled.
+    """
+    tensors: dict[str, Tensor] = {}
+    for file in _files(folder, name):
+        try:
+            with safe_open(file, "numpy") as opened:
+                for key in opened.keys():  # noqa: SIM118  (it is no dictionary)
+                    piece = opened.get_slice(key)
+                    tensors[key] = Tensor(file, key, tuple(piece.get_shape()), piece.get_dtype())
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"{name}: cannot read '{file}' of {file.stat().st_size:,} bytes, which is no safetensors file or is cut off "
+                f"({error}); get it again."
+            ) from None
+    return tensors
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    if (folder / WEIGHTS).exists():
+        return [folder / WEIGHTS]
+    if (folder / INDEX).exists():
+        try:
+            files = {folder / file for file in json.loads((folder / INDEX).read_text())["weight_map"].values()}
+        except (ValueError, KeyError, AttributeError):
+            raise UserError(f"{name}: '{folder / INDEX}' has no weight_map; expected what save_pretrained writes.") from None
+        absent = sorted(file.name for file in files if not file.exists())
+        if absent:
+            raise UserError(f"{name}: '{folder}' has no {absent[0]}, which {INDEX} speaks of; expected all {len(files)} files.")
+        return sorted(files)
+    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    found = f"only pickled weights ({pickles[0]}), which can run any code when opened" if pickles else "no weights"
+    raise UserError(
+        f"{name}: '{folder}' has {found}; expected {WEIGHTS}. To convert pickles that you trust, where PyTorch is installed: "
+        "transformers.AutoModelForCausalLM (or its like for another head).from_pretrained(DIR).save_pretrained(NEW_DIR)."
+    )
+
+
+def fingerprint(folder: Path, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of config.json, of each file's size and header, and of a few bytes of each tensor: a look, not a read.
+
+    Training changes whole tensors, which it sees; a single number that is changed by hand it may not.
+    """
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in sorted({tensor.file for tensor in tensors.values()}):
+        digest.update(f"{file.name} {file.stat().st_size}".encode())
+        with file.open("rb") as opened:
+            header = opened.read(int.from_bytes(opened.read(8), "little"))
+            digest.update(header)
+            data = opened.tell()
+            for key, entry in json.loads(header).items():
+                if key != "__metadata__":
+                    start, end = entry["data_offsets"]
+                    for place in (start, (start + end) // 2, max(start, end - SAMPLE)):
+                        opened.seek(data + place)
+                        digest.update(opened.read(min(SAMPLE, end - place)))
+    return digest.hexdigest()
+
+
+def place(
+    tensor: Tensor, shape: tuple[int, ...], dtype: Any, sharding: Sharding, *, transposed: bool, third: int | None
+) -> jax.Array:
+    """The tensor as an array of this shape, dtype and sharding: one shard at a time, of which the host keeps nothing.
+
+    `transposed`: it lies in the file as [out, in]. `third`: it is that third of the file's last axis.
+    """
+    devices: dict[Ranges, list[Any]] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        ranges = tuple(part.indices(size)[:2] for part, size in zip(index or (), shape, strict=True))
+        devices.setdefault(ranges, []).append(device)
+    arrays = []
+    for ranges, copies in devices.items():
+        block = read_block(tensor, ranges, np.dtype(dtype), transposed=transposed, third=third)
+        arrays += [jax.device_put(block, device) for device in copies]
+        jax.block_until_ready(arrays)  # the next block is not read while this one is still on the host
+        del block
+    return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+
+def read_block(tensor: Tensor, ranges: Ranges, dtype: np.dtype, *, transposed: bool, third: int | None) -> np.ndarray:
+    """These ranges of the parameter, cast. The file is opened anew for each chunk: pages of it that were seen are let go."""
+    block = np.empty([stop - start for start, stop in ranges], dtype)
+    target, theirs = (block.T, ranges[::-1]) if transposed else (block, ranges)
+    if third is not None:
+        width = tensor.shape[-1] // 3
+        theirs = (*theirs[:-1], (theirs[-1][0] + third * width, theirs[-1][1] + third * width))
+    (first, last), rest = theirs[0], tuple(slice(*part) for part in theirs[1:])
+    row_bytes = 8 * math.prod(tensor.shape[1:])  # of the widest type
+    step = max(1, CHUNK // row_bytes)
+    for start in range(first, last, step):
+        stop = min(start + step, last)
+        with safe_open(tensor.file, "numpy") as opened:
+            target[start - first : stop - first] = opened.get_slice(tensor.name)[(slice(start, stop), *rest)]
+    return block
+
+
+def write_weights(folder: Path, sizes: Mapping[str, int], make: Callable[[str], np.ndarray]) -> None:
+    """model.safetensors, or several files and their index where they exceed FILE_SIZE; `make` gives a tensor by its name."""
+    split = split_state_dict_into_shards_factory(
+        dict(sizes), get_storage_size=lambda size: size, filename_pattern="model{suffix}.safetensors", max_shard_size=FILE_SIZE
+    )
+    for file, names in split.filename_to_tensors.items():
+        save_file({name: make(name) for name in names}, str(folder / file), metadata={"format": "pt"})
+        shutil.copymode(folder / "config.json", folder / file)  # safetensors lets the owner alone read it
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")

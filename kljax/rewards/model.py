@@ -1,0 +1,177 @@
+"""A fitted classifier or reward model as a reward: on the rollout's own tokens in the compiled step, or on its text.
+
+Both read a Hugging Face directory: one that experiments/pretrain.py wrote (its run directory will do), or any other.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+from transformers import PreTrainedTokenizerBase
+
+from kljax.config import HuggingFaceModel
+from kljax.data import tokenizers
+from kljax.data.labelled import whole_texts
+from kljax.errors import UserError, did_you_mean
+from kljax.models import huggingface
+from kljax.models.classifier import Classifier
+from kljax.types import Params, Rollout
+
+FIELD = "arguments.path"
+
+
+@dataclass(frozen=True)
+class ModelReward:
+    """A reward with parameters, which the step gets as an argument: `score(params, rollout)`."""
+
+    params: Params
+    score: Callable[[Params, Rollout], Float[Array, "B"]]
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """A reward model in memory. `score(params, tokens, mask)` is one number a row."""
+
+    path: Path
+    tokenizer: PreTrainedTokenizerBase
+    context: int
+    params: Params
+    score: Callable[[Params, Int[Array, "B S"], Bool[Array, "B S"]], Float[Array, "B"]]
+
+
+def on_tokens(
+    tokenizer: PreTrainedTokenizerBase, path: str, label: str | None = None, scale: str = "log_odds", of: str = "whole"
+) -> ModelReward:
+    """The model's score of prompt and completion (`of="completion"`: of that alone), for a policy with the same tokenizer."""
+    fitted = load(path, label, scale)
+    _check_of(of)
+    if fitted.tokenizer.get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            f"{FIELD}: the reward model in {path} was trained with another tokenizer ({len(fitted.tokenizer)} tokens, this one "
+            f"has {len(tokenizer)}), expected the policy's own. To score the text, not its tokens, use reward=model_text."
+        )
+    bos: Any = tokenizer.bos_token_id
+
+    def score(params: Params, rollout: Rollout) -> Float[Array, "B"]:
+        length = rollout.tokens.shape[1]
+        if length > fitted.context:
+            raise UserError(
+                f"{FIELD}: prompts and completions have up to {length} tokens, expected at most the {fitted.context} that the "
+                f"reward model in {path} reads. Shorten data.prompt.max_tokens or rollout.max_new_tokens."
+            )
+        tokens, prompt_mask = rollout.tokens, rollout.prompt_mask
+        if of == "completion":  # a beginning token of its own in the place of the prompt's last
+            last = prompt_mask.shape[1] - 1
+            tokens = tokens.at[:, last].set(bos)
+            prompt_mask = jnp.zeros_like(prompt_mask).at[:, last].set(True)
+        return fitted.score(params, tokens, jnp.concatenate([prompt_mask, rollout.mask], axis=1))
+
+    return ModelReward(fitted.params, score)
+
+
+def on_text(
+    prompts: list[str],
+    completions: list[str],
+    *,
+    path: str,
+    label: str | None = None,
+    scale: str = "log_odds",
+    of: str = "whole",
+    length: int = 128,
+    **columns: Any,
+) -> list[float]:
+    """The model's score of the text by its own tokenizer, cut off after `length` tokens; arguments else as `on_tokens`."""
+    fitted = load(path, label, scale)
+    texts = completions if of == "completion" else [p + c for p, c in zip(prompts, completions, strict=True)]
+    rows = whole_texts(fitted.tokenizer, texts, min(length, fitted.context))
+    return np.asarray(_compiled(fitted.score)(fitted.params, rows.tokens, rows.mask)).tolist()
+
+
+def prepare(path: str, label: str | None = None, scale: str = "log_odds", of: str = "whole", length: int = 128) -> None:
+    """Load the model before anything compiles, so that what is wrong with it is said then."""
+    load(path, label, scale)
+    _check_of(of)
+    if not isinstance(length, int) or length < 3:
+        raise UserError(f"arguments.length: got {length!r}, expected a number of tokens >= 3.")
+
+
+def _check_of(of: str) -> None:
+    if of not in ("whole", "completion"):
+        raise UserError(f"arguments.of: got {of!r}, expected whole (prompt and completion) or completion.")
+
+
+@lru_cache(maxsize=4)
+def load(path: str, label: str | None, scale: str) -> FittedModel:
+    """The model in a Hugging Face directory, or in the directory of a fit. Its parameters are float32.
+
+    `label` names the class that is the reward (None: the model has one output, the score); `scale` is log_odds or probability.
+    """
+    folder = Path(path).expanduser()
+    folder = folder / "huggingface" if (folder / "huggingface").is_dir() else folder
+    source = HuggingFaceModel(
+        kind="huggingface",
+        path=str(folder),
+        context=None,
+        dropout=0.0,
+        dtype="float32",
+        param_dtype="float32",
+        remat=False,
+        logit_chunk=16,
+    )
+    pretrained = huggingface.describe(source, FIELD)
+    if not pretrained.outputs:
+        raise UserError(
+            f"{FIELD}: {path} holds a model without a score or classes, expected a classifier or a reward model. "
+            "Fit one with experiments/pretrain.py pretrain/objective=regression (or rated_pairs, preference, classification)."
+        )
+    read = _reading(pretrained, label, scale)
+    tokenizer = tokenizers.load(folder, FIELD)
+    huggingface.check_tokenizer(pretrained, tokenizer, FIELD)
+
+    def make() -> Classifier:
+        return Classifier(pretrained.config, pretrained.vocab_size, pretrained.outputs, rngs=nnx.Rngs(0))
+
+    graphdef, abstract = nnx.split(nnx.eval_shape(make))
+    shapes: Any = nnx.to_pure_dict(abstract)  # pyright: ignore
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    params = huggingface.load_params(pretrained, "classifier", shapes, jax.tree.map(lambda _: here, shapes))
+
+    def score(params: Params, tokens: Int[Array, "B S"], mask: Bool[Array, "B S"]) -> Float[Array, "B"]:
+        return read(nnx.merge(graphdef, params)(tokens, mask))
+
+    return FittedModel(folder, tokenizer, pretrained.config.context, params, score)
+
+
+def _reading(pretrained: huggingface.Pretrained, label: str | None, scale: str) -> Callable[[Array], Array]:
+    """From the outputs of each row to its reward: the only one, or the log-odds or probability of the class `label`."""
+    if pretrained.outputs == 1:
+        if label is not None:
+            raise UserError(f"arguments.label: got {label!r}, but {pretrained.path} gives a score, no classes; leave it out.")
+        return lambda outputs: outputs[:, 0]
+    labels = list(pretrained.labels)
+    if str(label) not in labels:
+        raise UserError(
+            f"arguments.label: got {label!r}, expected one of the classes that {pretrained.path} tells apart: "
+            f"{', '.join(labels)}.{did_you_mean(str(label), labels)}"
+        )
+    if scale not in ("log_odds", "probability"):
+        raise UserError(f"arguments.scale: got {scale!r}, expected log_odds or probability.")
+    chosen = labels.index(str(label))
+    others = [i for i in range(len(labels)) if i != chosen]
+
+    def log_odds(outputs: Array) -> Array:
+        return outputs[:, chosen] - jax.nn.logsumexp(outputs[:, jnp.array(others)], axis=-1)
+
+    return log_odds if scale == "log_odds" else lambda outputs: jax.nn.sigmoid(log_odds(outputs))
+
+
+@lru_cache(maxsize=4)
+def _compiled(score: Callable[..., Any]) -> Callable[..., Any]:
+    return jax.jit(score)

@@ -1,0 +1,176 @@
+"""What is trained, what is frozen and what the policy is held to, in every combination that is allowed."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kljax.command_line import compose
+from kljax.config import Config
+from kljax.errors import UserError
+from kljax.models.lora import merge
+from kljax.training import run_directory
+from kljax.training.checkpoints import load_params
+from kljax.training.loop import MAX_KL_AT_START, build_trainer, check_zero_kl, train
+from kljax.training.references import first_reference
+from kljax.training.restore import restore
+from kljax.training.task import prepare
+
+LORA = ["adapter=lora", "adapter.rank=2", "optimizer.learning_rate=0.05"]
+MOVING = ["reference/refresh=every", "reference.refresh.steps=2"]
+AVERAGE = ["reference/refresh=average", "reference.refresh.decay=0.5"]
+LOW = ["reference.dtype=bfloat16"]
+CHOICES = {
+    "a copy": [],
+    "a copy in bfloat16": LOW,
+    "the LoRA base": LORA,
+    "the LoRA base in bfloat16": [*LORA, "model.param_dtype=bfloat16"],
+    "refreshed every two steps": MOVING,
+    "refreshed every two steps, in bfloat16": [*MOVING, *LOW],
+    "an average": AVERAGE,
+    "adapters, refreshed": [*LORA, *MOVING],
+    "an average of adapters": [*LORA, *AVERAGE],
+}
+
+
+def equal(actual, expected):
+    return all(jax.tree.leaves(jax.tree.map(lambda a, b: a.dtype == b.dtype and bool(jnp.array_equal(a, b)), actual, expected)))
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_kl_is_zero_at_the_start_for_every_reference(tiny, choice):
+    trainer = build_trainer(prepare(tiny(*CHOICES[choice])))
+    task = trainer.task
+    # As far from uniform as a trained model: fresh weights would hide what a lower precision does
+    base = jax.tree.map(lambda p: 4 * p, task.architecture.init(0))
+    kl = check_zero_kl(trainer, base, first_reference(task, base))
+    assert kl < MAX_KL_AT_START[task.config.reference.dtype]
+    assert (kl == 0) == ("reference.dtype=bfloat16" not in CHOICES[choice])
+
+
+def test_the_frozen_model_is_held_once_under_lora(tiny):
+    """The step's arguments: adapters, two moments of each, and one copy of the weights."""
+    trainer = build_trainer(prepare(tiny(*LORA)))
+    base = trainer.task.architecture.init(0)
+    frozen = trainer.freeze(base, first_reference(trainer.task, base))
+    assert frozen.reference is None
+    assert frozen.base is base
+    state = trainer.initial_state(base, base)
+    count = sum(leaf.size for leaf in jax.tree.leaves(trainer.parts.adaptation.shapes))
+    assert sum(leaf.size for leaf in jax.tree.leaves((state.params, state.opt_state))) < 3 * count + 10
+    assert count < 0.5 * sum(leaf.size for leaf in jax.tree.leaves(base))
+
+
+def test_a_lora_step_moves_the_adapters_and_the_policy_only(tiny):
+    trainer = build_trainer(prepare(tiny(*LORA)))
+    base = trainer.task.architecture.init(0)
+    state, frozen = trainer.initial_state(base, base), trainer.freeze(base, base)
+    before = jax.tree.map(jnp.copy, state.params)
+    for step in range(3):  # the warm-up's first step is 0
+        state, metrics, _ = trainer.take_step(state, frozen, trainer.batch(step))
+    assert not equal(state.params, before)
+    assert float(metrics["kl/reverse_exact_tok"]) > 1e-6
+    adapter = trainer.task.config.adapter
+    merged = trainer.parts.adaptation.merged(state.params, base)
+    q, lora = base["layers"][0]["attention"]["q"]["kernel"], state.params["layers"][0]["attention"]["q"]["lora"]
+    expected = merge({"kernel": q, "lora": lora}, adapter)["kernel"]
+    np.testing.assert_allclose(merged["layers"][0]["attention"]["q"]["kernel"], expected, atol=1e-6)
+    np.testing.assert_array_equal(merged["embed"]["embedding"], base["embed"]["embedding"])
+
+
+@pytest.mark.parametrize("choice", ["refreshed every two steps", "an average", "adapters, refreshed", "an average of adapters"])
+def test_a_moving_reference_follows_as_a_python_loop_says(tiny, choice):
+    trainer = build_trainer(prepare(tiny(*CHOICES[choice])))
+    base = trainer.task.architecture.init(0)
+    state, frozen = trainer.initial_state(base, base), trainer.freeze(base, base)
+    assert frozen.reference is None
+    expected = jax.device_get(state.reference)
+    for step in range(3):
+        state, _, _ = trainer.take_step(state, frozen, trainer.batch(step))
+        now = jax.device_get(state.params)
+        if "average" in choice:
+            expected = jax.tree.map(lambda old, new: 0.5 * old + 0.5 * new, expected, now)
+        elif (step + 1) % 2 == 0:
+            expected = now
+        for a, b in zip(jax.tree.leaves(state.reference), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "overrides", [[*LORA, *MOVING, "reference.refresh.steps=4"], LOW], ids=["adapters, refreshed", "bfloat16"]
+)
+def test_a_resumed_run_has_the_reference_it_had(tiny, overrides):
+    """Metrics of the resumed half are those of the run that was never stopped, to the bit."""
+    options = [*overrides, "run.save_every=3"]
+    whole = train(tiny(*options, "run.variant=whole"))
+    path = train(tiny(*options, "run.variant=resumed"))
+    shutil.rmtree(path / "checkpoints" / "6")
+    train(tiny(*options, "run.variant=resumed"))
+    metrics = [
+        [{k: v for k, v in line.items() if not k.startswith("time/")} for line in run_directory.read_lines(p / "metrics.jsonl")]
+        for p in (whole, path)
+    ]
+    assert metrics[0] == metrics[1]
+    about = json.loads((path / "model.json").read_text())["reference"]
+    assert len(about["sha256"]) == 64
+    restored = restore(path, "latest", tiny().mesh)
+    assert not equal(restored.policy, restored.reference)
+
+
+@pytest.fixture(scope="module")
+def first(tiny_in, tmp_path_factory):
+    """A finished run."""
+    return train(compose([*tiny_in(tmp_path_factory.mktemp("first")), "optimizer.learning_rate=0.02"], Config))
+
+
+def test_a_run_is_a_reference_for_another(tiny, first):
+    """Its policy, not its own reference; the run says whose it is, and a copy of it lies in the run."""
+    policy = restore(first, "latest", tiny().mesh).policy
+    for overrides in ([], LORA):
+        config = tiny(f"reference.path={first}", f"run.variant=second{len(overrides)}", *overrides)
+        path = train(config)
+        arch = prepare(config).architecture
+        assert equal(load_params(path, arch.shapes, arch.shardings), policy)
+        about = json.loads((path / "model.json").read_text())["reference"]
+        assert about["model"] == str(first)
+        assert about["reverse_kl_at_start_tok_max"] < MAX_KL_AT_START["float32"]
+        start = run_directory.read_lines(path / "metrics.jsonl")[0]
+        assert start["kl/reverse_exact_tok"] > 1e-4  # the policy is the base model
+        assert equal(restore(path, "latest", config.mesh).reference, policy)
+
+
+def test_a_base_model_is_a_reference(tiny, first):
+    base = next((first.parents[1] / "bases").iterdir())
+    task = prepare(tiny(f"reference.path={base}"))
+    arch = task.architecture
+    assert equal(first_reference(task, arch.init(0)), load_params(base, arch.shapes, arch.shardings))
+
+
+def test_a_reference_of_another_shape_is_refused(tiny, first):
+    task = prepare(tiny(f"reference.path={first}", "model.d_model=32"))
+    with pytest.raises(UserError, match=r"reference.path: .* holds another model: .*embed.* has the shape"):
+        first_reference(task, task.architecture.shapes)
+
+
+def test_a_reference_with_another_tokenizer_is_refused(tiny, first):
+    task = prepare(tiny(f"reference.path={first}", "tokenizer=bpe", "tokenizer.vocab_size=300", "reward=[length]"))
+    with pytest.raises(UserError, match=r"reference.path: the model in .* has another tokenizer"):
+        first_reference(task, task.architecture.shapes)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        ([*LORA, *LOW], r"reference.dtype: got bfloat16 with adapter=lora"),
+        ([*LORA, *MOVING, "reference.path=x"], r"reference.refresh: got every with adapter=lora and a reference.path"),
+        ([*AVERAGE, *LOW], r"reference.dtype: got bfloat16 with reference/refresh=average"),
+        ([*MOVING, "run.oracle_every=2"], r"run.oracle_every: the optimum is that of a fixed reference"),
+        (["model.param_dtype=bfloat16"], r"model.param_dtype: got bfloat16, expected float32"),
+    ],
+)
+def test_what_does_not_go_together_is_said(tiny, overrides, sentence):
+    with pytest.raises(UserError, match=sentence):
+        tiny(*overrides)
