@@ -6,13 +6,14 @@
 #   make claims       the field's claims 1 to 11, recomputed            20 s on 2 cores
 #   make estimators   bias, variance and gradient error of every KL     10 s
 #   make convergence  every penalty to its end, against the oracle      20 min
+#   make overoptimisation  a proxy reward model against a gold one; data and models: KLJAX_DATA, KLJAX_MODELS (docs/models.md)
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test coverage lint claims estimators convergence clean
+.PHONY: demo test coverage lint claims estimators convergence overoptimisation clean
 
 demo: $(VENV)/base
 	$(BIN)/python experiments/train.py
@@ -39,6 +40,15 @@ estimators: $(VENV)/base
 
 convergence: $(VENV)/base
 	$(BIN)/python experiments/convergence.py
+
+export KLJAX_MODELS ?= models
+overoptimisation: $(VENV)/test
+	test -e $(KLJAX_MODELS)/review_proxy || \
+	  $(BIN)/python experiments/pretrain.py experiment=review_proxy run.export_to=$(KLJAX_MODELS)/review_proxy
+	test -e $(KLJAX_MODELS)/review_gold || \
+	  $(BIN)/python experiments/pretrain.py experiment=review_gold run.export_to=$(KLJAX_MODELS)/review_gold
+	$(BIN)/python experiments/train.py -m experiment=overoptimisation kl.beta=1.0,0.3,0.1,0.05,0.02,0.005
+	$(BIN)/python experiments/overoptimisation.py runs/overoptimisation
 
 clean:
 	rm -rf $(VENV)
