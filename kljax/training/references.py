@@ -21,8 +21,10 @@ FIELD = "reference.path"
 def first_reference(task: Task, base: Params) -> Params:
     """The config's reference, in its precision. The base model itself, not a copy, where that is what it asks for."""
     config = task.config.reference
+    if config.path is None and task.config.adapter.kind == "lora":
+        return base  # in whatever precision it is held
     params = base if config.path is None else _load(task, Path(config.path).expanduser())
-    if all(leaf.dtype == config.dtype for leaf in jax.tree.leaves(params)) or task.config.adapter.kind == "lora":
+    if all(leaf.dtype == config.dtype for leaf in jax.tree.leaves(params)):
         return params
     return cast(params, config.dtype)
 

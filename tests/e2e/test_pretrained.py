@@ -16,7 +16,9 @@ from kljax.models import huggingface
 from kljax.models.classifier import Classifier
 from kljax.models.decoder import Decoder
 from kljax.training import run_directory
+from kljax.training.adaptation import cast
 from kljax.training.loop import train
+from kljax.training.references import first_reference
 from kljax.training.restore import restore
 from kljax.training.task import prepare
 from tests.e2e.test_scripts import call
@@ -80,6 +82,12 @@ def test_in_through_training_and_out_again(overrides, models, tmp_path):
     assert jax.tree.all(jax.tree.map(np.array_equal, read_back(out, task), merged))
     assert json.loads((out / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
     assert str(out) in call("export.py", f"run={path}", f"out={out}", code=2)  # it is there already
+
+
+def test_a_hugging_face_directory_is_a_reference(overrides, models):
+    task = prepare(compose([*overrides, f"reference.path={models / 'llama'}", "reference.dtype=bfloat16"], Config))
+    expected = cast(read_back(models / "llama", task), "bfloat16")
+    assert jax.tree.all(jax.tree.map(np.array_equal, first_reference(task, None), expected))
 
 
 def test_an_encoder_is_refused_as_a_policy(tiny_overrides):

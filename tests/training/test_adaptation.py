@@ -13,6 +13,7 @@ from kljax.config import Config
 from kljax.errors import UserError
 from kljax.models.lora import merge
 from kljax.training import run_directory
+from kljax.training.adaptation import cast
 from kljax.training.checkpoints import load_params
 from kljax.training.loop import MAX_KL_AT_START, build_trainer, check_zero_kl, train
 from kljax.training.references import first_reference
@@ -146,7 +147,10 @@ def test_a_base_model_is_a_reference(tiny, first):
     base = next((first.parents[1] / "bases").iterdir())
     task = prepare(tiny(f"reference.path={base}"))
     arch = task.architecture
-    assert equal(first_reference(task, arch.init(0)), load_params(base, arch.shapes, arch.shardings))
+    expected = load_params(base, arch.shapes, arch.shardings)
+    assert equal(first_reference(task, arch.init(0)), expected)
+    low = prepare(tiny(f"reference.path={base}", *LORA, *LOW))
+    assert equal(first_reference(low, arch.init(0)), cast(expected, "bfloat16"))
 
 
 def test_a_reference_of_another_shape_is_refused(tiny, first):
