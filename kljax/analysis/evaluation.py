@@ -140,7 +140,7 @@ def _compile(run: RestoredRun, reward: combination.Reward, config: EvaluationCon
     def program(sampled: Params, other: Params, reward_params: Params, prompts, key):
         model = nnx.merge(graphdef, sampled)
         rollout = sample(model, prompts, key, sampler)
-        scores = score(model, nnx.merge(graphdef, other), rollout, sampler.scoring_temperature)
+        scores = score(model, nnx.merge(graphdef, other), rollout, sampler.samples, sampler.scoring_temperature)
         lengths = rollout.mask.sum(axis=-1).astype("float32")
         return rollout, reward.device(reward_params, rollout), masked_sum(scores.reverse_kl, rollout.mask), lengths
 

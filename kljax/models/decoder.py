@@ -13,10 +13,12 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from kljax.config import DecoderConfig, EncoderConfig
+from kljax.models.attention import attend, join_heads, split_heads
+from kljax.models.vocabulary import Head
 from kljax.types import Params
 
-Cache = list[tuple[Float[Array, "B S K_heads K"], Float[Array, "B S K_heads K"]]]
-"""Keys and values of each layer."""
+Cache = list[tuple[Float[Array, "B kv_heads S K"], Float[Array, "B kv_heads S K"]]]
+"""Keys and values of each layer, heads before slots: the layout in which a decode step reads them as they lie."""
 
 INIT_STD = 0.02  # as GPT-2; matrices that write into the residual stream are scaled by 1/√(2·layers)
 
@@ -34,7 +36,7 @@ def causal_mask(mask: Bool[Array, "B S"]) -> Bool[Array, "B S S"]:
 
 def empty_cache(config: DecoderConfig, batch: int, length: int) -> Cache:
     """A cache of zeros for `batch` rows of `length` slots."""
-    shape = (batch, length, config.kv_heads, config.head_dim)
+    shape = (batch, config.kv_heads, length, config.head_dim)
     return [(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)) for _ in range(config.layers)]
 
 
@@ -87,6 +89,10 @@ class Decoder(nnx.Module):
         out = self.embed.attend(hidden) if self.head is None else self.head(hidden)
         return out.astype(jnp.float32)
 
+    def over_vocabulary(self, states: Float[Array, "B T D"]) -> Head:
+        """What `vocabulary.map_logits` needs for the logits of these states."""
+        return Head(states, self.embed.embedding[...] if self.head is None else self.head.kernel[...].T)
+
 
 class Layer(nnx.Module):
     """Pre-norm attention and MLP, each added to the residual stream."""
@@ -125,18 +131,15 @@ class Attention(nnx.Module):
     def __call__(self, x: Array, positions: Array, mask: Array, cache: Any, slot: Any) -> tuple[Array, Any]:
         """Attention over the tokens themselves, or over the cache into which they are written."""
         config = self.config
-        q = self.q(x).reshape(*x.shape[:2], config.heads, config.head_dim)
-        k = self.k(x).reshape(*x.shape[:2], config.kv_heads, config.head_dim)
-        v = self.v(x).reshape(*x.shape[:2], config.kv_heads, config.head_dim)
+        q, k, v = (split_heads(matrix(x), config.head_dim) for matrix in (self.q, self.k, self.v))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         if config.positions == "rotary":
             q, k = rotate(q, positions, config.rope_theta), rotate(k, positions, config.rope_theta)
         if cache is not None:
-            k = jax.lax.dynamic_update_slice_in_dim(cache[0], k, slot, axis=1)
-            v = jax.lax.dynamic_update_slice_in_dim(cache[1], v, slot, axis=1)
-        attended = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
-        return self.out(attended.reshape(*x.shape[:2], -1)), (k, v)
+            k = jax.lax.dynamic_update_slice_in_dim(cache[0], k, slot, axis=2)
+            v = jax.lax.dynamic_update_slice_in_dim(cache[1], v, slot, axis=2)
+        return self.out(join_heads(attend(q, k, v, mask))), (k, v)
 
 
 class GeluMlp(nnx.Module):
@@ -166,11 +169,11 @@ class SwigluMlp(nnx.Module):
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
 
 
-def rotate(x: Float[Array, "B T heads K"], positions: Int[Array, "B T"], theta: float) -> Float[Array, "B T heads K"]:
+def rotate(x: Float[Array, "B heads T K"], positions: Int[Array, "B T"], theta: float) -> Float[Array, "B heads T K"]:
     """Rotary positions in the two-halves layout of Hugging Face: pairs are (x_i, x_{i+K/2}). Computed in float32."""
     half = x.shape[-1] // 2
     frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions[..., None, None] * frequency
+    angle = positions[:, None, :, None] * frequency
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

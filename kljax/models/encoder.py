@@ -11,7 +11,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from kljax.config import EncoderConfig
+from kljax.models.attention import attend, join_heads, split_heads
 from kljax.models.decoder import apply_layer, dropout, embedding, layer_norm, linear, positions_of
+from kljax.models.vocabulary import Head
 
 
 class Encoder(nnx.Module):
@@ -73,10 +75,8 @@ class EncoderAttention(nnx.Module):
 
     def __call__(self, x: Array, mask: Array) -> Array:
         """Attention over all keys that `mask` calls real."""
-        heads = (*x.shape[:2], self.config.heads, -1)
-        q, k, v = self.q(x).reshape(heads), self.k(x).reshape(heads), self.v(x).reshape(heads)
-        attended = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None, None, :])
-        return self.out(attended.reshape(x.shape))
+        q, k, v = (split_heads(matrix(x), x.shape[-1] // self.config.heads) for matrix in (self.q, self.k, self.v))
+        return self.out(join_heads(attend(q, k, v, mask[:, None, :])))
 
 
 class MaskedLm(nnx.Module):
@@ -91,5 +91,11 @@ class MaskedLm(nnx.Module):
 
     def logits(self, hidden: Float[Array, "*dims D"]) -> Float[Array, "*dims V"]:
         """Logits of the token at each place, float32; the output matrix is the embedding."""
-        hidden = self.norm(jax.nn.gelu(self.dense(hidden), approximate=False))
-        return (self.body.embed.attend(hidden) + self.bias[...]).astype(jnp.float32)
+        return (self.body.embed.attend(self._before_table(hidden)) + self.bias[...]).astype(jnp.float32)
+
+    def over_vocabulary(self, hidden: Float[Array, "B T D"]) -> Head:
+        """What `vocabulary.map_logits` needs for the same logits."""
+        return Head(self._before_table(hidden), self.body.embed.embedding[...], self.bias[...])
+
+    def _before_table(self, hidden: Array) -> Array:
+        return self.norm(jax.nn.gelu(self.dense(hidden), approximate=False))

@@ -1,4 +1,4 @@
-"""Sampling with a key/value cache: prefill once per distinct prompt, then one token a step until every row has ended."""
+"""Sampling with a key/value cache: prompts are read once each, then one token a step until every row has ended."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from kljax.models.decoder import Decoder, causal_mask, empty_cache, positions_of
+from kljax.models.decoder import Decoder
+from kljax.models.prefill import prefill
 from kljax.types import Params, Prompts, Rollout, struct
 
 
@@ -37,7 +38,6 @@ class Sampler:
 @struct
 class _Progress:
     step: Int[Array, ""]
-    logits: Float[Array, "B V"]
     cache: Any
     tokens: Int[Array, "B T"]
     mask: Bool[Array, "B T"]
@@ -50,44 +50,46 @@ def sample(model: Decoder, prompts: Prompts, key: Key[Array, ""], sampler: Sampl
 
     A row ends with its first end-of-sequence token or at `max_new_tokens`; the loop ends when every row has.
     """
-    length = sampler.max_new_tokens
-    prompts_in = jax.tree.map(lambda x: jnp.repeat(x, sampler.samples, axis=0), prompts)
-    logits, cache = _prefill(model, prompts, sampler)
-    batch = logits.shape[0]
+    length, width = sampler.max_new_tokens, prompts.tokens.shape[1]
+    hidden, cache = prefill(model, prompts.tokens, prompts.mask, sampler.samples, length - 1)
+    given = jax.tree.map(lambda x: jnp.repeat(x, sampler.samples, axis=0), prompts)
+    prompt_length, batch = given.mask.sum(axis=1), len(given.tokens)
+
+    def unfinished(at: _Progress):
+        return (at.step < length) & at.running.any()
+
+    def with_next(at: _Progress, hidden: Float[Array, "B D"], cache: Any) -> _Progress:
+        """A token more, drawn from what the model says after the last one."""
+        token, logp = draw(model.logits(hidden) / sampler.scoring_temperature, jax.random.fold_in(key, at.step), sampler)
+        token = jnp.where(at.running, token, sampler.pad_id)
+        return _Progress(
+            step=at.step + 1,
+            cache=cache,
+            tokens=at.tokens.at[:, at.step].set(token),
+            mask=at.mask.at[:, at.step].set(at.running),
+            logp=at.logp.at[:, at.step].set(jnp.where(at.running, logp, 0.0)),
+            running=at.running & (token != sampler.eos_id),
+        )
+
+    def one_more(at: _Progress) -> _Progress:
+        last = at.step - 1
+        token = jax.lax.dynamic_index_in_dim(at.tokens, last, axis=1)
+        visible = jnp.concatenate([given.mask, at.mask[:, :-1]], axis=1)[:, None]
+        hidden, cache = model(token, (prompt_length + last)[:, None], visible, at.cache, width + last)
+        return with_next(at, hidden[:, 0], cache)
+
     start = _Progress(
         step=jnp.zeros((), jnp.int32),
-        logits=logits,
         cache=cache,
         tokens=jnp.full((batch, length), sampler.pad_id, jnp.int32),
         mask=jnp.zeros((batch, length), bool),
         logp=jnp.zeros((batch, length), jnp.float32),
         running=jnp.ones((batch,), bool),
     )
-
-    def unfinished(at: _Progress):
-        return (at.step < length) & at.running.any()
-
-    def draw_one(at: _Progress) -> _Progress:
-        logits = at.logits / sampler.scoring_temperature
-        token = draw(logits, jax.random.fold_in(key, at.step), sampler)
-        logp = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0] - jax.nn.logsumexp(logits, axis=-1)
-        token = jnp.where(at.running, token, sampler.pad_id)
-        mask = at.mask.at[:, at.step].set(at.running)
-        next_logits, cache = _decode(model, token, prompts_in.mask, mask, at.cache, at.step)
-        return _Progress(
-            step=at.step + 1,
-            logits=next_logits,
-            cache=cache,
-            tokens=at.tokens.at[:, at.step].set(token),
-            mask=mask,
-            logp=at.logp.at[:, at.step].set(jnp.where(at.running, logp, 0.0)),
-            running=at.running & (token != sampler.eos_id),
-        )
-
-    end = jax.lax.while_loop(unfinished, draw_one, start)
+    end = jax.lax.while_loop(unfinished, one_more, with_next(start, hidden, cache))
     return Rollout(
-        tokens=jnp.concatenate([prompts_in.tokens, end.tokens], axis=1),
-        prompt_mask=prompts_in.mask,
+        tokens=jnp.concatenate([given.tokens, end.tokens], axis=1),
+        prompt_mask=given.mask,
         mask=end.mask,
         behaviour_logp=end.logp,
     )
@@ -99,19 +101,52 @@ def sample_jit(graphdef: nnx.GraphDef, params: Params, prompts: Prompts, key: Ke
     return sample(nnx.merge(graphdef, params), prompts, key, sampler)
 
 
-def draw(logits: Float[Array, "B V"], key: Key[Array, ""], sampler: Sampler) -> Int[Array, "B"]:
-    """One token a row from softmax(logits), cut by top-k and top-p; the most likely one where temperature is 0.
+def draw(logits: Float[Array, "B V"], key: Key[Array, ""], sampler: Sampler) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
+    """One token a row from softmax(logits), cut by top-k and top-p, or the likeliest at temperature 0; and its log-prob.
 
-    By inversion of the cumulative distribution, with one uniform number a row: on a CPU, Gumbel noise for every token of
-    the vocabulary costs more than the output projection.
+    The log-prob is that under softmax(logits), cut or not. Tokens are drawn by inversion of the cumulative distribution, with
+    one uniform number a row: first the block of the vocabulary, then the token in it. On a CPU, Gumbel noise for every
+    token costs more than the output projection, and so do cumulative sums over the whole vocabulary.
     """
+    weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
+    kept = weights
+    if sampler.top_k or sampler.top_p < 1:
+        kept = jnp.where(truncate(logits, sampler.top_k, sampler.top_p) > -jnp.inf, weights, 0.0)
+    blocks = _blocks(kept)
+    cumulative = jnp.cumsum(blocks.sum(axis=-1), axis=-1)
     if sampler.temperature == 0:
-        return jnp.argmax(logits, axis=-1)
-    cumulative = jnp.cumsum(jax.nn.softmax(truncate(logits, sampler.top_k, sampler.top_p), axis=-1), axis=-1)
-    uniform = jax.random.uniform(key, logits.shape[:1])
-    # 1 − u lies in (0, 1]: a token of probability 0 is never the first whose cumulative reaches it.
-    threshold = (1.0 - uniform) * cumulative[:, -1]
-    return jnp.sum(cumulative < threshold[:, None], axis=-1)
+        token = jnp.argmax(logits, axis=-1)
+    else:
+        token = _invert(blocks, cumulative, jax.random.uniform(key, logits.shape[:1]))
+    total = cumulative[:, -1] if kept is weights else weights.sum(axis=-1)
+    return token, jnp.log(_at(weights, token) / total)
+
+
+BLOCK = 128
+
+
+def _blocks(weights: Float[Array, "B V"]) -> Float[Array, "B blocks width"]:
+    return jnp.pad(weights, ((0, 0), (0, -weights.shape[-1] % BLOCK))).reshape(len(weights), -1, BLOCK)
+
+
+def _invert(
+    blocks: Float[Array, "B blocks width"], cumulative: Float[Array, "B blocks"], uniform: Float[Array, "B"]
+) -> Int[Array, "B"]:
+    """The first token whose cumulative weight reaches (1 − u) of the total.
+
+    1 − u lies in (0, 1], so that a token of weight 0 is never the first. Within the block the part is cut to what the block
+    holds: sums of the same weights in another order may differ in the last digit.
+    """
+    part = (1.0 - uniform) * cumulative[:, -1]
+    block = jnp.sum(cumulative < part[:, None], axis=-1)
+    before = jnp.where(block > 0, _at(cumulative, jnp.maximum(block - 1, 0)), 0.0)
+    within = jnp.cumsum(jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0], axis=-1)
+    part = jnp.minimum(part - before, within[:, -1])
+    return block * BLOCK + jnp.sum((within < part[:, None]) | (within <= 0), axis=-1)
+
+
+def _at(rows: Float[Array, "B n"], index: Int[Array, "B"]) -> Float[Array, "B"]:
+    return jnp.take_along_axis(rows, index[:, None], axis=-1)[:, 0]
 
 
 def truncate(logits: Float[Array, "B V"], top_k: int, top_p: float) -> Float[Array, "B V"]:
@@ -129,26 +164,3 @@ def truncate(logits: Float[Array, "B V"], top_k: int, top_p: float) -> Float[Arr
         smallest = jnp.min(jnp.where(before < top_p, descending, jnp.inf), axis=-1, keepdims=True)
         logits = jnp.where(logits >= smallest, logits, -jnp.inf)
     return logits
-
-
-def _prefill(model: Decoder, prompts: Prompts, sampler: Sampler):
-    """Logits after the last prompt token and a cache with room for the completion, repeated for each sample.
-
-    Prompts repeat G times, but their keys and values do not differ: prefill the distinct ones, then repeat the cache.
-    """
-    hidden, used = model(prompts.tokens, positions_of(prompts.mask), causal_mask(prompts.mask))
-    n, width = prompts.tokens.shape
-    room = empty_cache(model.config, n, width + sampler.max_new_tokens)
-    cache = [
-        tuple(jnp.repeat(empty.at[:, :width].set(filled), sampler.samples, axis=0) for empty, filled in zip(*pair, strict=True))
-        for pair in zip(room, used, strict=True)
-    ]
-    return jnp.repeat(model.logits(hidden[:, -1]), sampler.samples, axis=0), cache
-
-
-def _decode(model: Decoder, token, prompt_mask, mask, cache, step):
-    """Logits after one more token, which goes into slot `width + step` of the cache."""
-    position = prompt_mask.sum(axis=1) + step
-    visible = jnp.concatenate([prompt_mask, mask], axis=1)
-    hidden, cache = model(token[:, None], position[:, None], visible[:, None, :], cache, prompt_mask.shape[1] + step)
-    return model.logits(hidden[:, 0]), cache

@@ -64,7 +64,7 @@ def enumerate_task(task: Task, reward: Reward, reference: Params) -> Enumeration
     @jax.jit
     def logp_of(params: Params, rollout: Rollout) -> Any:
         model = nnx.merge(graphdef, params)
-        return masked_sum(score(model, model, rollout, temperature).logp, rollout.mask)
+        return masked_sum(score(model, model, rollout, tree.count, temperature).logp, rollout.mask)
 
     def logp(params: Params) -> Float[np.ndarray, "prompts B"]:
         # float32 leaves Σ pi − 1 of about 1e-6

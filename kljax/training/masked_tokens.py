@@ -14,9 +14,10 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from transformers import PreTrainedTokenizerBase
 
 from kljax.errors import UserError
+from kljax.kl.next_token import log_prob
 from kljax.kl.sequences import masked_sum
 from kljax.models.encoder import MaskedLm
-from kljax.models.scoring import map_time_chunks
+from kljax.models.vocabulary import map_logits
 from kljax.types import struct
 
 MASKED, REPLACED = 0.8, 0.1  # of the chosen tokens; the rest stay
@@ -69,22 +70,16 @@ def hide(key: Key[Array, ""], tokens: Int[Array, "B L"], mask: Bool[Array, "B L"
 
 def target_logp(model: MaskedLm, rows: Masked, dropout_key: Key[Array, ""] | None = None) -> Float[Array, "B L"]:
     """log p(the token that stood there), nats, at every place."""
-    return _at_places(model, rows, dropout_key, _logp)
+    return _at_places(model, rows, dropout_key, log_prob)
 
 
 def found(model: MaskedLm, rows: Masked) -> Float[Array, "B 3"]:
     """Of each row's chosen tokens: Σ −log p of what stood there, how many the model has right, how many there are."""
-    nats, right = _at_places(model, rows, None, lambda logits, target: (-_logp(logits, target), logits.argmax(-1) == target))
+    nats, right = _at_places(model, rows, None, lambda logits, target: (-log_prob(logits, target), logits.argmax(-1) == target))
     chosen = rows.chosen
     return jnp.stack([masked_sum(nats, chosen), (right & chosen).sum(-1), chosen.sum(-1)], axis=-1)  # pyright: ignore
 
 
 def _at_places(model: MaskedLm, rows: Masked, key: Any, function: Callable[[Array, Array], Any]) -> Any:
-    hidden = model.body(rows.tokens, rows.mask, key)  # pyright: ignore
-    inputs = hidden, rows.target
-    return map_time_chunks(lambda chunk: function(model.logits(chunk[0]), chunk[1]), inputs, model.config.logit_chunk)
-
-
-def _logp(logits: Float[Array, "B T V"], tokens: Int[Array, "B T"]) -> Float[Array, "B T"]:
-    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-    return chosen - jax.nn.logsumexp(logits, axis=-1)
+    head = model.over_vocabulary(model.body(rows.tokens, rows.mask, key))  # pyright: ignore
+    return map_logits(lambda logits, target: function(logits[0], target), model.config.logit_chunk, (head,), rows.target)

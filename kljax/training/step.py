@@ -176,7 +176,7 @@ def _descend(
 def score_rollout(parts: Parts, params: Params, frozen: Frozen, reference: Params, rollout: Rollout) -> Scores:
     """Policy and reference scored by the same code: no dropout, the sampling temperature, the same masks."""
     models = parts.adaptation.policy(params, frozen), parts.adaptation.reference(reference, frozen)
-    return score(*models, rollout, parts.sampler.scoring_temperature, parts.divergence)
+    return score(*models, rollout, parts.sampler.samples, parts.sampler.scoring_temperature, parts.divergence)
 
 
 def loss(

@@ -52,7 +52,7 @@ def plain_score(policy, reference, rollout, temperature):
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_chunks_give_the_values_of_whole_logits(make_decoder, family, rollout, chunk, temperature):
     policy, reference = make_decoder(family, 0, logit_chunk=chunk), make_decoder(family, 1)
-    scores = jax.jit(lambda r: score(policy, reference, r, temperature, divergences.jeffreys))(rollout)
+    scores = jax.jit(lambda r: score(policy, reference, r, 1, temperature, divergences.jeffreys))(rollout)
     whole = jax.jit(lambda r: plain_score(policy, reference, r, temperature))(rollout)
     for field in fields(Scores):
         actual, expected = (jnp.where(rollout.mask, getattr(s, field.name), 0.0) for s in (scores, whole))
@@ -61,18 +61,19 @@ def test_chunks_give_the_values_of_whole_logits(make_decoder, family, rollout, c
 
 @pytest.mark.parametrize("role", ["policy", "reference"])
 def test_chunks_give_the_gradient_of_whole_logits(make_decoder, family, rollout, role):
-    """Of all quantities at once, each token of each weighed at random; the last chunk is not full."""
+    """Of all quantities at once, each real token of each weighed at random; the last chunk is not full."""
     models = {"policy": make_decoder(family), "reference": make_decoder(family, 1)}
     graphdef, params = nnx.split(models[role])
-    weights = jnp.array(np.random.default_rng(1).normal(size=(len(fields(Scores)), BATCH, LENGTH)), jnp.float32)
+    weights = jnp.array(np.random.default_rng(1).normal(size=(len(fields(Scores)), BATCH, LENGTH)), jnp.float32) * rollout.mask
 
     def total(scoring, params):
-        scores = scoring(*(models | {role: nnx.merge(graphdef, params)}).values(), rollout, 0.7)
+        scores = scoring(*(models | {role: nnx.merge(graphdef, params)}).values(), rollout)
         return sum(jnp.vdot(w, getattr(scores, f.name)) for w, f in zip(weights, fields(Scores), strict=True))
 
     pure = nnx.to_pure_dict(params)
-    chunked = partial(score, divergence=divergences.jeffreys)
-    ours, theirs = (jax.jit(jax.grad(partial(total, scoring)))(pure) for scoring in (chunked, plain_score))
+    chunked = partial(score, samples=1, temperature=0.7, divergence=divergences.jeffreys)
+    plain = partial(plain_score, temperature=0.7)
+    ours, theirs = (jax.jit(jax.grad(partial(total, scoring)))(pure) for scoring in (chunked, plain))
     scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(theirs))
     assert scale > 0.1
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
@@ -84,8 +85,8 @@ def test_what_lies_under_the_padding_does_not_matter(make_decoder, family, rollo
     real = jnp.concatenate([rollout.prompt_mask, rollout.mask], axis=1)
     other = Rollout(jnp.where(real, rollout.tokens, 7), rollout.prompt_mask, rollout.mask, rollout.behaviour_logp)
     for a, b in zip(
-        jax.tree.leaves(score(policy, reference, rollout, 1.0)),
-        jax.tree.leaves(score(policy, reference, other, 1.0)),
+        jax.tree.leaves(score(policy, reference, rollout, 1, 1.0)),
+        jax.tree.leaves(score(policy, reference, other, 1, 1.0)),
         strict=True,
     ):
         np.testing.assert_allclose(jnp.where(rollout.mask, a, 0.0), jnp.where(rollout.mask, b, 0.0), atol=1e-6)
@@ -94,7 +95,7 @@ def test_what_lies_under_the_padding_does_not_matter(make_decoder, family, rollo
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 def test_kl_to_oneself_is_zero(make_decoder, family, rollout, temperature):
     model = make_decoder(family)
-    scores = jax.jit(lambda r: score(model, model, r, temperature))(rollout)
+    scores = jax.jit(lambda r: score(model, model, r, 1, temperature))(rollout)
     for kl in (scores.reverse_kl, scores.forward_kl):
         assert float(jnp.abs(jnp.where(rollout.mask, kl, 0.0)).max()) < 1e-6
 
@@ -120,7 +121,7 @@ def test_all_logits_never_exist_at_once(make_decoder, chunk, whole):
     rollout = Rollout(tokens, jnp.ones((batch, PROMPT), bool), ones, jnp.zeros((batch, length)))
 
     def loss(p):
-        return score(nnx.merge(graphdef, p), nnx.merge(graphdef, params), rollout, 1.0).reverse_kl.sum()
+        return score(nnx.merge(graphdef, p), nnx.merge(graphdef, params), rollout, 1, 1.0).reverse_kl.sum()
 
     largest = largest_array(jax.make_jaxpr(jax.value_and_grad(loss))(nnx.to_pure_dict(params)).jaxpr)
     assert (largest >= batch * length * vocab) == whole
@@ -147,3 +148,48 @@ def test_token_logp_drops_out_only_with_a_key(make_decoder):
     np.testing.assert_array_equal(plain, again)
     assert (plain != one).any()
     assert (one != other).any()
+
+
+def groups(rollout):
+    """Each prompt of the rollout with three completions of its own."""
+    rng = np.random.default_rng(3)
+
+    def repeated(x):
+        return jnp.repeat(x, 3, axis=0)
+
+    completion = jnp.array(rng.integers(0, VOCAB, (3 * BATCH, LENGTH)))
+    mask = jnp.arange(LENGTH) < jnp.array(rng.integers(1, LENGTH + 1, 3 * BATCH))[:, None]
+    tokens = jnp.concatenate([repeated(rollout.tokens[:, :PROMPT]), completion], axis=1)
+    return Rollout(tokens, repeated(rollout.prompt_mask), mask, jnp.zeros(mask.shape))
+
+
+def test_a_prompt_read_once_for_its_samples_gives_what_reading_it_for_each_gives(make_decoder, family, rollout):
+    """Values, and the gradient: what all samples of a prompt ask of its states is summed."""
+    grouped, reference = groups(rollout), make_decoder(family, 1)
+    graphdef, params = nnx.split(make_decoder(family))
+    weights = jnp.array(np.random.default_rng(1).normal(size=grouped.mask.shape), jnp.float32)
+
+    @partial(jax.jit, static_argnums=1)
+    def total(params, samples):
+        scores = score(nnx.merge(graphdef, params), reference, grouped, samples, 1.0)
+        return jnp.where(grouped.mask, weights * (scores.logp + scores.reverse_kl), 0.0).sum()
+
+    pure = nnx.to_pure_dict(params)
+    once, each = (jax.value_and_grad(total)(pure, samples) for samples in (3, 1))
+    for a, b in zip(jax.tree.leaves(once), jax.tree.leaves(each), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_no_product_reads_a_prompt_twice_or_a_last_token(make_decoder, rollout):
+    """In the jaxpr, prompts come as N rows and completions as B rows of T − 1."""
+    model, grouped = make_decoder(), groups(rollout)
+    jaxpr = jax.make_jaxpr(lambda: score(model, model, grouped, 3, 1.0))()
+    rows = {v.aval.shape[:2] for e in jaxpr.eqns if e.primitive.name == "dot_general" for v in e.outvars if v.aval.ndim == 3}
+    assert rows == {(BATCH, PROMPT), (3 * BATCH, LENGTH - 1)}
+
+
+def test_completions_of_one_token_are_scored_from_their_prompts_alone(make_decoder, family, rollout):
+    model, reference = make_decoder(family), make_decoder(family, 1)
+    short = Rollout(rollout.tokens[:, : PROMPT + 1], rollout.prompt_mask, rollout.mask[:, :1], rollout.behaviour_logp[:, :1])
+    scores, expected = (score(model, reference, r, 1, 1.0) for r in (short, rollout))
+    np.testing.assert_allclose(scores.reverse_kl, expected.reverse_kl[:, :1], atol=1e-6)

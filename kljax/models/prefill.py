@@ -1,0 +1,29 @@
+"""Prompts read once, whatever the number of their samples: where sampling starts, and what scoring shares."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from kljax.models.decoder import Cache, Decoder, causal_mask, positions_of
+
+
+class Prefill(NamedTuple):
+    """What completions need of their prompts: the hidden state after each, and keys and values with room for what follows."""
+
+    hidden: Float[Array, "B D"]
+    cache: Cache
+
+
+def prefill(model: Decoder, tokens: Int[Array, "N P"], mask: Bool[Array, "N P"], samples: int, room: int) -> Prefill:
+    """Read the N distinct prompts, then repeat what was read for each of their samples (B = N·G); no dropout.
+
+    The cache has P + `room` slots; a completion's tokens go into those from P on.
+    """
+    hidden, used = model(tokens, positions_of(mask), causal_mask(mask))
+
+    def with_room(read: Float[Array, "N kv_heads P K"]) -> Float[Array, "B kv_heads S K"]:
+        return jnp.repeat(jnp.pad(read, ((0, 0), (0, 0), (0, room), (0, 0))), samples, axis=0)
+
+    return Prefill(jnp.repeat(hidden[:, -1], samples, axis=0), jax.tree.map(with_room, used))

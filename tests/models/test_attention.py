@@ -1,0 +1,68 @@
+"""Attention against JAX's own, value and gradient, and what it does not keep."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kljax.models.attention import attend, join_heads, split_heads
+from kljax.models.decoder import causal_mask
+
+B, T, S, K = 2, 5, 7, 4
+
+
+@pytest.fixture
+def inputs():
+    """Four heads that read two key/value heads; S − T keys lie before the queries, some of them padding."""
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.array(rng.normal(size=shape), jnp.float32) for shape in ((B, 4, T, K), (B, 2, S, K), (B, 2, S, K)))
+    real = jnp.arange(S) >= jnp.array([[0], [2]])
+    return q, k, v, causal_mask(real)[:, S - T :]
+
+
+def jax_own(q, k, v, mask):
+    return jax.nn.dot_product_attention(*(x.swapaxes(1, 2) for x in (q, k, v)), mask=mask[:, None]).swapaxes(1, 2)
+
+
+def test_value_and_gradient_are_those_of_jax(inputs):
+    *qkv, mask = inputs
+    weights = jnp.array(np.random.default_rng(1).normal(size=qkv[0].shape), jnp.float32)
+
+    def total(function, *qkv):
+        return jnp.vdot(weights, function(*qkv, mask))
+
+    (value, gradients), (expected, expected_gradients) = (
+        jax.value_and_grad(total, argnums=(1, 2, 3))(function, *qkv) for function in (attend, jax_own)
+    )
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_one_mask_for_all_queries_is_that_mask_for_each(inputs):
+    q, k, v, mask = inputs
+    last = mask[:, -1:]
+    np.testing.assert_array_equal(attend(q, k, v, last), attend(q, k, v, jnp.repeat(last, T, axis=1)))
+
+
+def test_a_row_that_sees_nothing_has_finite_values_and_no_gradient(inputs):
+    q, k, v, mask = inputs
+    hidden = mask.at[0, 2].set(False)
+    value, gradients = jax.value_and_grad(lambda *qkv: attend(*qkv, hidden)[0, :, 2].sum(), argnums=(0, 1, 2))(q, k, v)
+    assert np.isfinite(value)
+    for gradient in gradients:
+        np.testing.assert_array_equal(gradient, 0.0)
+
+
+def test_the_backward_pass_is_kept_no_weights(inputs):
+    *qkv, mask = inputs
+    kept = jax.vjp(lambda *qkv: attend(*qkv, mask), *qkv)[1]
+    sizes = [leaf.size for leaf in jax.tree.leaves(kept) if leaf.dtype != bool]
+    assert max(sizes) < B * 4 * T * S
+
+
+def test_heads_are_split_and_joined():
+    x = jnp.arange(B * T * 6.0).reshape(B, T, 6)
+    heads = split_heads(x, 3)
+    np.testing.assert_array_equal(heads[:, 1], x[..., 3:])
+    np.testing.assert_array_equal(join_heads(heads), x)

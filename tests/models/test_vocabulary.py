@@ -1,0 +1,66 @@
+"""Figures over the vocabulary in chunks, against whole logits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kljax.kl.next_token import compare
+from kljax.models.vocabulary import Head, map_logits
+
+B, T, D, V = 3, 7, 4, 11
+
+
+@pytest.fixture
+def heads():
+    """Two, one with a bias."""
+    rng = np.random.default_rng(0)
+
+    def draw(*shape):
+        return jnp.array(rng.normal(size=shape), jnp.float32)
+
+    return Head(draw(B, T, D), draw(V, D)), Head(draw(B, T, D), draw(V, D), draw(V))
+
+
+@pytest.fixture
+def tokens():
+    return jnp.array(np.random.default_rng(1).integers(0, V, (B, T)))
+
+
+def figures(logits, tokens):
+    return compare(*logits, tokens)
+
+
+def whole(heads, tokens):
+    logits = [head.states @ head.table.T + (0.0 if head.bias is None else head.bias) for head in heads]
+    return figures(logits, tokens)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 50])
+def test_chunks_have_the_values_and_gradients_of_whole_logits(heads, tokens, chunk):
+    """States, tables and bias, all figures mixed; the last chunk is not always full."""
+    weights = jnp.array(np.random.default_rng(2).normal(size=(5, B, T)), jnp.float32)
+
+    def mixed(function, heads):
+        return sum(jnp.vdot(w, figure) for w, figure in zip(weights, function(heads, tokens), strict=True))
+
+    def chunked(heads, tokens):
+        return map_logits(figures, chunk, heads, tokens)
+
+    ours, theirs = (jax.jit(jax.value_and_grad(lambda h, f=f: mixed(f, h)))(heads) for f in (chunked, whole))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=2e-5)
+
+
+def test_a_table_in_float32_projects_bfloat16_states(tokens):
+    rng = np.random.default_rng(0)
+    head = Head(jnp.array(rng.normal(size=(B, T, D)), jnp.bfloat16), jnp.array(rng.normal(size=(V, D)), jnp.float32))
+
+    def total(head):
+        return map_logits(figures, 2, (head, head), tokens).logp.sum()
+
+    value, gradient = jax.value_and_grad(total)(head)
+    assert value.dtype == jnp.float32
+    assert (gradient.states.dtype, gradient.table.dtype) == (jnp.bfloat16, jnp.float32)
+    expected = jax.grad(lambda h: whole((h, h), tokens).logp.sum())(Head(head.states.astype(jnp.float32), head.table))
+    np.testing.assert_allclose(gradient.table, expected.table, atol=0.1)  # bfloat16 has three digits
