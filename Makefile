@@ -6,6 +6,7 @@
 #   make claims       the field's claims 1 to 11, recomputed            20 s on 2 cores
 #   make estimators   bias, variance and gradient error of every KL     10 s
 #   make convergence  every penalty to its end, against the oracle      20 min
+#   make benchmark    the speed of a step beside what this machine could do (docs/benchmarks.md)   TODO-LEAD: not measured yet
 #   make overoptimisation  a proxy reward model against a gold one; data and models: KLJAX_DATA, KLJAX_MODELS (docs/models.md)
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test coverage lint claims estimators convergence overoptimisation clean
+.PHONY: demo test coverage lint claims estimators convergence benchmark overoptimisation clean
 
 demo: $(VENV)/base
 	$(BIN)/python experiments/train.py
@@ -40,6 +41,10 @@ estimators: $(VENV)/base
 
 convergence: $(VENV)/base
 	$(BIN)/python experiments/convergence.py
+
+benchmark: $(VENV)/base
+	$(BIN)/python experiments/benchmark.py --size xs --loop
+	$(BIN)/python experiments/benchmark.py --size s --size m
 
 export KLJAX_MODELS ?= models
 overoptimisation: $(VENV)/test

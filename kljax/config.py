@@ -55,6 +55,17 @@ class LettersSource:
 
 
 @strict
+class RandomWordsSource:
+    """Sentences of exact length, words drawn uniformly: for measuring speed."""
+
+    kind: Literal["random_words"]
+    words: Positive  # different ones, all of which occur; a tokenizer of words has 3 entries more
+    length: Positive  # words a sentence
+    sentences: Positive  # how many to draw
+    seed: Seed
+
+
+@strict
 class TextSource:
     """Text through `datasets`: a local Parquet, JSON Lines, CSV or text file, or the name of a data set on the hub."""
 
@@ -98,7 +109,7 @@ class ChatPrompt:
 class DataConfig:
     """Where text and prompts come from, and how the rows are split: base-model training, RL prompts, held out."""
 
-    source: GrammarSource | LettersSource | TextSource = Field(discriminator="kind")
+    source: GrammarSource | LettersSource | RandomWordsSource | TextSource = Field(discriminator="kind")
     prompt: PrefixPrompt | WholePrompt | ChatPrompt = Field(discriminator="kind")
     share: Interval  # the part of the rows, in the order that `seed` shuffles; disjoint parts have no row in common
     prompt_fraction: Share  # rows kept for RL prompts

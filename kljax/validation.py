@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pydantic
 from pydantic import TypeAdapter
 
-from kljax.config import Config, DecoderConfig, EncoderConfig, HuggingFaceModel
+from kljax.config import Config, DecoderConfig, EncoderConfig, HuggingFaceModel, RandomWordsSource
 from kljax.errors import UserError, did_you_mean
 
 Schema = TypeVar("Schema")
@@ -189,6 +189,11 @@ def _check_reference(config: Config) -> None:
 
 def _check_data(config: Config) -> None:
     data, prompt = config.data, config.data.prompt
+    if isinstance(source := data.source, RandomWordsSource) and source.sentences * source.length < source.words:
+        raise UserError(
+            f"data.source.sentences: got {source.sentences} of {source.length} words, too few for each of "
+            f"data.source.words={source.words} to occur; expected at least {-(-source.words // source.length)}, or fewer words."
+        )
     if prompt.kind == "prefix" and prompt.min_tokens > prompt.max_tokens:
         raise UserError(
             f"data.prompt.min_tokens: got {prompt.min_tokens}, expected at most data.prompt.max_tokens={prompt.max_tokens}."

@@ -234,7 +234,7 @@ def test_a_missing_value_is_named(defaults, key):
 @pytest.mark.parametrize("key", ["data.source", "data.prompt", "tokenizer"])
 def test_a_wrong_or_missing_kind_is_answered_with_the_right_ones(defaults, key):
     kinds = {
-        "data.source": "grammar, letters, text",
+        "data.source": "grammar, letters, random_words, text",
         "data.prompt": "prefix, whole, chat",
         "tokenizer": "words, bpe, pretrained",
     }[key]

@@ -17,6 +17,7 @@ from kljax.training.references import first_reference
 from kljax.training.task import prepare
 
 STATUS = Path("/proc/self/status")
+"""Where Linux says what a process has in memory."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,22 @@ def measure(config: Config, steps: int = 2) -> Memory:
     del base, reference  # what a run still needs of them is in `frozen`
     state, metrics, outcome = trainer.take_step(state, frozen, trainer.batch(0))
     jax.block_until_ready((state, metrics, outcome))
-    _release()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    begin_peak()
     for step in range(1, 1 + steps):
         state, metrics, outcome = trainer.take_step(state, frozen, trainer.batch(step))
     jax.block_until_ready((state, metrics, outcome))
-    return Memory(before, *sizes, peak=_resident("VmHWM"))
+    return Memory(before, *sizes, peak=peak())
+
+
+def begin_peak() -> None:
+    """Let the peak of this process begin anew, at what it needs now."""
+    _release()
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak() -> int:
+    """Bytes: the most that this process had in memory since `begin_peak`."""
+    return _resident("VmHWM")
 
 
 def _bytes(tree: Any) -> int:

@@ -8,9 +8,11 @@ import datasets
 import numpy as np
 from datasets.exceptions import DatasetsError
 
-from kljax.config import DataConfig, GrammarSource, LettersSource, TextSource
-from kljax.data import grammar, letters
+from kljax.config import DataConfig, GrammarSource, LettersSource, RandomWordsSource, TextSource
+from kljax.data import grammar, letters, random_words
 from kljax.errors import UserError, did_you_mean
+
+Source = GrammarSource | LettersSource | RandomWordsSource | TextSource
 
 LOADERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".txt": "text"}
 
@@ -46,12 +48,15 @@ def load_splits(config: DataConfig) -> Splits:
     )
 
 
-def load_rows(source: GrammarSource | LettersSource | TextSource, field: str = "data.source.path") -> datasets.Dataset:
+def load_rows(source: Source, field: str = "data.source.path") -> datasets.Dataset:
     """The source's rows, its text in the column `text`, rows without text left out. `field` is what errors speak of."""
     if isinstance(source, GrammarSource):
         return datasets.Dataset.from_dict({"text": grammar.sample_sentences(source.sentences, source.seed)})
     if isinstance(source, LettersSource):
         return datasets.Dataset.from_dict({"text": letters.sample_words(source.letters, source.sentences, source.seed)})
+    if isinstance(source, RandomWordsSource):
+        sentences = random_words.sample_sentences(source.words, source.length, source.sentences, source.seed)
+        return datasets.Dataset.from_dict({"text": sentences})
     rows = _load(source, field)
     columns = rows.column_names
     if source.column not in columns:
@@ -90,7 +95,7 @@ def _parts(config: DataConfig, rows: int, own_held_out: bool) -> list[np.ndarray
     return np.split(order, [train, train + prompts])
 
 
-def _load_file(source: GrammarSource | LettersSource | TextSource, path: str, field: str) -> datasets.Dataset:
+def _load_file(source: Source, path: str, field: str) -> datasets.Dataset:
     assert isinstance(source, TextSource)
     if path == source.path:
         raise UserError(f"{field}: {path} is the file of the training rows, too; expected another, or null.")

@@ -19,7 +19,7 @@ from kljax.errors import UserError
 from kljax.validation import validate
 
 CONFIG, MODEL = "config.yaml", "model.json"
-RECORDED_VERSIONS = ("kljax", "jax", "flax", "optax", "orbax-checkpoint", "numpy")
+RECORDED_VERSIONS = ("kljax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def run_path(config: Config) -> Path:
@@ -65,7 +65,21 @@ def create(path: Path, config: Mapping[str, Any]) -> None:
         launches = list(json.loads(file.read_text())["launches"]) if file.exists() else []
     except (ValueError, KeyError, TypeError):  # broken by hand: it records, nothing depends on it
         launches = []
-    write_atomically(file, json.dumps({"launches": [*launches, _environment()]}, indent=2) + "\n")
+    write_atomically(file, json.dumps({"launches": [*launches, environment()]}, indent=2) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """Command line, versions, devices and commit of this process."""
+    here = Path(__file__).parent
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=here, check=False)
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in RECORDED_VERSIONS},
+        "devices": [str(device) for device in jax.devices()],
+        "platform": platform.platform(),
+        "git_commit": commit.stdout.strip() or None,
+    }
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -174,16 +188,3 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {prefix + key: value}
     return flat
-
-
-def _environment() -> dict[str, Any]:
-    here = Path(__file__).parent
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=here, check=False)
-    return {
-        "command": sys.argv,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in RECORDED_VERSIONS},
-        "devices": [str(device) for device in jax.devices()],
-        "platform": platform.platform(),
-        "git_commit": commit.stdout.strip() or None,
-    }

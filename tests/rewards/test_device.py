@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kljax.config import WordTokenizer
 from kljax.data import grammar, tokenizers
 from kljax.errors import UserError
-from kljax.rewards.device import length, pairs, repetition, sentiment
+from kljax.rewards.device import even_tokens, length, pairs, repetition, sentiment
 from kljax.types import Rollout
 
 PROMPT, COMPLETION = 4, 6
@@ -90,6 +90,14 @@ def test_length_is_the_number_of_words(tokenizer, completions):
     np.testing.assert_array_equal(actual, [len(completion) for completion in completions])
 
 
+@given(completions=st.tuples(texts, texts, texts), seed=st.integers(0, 2**31))
+@settings(deadline=None)
+def test_even_tokens_equals_a_count_of_ids(tokenizer, completions, seed):
+    ids = tokenizer.get_vocab()
+    actual = even_tokens(tokenizer)(rollout(tokenizer, [["good"]] * 3, completions, seed))
+    np.testing.assert_array_equal(actual, [sum(ids[word] % 2 == 0 for word in completion) for completion in completions])
+
+
 few_words = st.lists(st.sampled_from(["good", "bad"]), max_size=COMPLETION)
 
 
@@ -107,7 +115,7 @@ def test_repetition_of_one_word_said_always(tokenizer):
     np.testing.assert_allclose(actual, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("factory", [sentiment, length, repetition])
+@pytest.mark.parametrize("factory", [sentiment, length, even_tokens, repetition])
 def test_rewards_compile_and_are_float32(tokenizer, factory):
     batch = rollout(tokenizer, [["the"], []], [["good", "bad"], ["good"]])
     reward = factory(tokenizer)

@@ -1,0 +1,87 @@
+"""How fast a step is, beside what this machine could do at best, and beside other libraries.
+
+python experiments/benchmark.py --size s --size m
+python experiments/benchmark.py --size xs --loop
+python experiments/benchmark.py --size s --peers --trl-python venv-trl/bin/python --tunix-python venv-tunix/bin/python
+python experiments/benchmark.py --size smollm2 adapter=lora
+
+A size is a config, configs/experiment/benchmark_<size>.yaml. What the figures mean: docs/benchmarks.md.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from kljax.benchmark import machine, peers, report, timing
+from kljax.command_line import CONFIGS, compose, reporting_mistakes, variant
+from kljax.config import Config
+from kljax.errors import UserError
+from kljax.training.progress import console
+from kljax.training.task import prepare, use_compilation_cache
+
+PREFIX = "benchmark_"
+SIZES = sorted(file.stem.removeprefix(PREFIX) for file in (CONFIGS / "experiment").glob(f"{PREFIX}*.yaml"))
+PEERS_SCRIPTS = Path(__file__).parents[2] / "shared" / "peers"
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", action="append", choices=SIZES, required=True, help="may be given several times")
+    parser.add_argument("--steps", type=int, default=10, help="timed steps (default: 10)")
+    parser.add_argument("--loop", action="store_true", help="also what a run's loop costs beside the step")
+    parser.add_argument("--peers", action="store_true", help="also the peers' scripts, in turn with ours")
+    parser.add_argument("--rounds", type=int, default=2, help="turns of each with --peers (default: 2)")
+    parser.add_argument("--trl-python", type=Path, help="a Python that has TRL")
+    parser.add_argument("--tunix-python", type=Path, help="a Python that has Tunix")
+    parser.add_argument("--peers-scripts", type=Path, default=PEERS_SCRIPTS, help="their folder (default: %(default)s)")
+    parser.add_argument("--only", choices=["step"], help="whole steps alone, printed as the peers' scripts print theirs")
+    parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="where the JSON files go (%(default)s)")
+    parser.add_argument("--docs", type=Path, help="a Markdown file whose section for the size is replaced")
+    parser.add_argument("overrides", nargs="*", help="changes of the config, as for train.py")
+    arguments = parser.parse_args()
+    for name in ("steps", "rounds"):
+        if (given := getattr(arguments, name)) < 1:
+            raise UserError(f"--{name}: got {given}, expected at least 1.")
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
+    configs = {
+        size: compose([f"experiment={PREFIX}{size}", *arguments.overrides], Config) for size in dict.fromkeys(arguments.size)
+    }
+    if arguments.only == "step":
+        for config in configs.values():
+            peers.as_peer(timing.subject(config), arguments.steps)
+        return
+    environment = machine.describe()
+    # Before anything is measured here: a process begins with the largest memory that the one which starts it has had.
+    standings = {size: compare(size, config, arguments) if arguments.peers else [] for size, config in configs.items()}
+    for size, config in configs.items():
+        use_compilation_cache(config.run.compilation_cache)
+        name = "+".join([size, *([variant(arguments.overrides)] if arguments.overrides else [])])
+        found = measure(config, arguments) | {"size": name, "environment": environment, "peers": standings[size]}
+        report.show(found)
+        console.print(f"Written to {report.write_json(found, arguments.out)}", soft_wrap=True)
+        if arguments.docs is not None:
+            report.write_section(found, arguments.docs)
+
+
+def measure(config: Config, arguments: argparse.Namespace) -> report.Figures:
+    """What the machine can do, and what a step does on it."""
+    ceiling = machine.measure_ceiling(config.model.dtype)
+    measured, it = timing.measure(config, arguments.steps)
+    return report.figures(ceiling, it, measured, timing.time_loop(it) if arguments.loop else None)
+
+
+def compare(size: str, config: Config, arguments: argparse.Namespace) -> list[report.Figures]:
+    """Ours in a process of its own, too: the same script with --only step."""
+    pythons = {"trl": arguments.trl_python, "tunix": arguments.tunix_python}
+    others = peers.contestants(prepare(config), arguments.steps, pythons, arguments.peers_scripts)
+    ours = (sys.executable, __file__, "--size", size, "--steps", str(arguments.steps), "--only", "step", *arguments.overrides)
+    return report.standings(peers.compare(peers.Contestant("kljax", ours), others, arguments.rounds))
+
+
+if __name__ == "__main__":
+    with reporting_mistakes(Config):
+        main()

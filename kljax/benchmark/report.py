@@ -1,0 +1,200 @@
+"""What was measured, as JSON, as tables on the terminal and as sections of a Markdown file."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from kljax.benchmark.machine import Ceiling
+from kljax.benchmark.peers import Standing
+from kljax.benchmark.timing import Loop, Measurement, Subject, Timed
+from kljax.benchmark.work import Work, step_work
+from kljax.config import to_dict
+from kljax.errors import UserError
+from kljax.training.progress import console
+from kljax.training.run_directory import write_atomically
+
+WIDTH = 128  # characters of a table on the terminal
+
+Figures = dict[str, Any]
+"""What a benchmark's JSON file holds; every time is in seconds."""
+
+Rows = list[list[str]]
+"""A table, its head first."""
+
+COLUMNS = {
+    # of the table: the parts of a step whose floors add up to its own
+    "rollout": ("prefill", "decode"),
+    "scoring": ("scoring",),
+    "update": ("scoring", "update"),
+    "step": ("prefill", "decode", "scoring", "update"),
+}
+HEADS = {
+    "rollout": "rollout",
+    "scoring": "scoring (forward only)",
+    "update": "update (scoring included)",
+    "step": "whole step",
+}
+
+
+def figures(ceiling: Ceiling, it: Subject, measured: Measurement, loop: Loop | None) -> Figures:
+    """What was measured of one size, the floors worked out."""
+    task = it.trainer.task
+    about = task.decoder, task.vocab_size, it.sizes, task.config.adapter.kind == "lora"
+    work, repeated = step_work(*about), step_work(*about, repeated=True)
+    floor, floor_repeated = _floors(work, ceiling), _floors(repeated, ceiling)
+    seconds = {name: _timed(getattr(measured, name)) for name in COLUMNS}
+    return {
+        "ceiling": asdict(ceiling),
+        "sizes": {
+            "parameters": it.parameters,
+            "vocab_size": task.vocab_size,
+            "rollout": asdict(it.sizes),
+            "model": to_dict(task.decoder),
+            "adapter": to_dict(task.config.adapter),
+        },
+        "seconds": seconds,
+        "work": {name: asdict(part) for name, part in work.items()},
+        "work_repeated_prompts": {name: asdict(part) for name, part in repeated.items()},
+        "floor": floor,
+        "floor_repeated_prompts": floor_repeated,
+        "fraction_of_floor": {name: floor[name] / seconds[name]["median"] for name in COLUMNS},
+        "generated_tokens_per_second": it.sizes.rows * it.sizes.new_tokens / measured.step.median,
+        "compile": {"cold": measured.compile_cold, "cached": measured.compile_cached},
+        "peak_memory_bytes": measured.peak_memory,
+        "loop": loop and {"bare": _timed(loop.bare), "looped": _timed(loop.looped), "overhead": loop.overhead},
+    }
+
+
+def standings(found: Sequence[Standing]) -> list[Figures]:
+    """The peers' figures, ours first."""
+    return [asdict(standing) | {"step": _timed(standing.step)} for standing in found]
+
+
+def write_json(found: Figures, folder: Path) -> Path:
+    """<folder>/<size>.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{found['size']}.json"
+    write_atomically(file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    return file
+
+
+def show(found: Figures) -> None:
+    """The tables on the terminal."""
+    console.print(f"\n{found['size']}: {caption(found)}", soft_wrap=True)
+    for rows in tables(found):
+        table = Table(*rows[0], box=box.SIMPLE_HEAD, width=WIDTH)
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in rows[1:]:
+            table.add_row(*row)
+        console.print(table, crop=False)
+
+
+def write_section(found: Figures, file: Path) -> None:
+    """Put the tables between the marks `<!-- benchmark:<size> -->` and `<!-- /benchmark:<size> -->`; all else stays."""
+    first, last = (f"<!-- {slash}benchmark:{found['size']} -->" for slash in ("", "/"))
+    text = file.read_text() if file.exists() else ""
+    before, begun, rest = text.partition(first)
+    _, ended, after = rest.partition(last)
+    if not (begun and ended):
+        raise UserError(f"--docs: {file} has no section between lines '{first}' and '{last}'; put them where it shall stand.")
+    body = "\n\n".join([caption(found), *(_markdown(rows) for rows in tables(found))])
+    write_atomically(file, f"{before}{first}\n{body}\n{last}{after}")
+
+
+def caption(found: Figures) -> str:
+    """When, where, with what and by which command."""
+    at, ceiling = found["environment"], found["ceiling"]
+    versions = ", ".join(f"{name} {at['versions'][name]}" for name in ("jax", "jaxlib", "flax"))
+    commit = f"commit {(at['git_commit'] or 'unknown')[:10]}" + (
+        " with uncommitted changes" if at["uncommitted_changes"] else ""
+    )
+    device = at["processor"] if at["device_kind"] == "cpu" else f"{at['device_kind']} ({at['processor']})"
+    return (
+        f"{at['date'][:10]}, {device}, {at['cores']} cores, {at['memory_bytes'] / 2**30:.0f} GiB, load average "
+        f"{at['load_average']:.1f} at the start; Python {at['python']}, {versions}, {commit}; "
+        f"`python {shlex.join(at['command'])}`. Ceiling: {_short(ceiling['flops_per_second'] / 1e9)} GFLOP/s, "
+        f"{_short(ceiling['bytes_per_second'] / 1e9)} GB/s."
+    )
+
+
+def tables(found: Figures) -> list[Rows]:
+    """The step in parts, the other figures, and where they were measured the loop and the peers."""
+    made = [_parts_table(found), _other_table(found)]
+    return made + ([_peers_table(found["peers"])] if found["peers"] else [])
+
+
+def _parts_table(found: Figures) -> Rows:
+    def row(label: str, values: dict[str, float], form: str = "") -> list[str]:
+        return [label, *(f"{values[name]:{form}}" if form else _short(values[name]) for name in COLUMNS)]
+
+    seconds = found["seconds"]
+    spread = [row(label, {name: seconds[name][label] for name in COLUMNS}) for label in ("median", "min", "max")]
+    return [
+        ["seconds", *HEADS.values()],
+        *spread,
+        row("floor", found["floor"]),
+        row("floor / median", found["fraction_of_floor"], ".0%"),
+        row("floor with repeated prompts", found["floor_repeated_prompts"]),
+    ]
+
+
+def _other_table(found: Figures) -> Rows:
+    memory, loop = found["peak_memory_bytes"], found["loop"]
+    columns = {
+        "parameters": f"{found['sizes']['parameters']:,}",
+        "generated tokens/s": _short(found["generated_tokens_per_second"]),
+        "compile, cold": f"{_short(found['compile']['cold'])} s",
+        "from the cache": f"{_short(found['compile']['cached'])} s",
+        "peak memory": "not known" if memory is None else f"{memory / 2**20:,.0f} MiB",
+    }
+    if loop:
+        columns |= {
+            "steps/s in the loop": _short(1 / loop["looped"]["median"]),
+            "of it outside the step": f"{loop['overhead']:.1%}",
+        }
+    return [list(columns), list(columns.values())]
+
+
+def _peers_table(standings: Sequence[dict[str, Any]]) -> Rows:
+    ours = standings[0]["step"]["median"]
+    head = ["whole step, s", "median", "min", "max", "/ ours", "generated tokens/s", "peak RSS, MiB", "parameters"]
+    return [
+        head,
+        *(
+            [
+                standing["name"],
+                *(_short(standing["step"][name]) for name in ("median", "min", "max")),
+                f"{standing['step']['median'] / ours:.2f}",
+                _short(standing["tokens_per_second"]),
+                f"{standing['peak_rss_mb']:,}",
+                f"{standing['parameters']:,}",
+            ]
+            for standing in standings
+        ),
+    ]
+
+
+def _floors(work: dict[str, Work], ceiling: Ceiling) -> dict[str, float]:
+    least = {name: part.seconds(ceiling.flops_per_second, ceiling.bytes_per_second) for name, part in work.items()}
+    return {name: sum(least[part] for part in parts) for name, parts in COLUMNS.items()}
+
+
+def _timed(timed: Timed) -> dict[str, Any]:
+    return {"median": timed.median, "min": timed.min, "max": timed.max, "seconds": list(timed.seconds)}
+
+
+def _markdown(rows: Rows) -> str:
+    lines = [" | ".join(row) for row in rows]
+    lines.insert(1, "|".join(["---", *["---:"] * (len(rows[0]) - 1)]))
+    return "\n".join(f"| {line} |" if not line.startswith("---") else f"|{line}|" for line in lines)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,151 @@
+"""A measurement of seconds from end to end: what is timed is a real step, and what is written down can be read."""
+
+import json
+import runpy
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from kljax.benchmark import machine, peers, report, timing
+from kljax.benchmark.machine import Ceiling
+from kljax.command_line import compose
+from kljax.config import Config
+from kljax.errors import UserError
+
+SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmark.py"
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def tiny_benchmark(tiny_in, tmp_path_factory):
+    """tiny_benchmark(*overrides): the config of experiment=benchmark_xs in a size of seconds."""
+    fixed = [*tiny_in(tmp_path_factory.mktemp("runs")), "experiment=benchmark_xs", "run.sample_every=3"]
+    return lambda *overrides: compose([*fixed, *overrides], Config)
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_benchmark):
+    before = jax.config.jax_compilation_cache_dir
+    found = timing.measure(tiny_benchmark(), STEPS)
+    assert jax.config.jax_compilation_cache_dir == before
+    return found
+
+
+@pytest.fixture(scope="module")
+def figures(measured):
+    measurement, it = measured
+    environment = {"size": "tiny", "environment": machine.describe(), "peers": []}
+    return report.figures(Ceiling(1e9, 1e10), it, measurement, timing.time_loop(it)) | environment
+
+
+def test_every_program_is_timed_as_often_as_asked(measured):
+    measurement, it = measured
+    for timed in (measurement.step, measurement.rollout, measurement.scoring, measurement.update):
+        assert len(timed.seconds) == STEPS
+        assert 0 < timed.min <= timed.median <= timed.max
+    assert measurement.compile_cold > measurement.compile_cached > 0
+    assert measurement.peak_memory is None or measurement.peak_memory > 4 * it.parameters
+    assert it.parameters == sum(leaf.size for leaf in jax.tree.leaves(it.state.params))
+
+
+def test_every_step_is_a_whole_one(measured):
+    """No token ends a completion, and the policy moves away from the reference, at which it began."""
+    _, it = measured
+    taken = int(it.state.step)
+    metrics, outcome = it.take_step(0)
+    assert outcome.rollout.mask.all()
+    assert int(it.state.step) == taken + 1
+    assert float(metrics["kl/reverse_exact_seq"]) > 0
+    assert any(jnp.any(a != b) for a, b in zip(*map(jax.tree.leaves, (it.state.params, it.frozen.reference)), strict=True))
+
+
+def test_our_own_steps_are_printed_as_the_peers_print_theirs(measured, capsys):
+    peers.as_peer(measured[1], steps=1)
+    steps, said = peers.parse(capsys.readouterr().out)
+    assert len(steps) == timing.WARM + 1
+    assert (said["params"], said["batch"], said["new_tokens"]) == (measured[1].parameters, 16, 8)
+    assert said["peak_rss_mb"] > 10
+
+
+def test_figures_are_consistent_and_written(figures, tmp_path):
+    assert figures["floor"]["step"] == pytest.approx(figures["floor"]["rollout"] + figures["floor"]["update"])
+    assert figures["floor"]["step"] < figures["floor_repeated_prompts"]["step"]
+    assert figures["fraction_of_floor"]["step"] == figures["floor"]["step"] / figures["seconds"]["step"]["median"]
+    assert figures["generated_tokens_per_second"] == pytest.approx(16 * 8 / figures["seconds"]["step"]["median"])
+    assert figures["loop"]["overhead"] < 1
+    assert json.loads(report.write_json(figures, tmp_path / "new").read_text()) == json.loads(json.dumps(figures))
+
+
+def test_a_section_is_replaced_and_nothing_else(figures, tmp_path):
+    file, standing = tmp_path / "docs.md", {"parameters": 7, "tokens_per_second": 9.0, "peak_rss_mb": 100}
+    first, last = "<!-- benchmark:tiny -->", "<!-- /benchmark:tiny -->"
+    around = (
+        "# Prose\n\n<!-- benchmark:s -->\nof another size\n<!-- /benchmark:s -->\n\n",
+        "\n\nmore prose, no newline at the end",
+    )
+    file.write_text(f"{around[0]}{first}\nold\n{last}{around[1]}")
+    named = (("kljax", 1.0), ("theirs", 2.5))
+    standings = [standing | {"name": name, "step": {"median": x, "min": x, "max": x}} for name, x in named]
+    for found in (figures, figures | {"peers": standings}):  # a second time, over the first
+        report.write_section(found, file)
+        text = file.read_text()
+        assert text.startswith(around[0] + first)
+        assert text.endswith(last + around[1])
+    assert "\nold\n" not in text
+    assert "| theirs | 2.5 | 2.5 | 2.5 | 2.50 |" in text
+    assert f"| median | {report._short(figures['seconds']['rollout']['median'])} |" in text
+    tables = [block.splitlines() for block in text.split(first)[1].split(last)[0].split("\n\n") if block.startswith("|")]
+    assert len(tables) == 3
+    for table in tables:
+        assert len({line.count("|") for line in table}) == 1
+    report.show(found)
+
+
+def test_a_file_without_the_section_is_left_alone(figures, tmp_path):
+    file = tmp_path / "docs.md"
+    file.write_text("<!-- benchmark:tiny -->\nand no end")
+    with pytest.raises(UserError, match="has no section between lines '<!-- benchmark:tiny -->' and"):
+        report.write_section(figures, file)
+    assert file.read_text() == "<!-- benchmark:tiny -->\nand no end"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["reward=regex"], "^reward: got one that Python computes"),
+        (["data.prompt.min_tokens=1"], "^data.prompt: got prompts of different lengths"),
+        (["rollout.updates=2"], "^rollout.updates: got 2, expected 1"),
+        (["mesh.data=2"], "^mesh: got 2 devices"),
+    ],
+)
+def test_a_step_of_unknown_work_is_refused(tiny_benchmark, overrides, said):
+    with pytest.raises(UserError, match=said):
+        timing.subject(tiny_benchmark(*overrides))
+
+
+def test_the_ceiling_is_the_best_of_the_products(monkeypatch):
+    monkeypatch.setitem(machine.PRODUCTS, "cpu", ((8, 8, 8), (64, 64, 64)))
+    monkeypatch.setitem(machine.MOVED, "cpu", 2**12)
+    ceiling = machine.measure_ceiling("float32")
+    assert ceiling.flops_per_second > 0
+    assert ceiling.bytes_per_second > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--size", "xl"], "gpu.*m.*s.*smollm2.*xs"), ([], "--size"), (["--size", "s", "--only", "stop"], "step")],
+)
+def test_a_mistake_on_the_command_line_is_answered_with_what_is_right(monkeypatch, capsys, arguments, said):
+    monkeypatch.setattr("sys.argv", ["benchmark.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPT))["parse"]()
+    assert ended.value.code == 2
+    assert said.split(".*")[0] in capsys.readouterr().err
+
+
+def test_no_steps_are_refused(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["benchmark.py", "--size", "s", "--steps", "0"])
+    with pytest.raises(UserError, match=r"^--steps: got 0, expected at least 1"):
+        runpy.run_path(str(SCRIPT))["parse"]()
