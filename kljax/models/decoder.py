@@ -14,6 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from kljax.config import DecoderConfig, EncoderConfig
 from kljax.models.attention import attend, join_heads, split_heads
+from kljax.models.product import dot_general
+from kljax.models.rotary import Rotation, rotate, rotation
 from kljax.models.vocabulary import Head
 from kljax.types import Params
 
@@ -71,6 +73,9 @@ class Decoder(nnx.Module):
         x = self.embed(tokens)
         if self.learned_positions is not None:
             x = x + self.learned_positions(positions)
+        turn = None
+        if self.config.positions == "rotary":
+            turn = rotation(positions, self.config.context, self.config.head_dim, self.config.rope_theta)
         keys = (
             [None] * (len(self.layers) + 1)
             if dropout_key is None
@@ -80,7 +85,7 @@ class Decoder(nnx.Module):
         used: Cache = []
         for i, layer in enumerate(self.layers):
             layer_cache = None if cache is None else cache[i]
-            x, layer_cache = apply_layer(layer, self.config.remat, x, positions, mask, layer_cache, slot, keys[i])
+            x, layer_cache = apply_layer(layer, self.config.remat, x, turn, mask, layer_cache, slot, keys[i])
             used.append(layer_cache)
         return self.final_norm(x), used
 
@@ -104,10 +109,10 @@ class Layer(nnx.Module):
         self.mlp_norm = _norm(config, rngs)
         self.mlp = (GeluMlp if config.mlp == "gelu" else SwigluMlp)(config, rngs=rngs)
 
-    def __call__(self, x: Array, positions: Array, mask: Array, cache: Any, slot: Any, key: Any) -> tuple[Array, Any]:
+    def __call__(self, x: Array, turn: Rotation | None, mask: Array, cache: Any, slot: Any, key: Any) -> tuple[Array, Any]:
         """One layer; see `Decoder.__call__`."""
         keys = (None, None) if key is None else tuple(jax.random.split(key))
-        attended, cache = self.attention(self.attention_norm(x), positions, mask, cache, slot)
+        attended, cache = self.attention(self.attention_norm(x), turn, mask, cache, slot)
         x = x + dropout(attended, self.config.dropout, keys[0])
         return x + dropout(self.mlp(self.mlp_norm(x)), self.config.dropout, keys[1]), cache
 
@@ -128,14 +133,14 @@ class Attention(nnx.Module):
         self.q_norm = _norm(config, rngs, config.head_dim) if config.qk_norm else None
         self.k_norm = _norm(config, rngs, config.head_dim) if config.qk_norm else None
 
-    def __call__(self, x: Array, positions: Array, mask: Array, cache: Any, slot: Any) -> tuple[Array, Any]:
+    def __call__(self, x: Array, turn: Rotation | None, mask: Array, cache: Any, slot: Any) -> tuple[Array, Any]:
         """Attention over the tokens themselves, or over the cache into which they are written."""
         config = self.config
         q, k, v = (split_heads(matrix(x), config.head_dim) for matrix in (self.q, self.k, self.v))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        if config.positions == "rotary":
-            q, k = rotate(q, positions, config.rope_theta), rotate(k, positions, config.rope_theta)
+        if turn is not None:
+            q, k = rotate(q, turn), rotate(k, turn)
         if cache is not None:
             k = jax.lax.dynamic_update_slice_in_dim(cache[0], k, slot, axis=2)
             v = jax.lax.dynamic_update_slice_in_dim(cache[1], v, slot, axis=2)
@@ -167,16 +172,6 @@ class SwigluMlp(nnx.Module):
     def __call__(self, x: Array) -> Array:
         """The MLP, token by token."""
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
-
-
-def rotate(x: Float[Array, "B heads T K"], positions: Int[Array, "B T"], theta: float) -> Float[Array, "B heads T K"]:
-    """Rotary positions in the two-halves layout of Hugging Face: pairs are (x_i, x_{i+K/2}). Computed in float32."""
-    half = x.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions[:, None, :, None] * frequency
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
 def apply_layer(layer: nnx.Module, remat: bool, x: Array, *inputs: Any) -> Any:
@@ -234,6 +229,7 @@ def linear(
         use_bias=bias,
         dtype=jnp.dtype(config.dtype),
         param_dtype=jnp.dtype(config.param_dtype),
+        dot_general=dot_general,
         kernel_init=nnx.initializers.normal(std),
         kernel_metadata={"axes": axes},
         bias_metadata={"axes": axes[1:]},

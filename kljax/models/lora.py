@@ -33,7 +33,7 @@ class AdaptedLinear(nnx.LoRALinear):
             dtype=layer.dtype,
             rngs=rngs,
         )
-        self.kernel, self.bias = layer.kernel, layer.bias
+        self.kernel, self.bias, self.dot_general = layer.kernel, layer.bias, layer.dot_general
         self.scale = adapter.alpha / adapter.rank
 
     def __call__(self, x: Float[Array, "*dims inputs"], out_sharding: Any = None) -> Float[Array, "*dims outputs"]:

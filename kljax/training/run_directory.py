@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import yaml
 from tensorboardX import SummaryWriter
+from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
 
 from kljax.config import Config, DecoderConfig, to_dict
 from kljax.errors import UserError
@@ -148,9 +149,10 @@ class MetricsLog:
     def write(self, step: int, metrics: Mapping[str, float | list[float]]) -> None:
         """One step's metrics; a number that is not finite becomes null, since JSON has none. TensorBoard gets no lists."""
         self._lines.write({"step": step, **{name: _finite(value) for name, value in metrics.items()}})
-        for name, value in metrics.items():
-            if not isinstance(value, list):
-                self._board.add_scalar(name, value, step)
+        # One event for all: `add_scalar` for each takes 20 times as long.
+        scalars = [(name, value) for name, value in metrics.items() if not isinstance(value, list)]
+        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in scalars])
+        self._board.file_writer.add_summary(summary, step)  # pyright: ignore
 
     def close(self) -> None:
         """Close both."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kljax.models.decoder import causal_mask, empty_cache, positions_of, rotate
+from kljax.models.decoder import causal_mask, empty_cache, positions_of
 
 VOCAB, LENGTH = 13, 9
 
@@ -53,17 +53,6 @@ def test_a_cache_gives_what_the_whole_sequence_gives(make_decoder, family, token
         visible = jnp.broadcast_to(jnp.arange(LENGTH) <= t, (2, 1, LENGTH))
         hidden, cache = model(tokens[:, t : t + 1], jnp.full((2, 1), t), visible, cache, t)
         np.testing.assert_allclose(model.logits(hidden[:, 0]), expected[:, t], atol=2e-5)
-
-
-def test_rotary_positions_are_relative():
-    rng = np.random.default_rng(0)
-    q, k = (jnp.array(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in range(2))
-
-    def product(i, j):
-        return jnp.sum(rotate(q, jnp.array([[i]]), 1e4) * rotate(k, jnp.array([[j]]), 1e4))
-
-    np.testing.assert_allclose(product(7, 4), product(13, 10), rtol=1e-4)
-    assert abs(product(7, 4) - product(7, 5)) > 1e-3
 
 
 @pytest.mark.parametrize(("kind", "relative"), [("llama", True), ("gpt2", False)])
