@@ -12,6 +12,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 CACHE = Path(tempfile.gettempdir()) / f"kljax-tests-{getpass.getuser()}"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+# LLVM's expensive passes make programs that run for milliseconds no better; XLA's own passes stay as users have them.
+jax.config.update("jax_disable_most_optimizations", True)
 
 from kljax.command_line import compose  # noqa: E402  (devices first)
 from kljax.config import Config  # noqa: E402

@@ -16,6 +16,7 @@ from kljax.config import DecoderConfig, EncoderConfig
 from kljax.models.attention import attend, join_heads, split_heads
 from kljax.models.product import dot_general
 from kljax.models.rotary import Rotation, rotate, rotation
+from kljax.models.swiglu import swiglu
 from kljax.models.vocabulary import Head
 from kljax.types import Params
 
@@ -171,7 +172,7 @@ class SwigluMlp(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         """The MLP, token by token."""
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        return self.down(swiglu(self.gate(x), self.up(x)))
 
 
 def apply_layer(layer: nnx.Module, remat: bool, x: Array, *inputs: Any) -> Any:

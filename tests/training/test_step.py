@@ -80,15 +80,13 @@ def test_every_mesh_gives_the_same_loss_and_gradients(tiny):
         assert_close(its_gradient, gradient)
 
 
-@pytest.mark.parametrize(("family", "meshes"), [("gpt2", list(MESHES)), ("llama", ["2 x 2 x 2"])])
-def test_every_mesh_gives_the_same_parameters_after_five_steps(tiny, family, meshes):
+@pytest.mark.parametrize(("family", "mesh"), [("gpt2", "fsdp 8"), ("llama", "2 x 2 x 2")])
+def test_a_mesh_gives_the_same_parameters_after_five_steps(tiny, family, mesh):
     params, logged = run_steps(trainer_on(tiny, (1, 1, 1), f"model={family}"))
     assert logged[-1]["kl/reverse_exact_seq"] > 1e-4  # policy and reference do differ
-    for mesh in meshes:
-        sharded = trainer_on(tiny, MESHES[mesh], f"model={family}")
-        its_params, its_logged = run_steps(sharded)
-        assert_close(its_params, params)
-        np.testing.assert_allclose(its_logged[-1]["reward/mean"], logged[-1]["reward/mean"], rtol=RELATIVE)
+    its_params, its_logged = run_steps(trainer_on(tiny, MESHES[mesh], f"model={family}"))
+    assert_close(its_params, params)
+    np.testing.assert_allclose(its_logged[-1]["reward/mean"], logged[-1]["reward/mean"], rtol=RELATIVE)
 
 
 def test_parameters_lie_where_their_logical_axes_say(tiny):
@@ -187,6 +185,20 @@ def test_nothing_compiles_after_the_first_step(tiny):
     assert step._cache_size() == 1
 
 
+def test_a_step_moves_nothing_between_host_and_device(tiny):
+    """What it is given lies on the device, and what it makes stays there until someone asks."""
+    trainer = trainer_on(tiny, (1, 1, 1))
+    step = compile_step(trainer.parts)
+    state, frozen = start(trainer)
+    batches = [trainer.batch(i).prompts for i in range(2)]
+    state, _, _ = step(state, frozen, batches[0])
+    with jax.transfer_guard("disallow"):
+        state, metrics, _ = step(state, frozen, batches[1])
+        jax.block_until_ready(state)
+        with pytest.raises(Exception, match="[Dd]isallowed"):  # the guard sees a transfer when there is one
+            step(state, frozen, jax.tree.map(np.asarray, batches[0]))
+
+
 def test_length_reward_counts_what_the_metrics_count(tiny):
     trainer = trainer_on(tiny, (1, 1, 1))
     state, frozen = start(trainer)
@@ -231,9 +243,8 @@ def test_a_scaled_reward_is_trained_as_with_the_effective_beta(tiny):
 
     scaled, effective = gradient(trainer.parts, 0.5), gradient(plain.parts, 0.5 * sigma)
     assert_close(jax.tree.map(lambda g: g * sigma, scaled), effective)
-    metrics = report(
-        trainer.parts, score_rollout(trainer.parts, state.params, frozen, None, rollout), rollout, reward, jnp.float32(0.5)
-    )
+    scores = jax.jit(lambda s, f, r: score_rollout(trainer.parts, s.params, f, None, r))(state, frozen, rollout)
+    metrics = report(trainer.parts, scores, rollout, reward, jnp.float32(0.5))
     np.testing.assert_allclose(metrics["kl/beta_effective"], 0.5 * sigma, rtol=1e-5)
 
 
