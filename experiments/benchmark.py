@@ -1,7 +1,7 @@
 """How fast a step is, beside what this machine could do at best, and beside other libraries.
 
 python experiments/benchmark.py --size s --size m
-python experiments/benchmark.py --size xs --loop
+python experiments/benchmark.py --size xs --loop --launch
 python experiments/benchmark.py --size s --peers --trl-python venv-trl/bin/python --tunix-python venv-tunix/bin/python
 python experiments/benchmark.py --size smollm2 adapter=lora
 
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from kljax.benchmark import machine, peers, report, timing
+from kljax.benchmark.launch import measure_launch
 from kljax.command_line import CONFIGS, compose, reporting_mistakes, variant
 from kljax.config import Config
 from kljax.errors import UserError
@@ -29,6 +30,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", action="append", choices=SIZES, required=True, help="may be given several times")
     parser.add_argument("--steps", type=int, default=10, help="timed steps (default: 10)")
     parser.add_argument("--loop", action="store_true", help="also what a run's loop costs beside the step")
+    parser.add_argument("--launch", action="store_true", help="also how long a run takes to its first step, twice")
     parser.add_argument("--peers", action="store_true", help="also the peers' scripts, in turn with ours")
     parser.add_argument("--rounds", type=int, default=2, help="turns of each with --peers (default: 2)")
     parser.add_argument("--trl-python", type=Path, help="a Python that has TRL")
@@ -61,6 +63,8 @@ def main() -> None:
         use_compilation_cache(config.run.compilation_cache)
         name = "+".join([size, *([variant(arguments.overrides)] if arguments.overrides else [])])
         found = measure(config, arguments) | {"size": name, "environment": environment, "peers": standings[size]}
+        if arguments.launch:
+            found["launch"] = report.launched(measure_launch([f"experiment={PREFIX}{size}", *arguments.overrides]))
         report.show(found)
         console.print(f"Written to {report.write_json(found, arguments.out)}", soft_wrap=True)
         if arguments.docs is not None:

@@ -10,6 +10,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from kljax.benchmark.launch import Launch
 from kljax.benchmark.machine import Ceiling
 from kljax.benchmark.peers import Standing
 from kljax.benchmark.timing import Loop, Measurement, Subject, Timed
@@ -69,6 +70,11 @@ def figures(ceiling: Ceiling, it: Subject, measured: Measurement, loop: Loop | N
         "peak_memory_bytes": measured.peak_memory,
         "loop": loop and {"bare": _timed(loop.bare), "looped": _timed(loop.looped), "overhead": loop.overhead},
     }
+
+
+def launched(launch: Launch) -> Figures:
+    """The seconds of two launches, and what the second takes beside its imports."""
+    return asdict(launch) | {"beyond_imports": launch.beyond_imports}
 
 
 def standings(found: Sequence[Standing]) -> list[Figures]:
@@ -158,6 +164,12 @@ def _other_table(found: Figures) -> Rows:
         columns |= {
             "steps/s in the loop": _short(1 / loop["looped"]["median"]),
             "of it outside the step": f"{loop['overhead']:.1%}",
+        }
+    if launch := found.get("launch"):
+        columns |= {
+            "first launch to first step": f"{_short(launch['cold'])} s",
+            "second": f"{_short(launch['cached'])} s",
+            "of it beyond imports": f"{_short(launch['beyond_imports'])} s",
         }
     return [list(columns), list(columns.values())]
 

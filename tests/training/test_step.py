@@ -193,9 +193,9 @@ def test_a_step_moves_nothing_between_host_and_device(tiny):
     batches = [trainer.batch(i).prompts for i in range(2)]
     state, _, _ = step(state, frozen, batches[0])
     with jax.transfer_guard("disallow"):
-        state, metrics, _ = step(state, frozen, batches[1])
+        state, _, _ = step(state, frozen, batches[1])
         jax.block_until_ready(state)
-        with pytest.raises(Exception, match="[Dd]isallowed"):  # the guard sees a transfer when there is one
+        with pytest.raises(Exception, match="isallowed"):  # the guard sees a transfer when there is one
             step(state, frozen, jax.tree.map(np.asarray, batches[0]))
 
 
