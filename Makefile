@@ -54,7 +54,7 @@ overoptimisation: $(VENV)/test
 	  $(BIN)/python experiments/pretrain.py experiment=review_proxy_small run.export_to=$(KLJAX_MODELS)/review_proxy_small
 	test -e $(KLJAX_MODELS)/review_gold || \
 	  $(BIN)/python experiments/pretrain.py experiment=review_gold run.export_to=$(KLJAX_MODELS)/review_gold
-	$(BIN)/python experiments/train.py -m experiment=overoptimisation kl.beta=0.1,0.05,0.02,0.01,0.005,0.002
+	$(BIN)/python experiments/train.py -m experiment=overoptimisation kl.beta=0.2,0.1,0.05,0.02,0.01,0.005
 	$(BIN)/python experiments/overoptimisation.py runs/overoptimisation
 
 clean:
