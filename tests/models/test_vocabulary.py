@@ -64,3 +64,23 @@ def test_a_table_in_float32_projects_bfloat16_states(tokens):
     assert (gradient.states.dtype, gradient.table.dtype) == (jnp.bfloat16, jnp.float32)
     expected = jax.grad(lambda h: whole((h, h), tokens).logp.sum())(Head(head.states.astype(jnp.float32), head.table))
     np.testing.assert_allclose(gradient.table, expected.table, atol=0.1)  # bfloat16 has three digits
+
+
+def test_memory_is_a_fraction_of_what_the_logits_of_both_models_would_take():
+    """Forward and backward, as compiled; with all of them in one chunk it is not, so the measure can see them."""
+    batch, length, vocab = 2, 256, 2048
+    shapes = ((batch, length, D), (vocab, D)) * 2
+    floats = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    tokens = jax.ShapeDtypeStruct((batch, length), jnp.int32)
+
+    def temporaries(chunk):
+        def total(states, table, ref_states, ref_table, tokens):
+            found = map_logits(figures, chunk, (Head(states, table), Head(ref_states, ref_table)), tokens)
+            return (found.logp + found.reverse_kl).sum()
+
+        compiled = jax.jit(jax.value_and_grad(total, argnums=(0, 1))).lower(*floats, tokens).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    logits = 2 * batch * length * vocab * 4
+    assert temporaries(4) < 0.15 * logits
+    assert temporaries(length) > logits
