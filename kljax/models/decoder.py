@@ -37,12 +37,6 @@ def causal_mask(mask: Bool[Array, "B S"]) -> Bool[Array, "B S S"]:
     return jnp.tril(jnp.ones((length, length), bool)) & mask[:, None, :]
 
 
-def empty_cache(config: DecoderConfig, batch: int, length: int) -> Cache:
-    """A cache of zeros for `batch` rows of `length` slots."""
-    shape = (batch, config.kv_heads, length, config.head_dim)
-    return [(jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype)) for _ in range(config.layers)]
-
-
 class Decoder(nnx.Module):
     """Tokens to hidden states to logits."""
 

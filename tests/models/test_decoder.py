@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kljax.models.decoder import causal_mask, empty_cache, positions_of
+from kljax.models.decoder import causal_mask, positions_of
 
 VOCAB, LENGTH = 13, 9
 
@@ -47,7 +47,8 @@ def test_no_token_sees_a_later_one(make_decoder, family, tokens):
 def test_a_cache_gives_what_the_whole_sequence_gives(make_decoder, family, tokens):
     """One token at a time into the cache, against all at once."""
     model = make_decoder(family)
-    cache = empty_cache(model.config, 2, LENGTH)
+    shape = (2, model.config.kv_heads, LENGTH, model.config.head_dim)
+    cache = [(jnp.zeros(shape), jnp.zeros(shape)) for _ in range(model.config.layers)]
     expected = logits_of(model, tokens)
     for t in range(LENGTH):
         visible = jnp.broadcast_to(jnp.arange(LENGTH) <= t, (2, 1, LENGTH))
