@@ -6,6 +6,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from kljax.errors import UserError
 
@@ -33,10 +34,10 @@ class Launch:
 
 def measure_launch(overrides: list[str]) -> Launch:
     """Two runs of one step of the same config, in a root and with a cache of their own; imports: the median of three."""
-    imports = sorted(_seconds([sys.executable, "-c", IMPORTS.format(script=str(SCRIPT))]) for _ in range(3))[1]
     with tempfile.TemporaryDirectory() as folder:
         shared = [*overrides, f"run.root={folder}/runs", f"run.compilation_cache={folder}/cache", "steps=1"]
         cold, cached = (_to_first_step(shared, variant, Path(folder)) for variant in ("first", "second"))
+    imports = median(_seconds([sys.executable, "-c", IMPORTS.format(script=str(SCRIPT))]) for _ in range(3))
     return Launch(imports, cold, cached)
 
 

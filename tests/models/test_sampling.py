@@ -10,6 +10,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from jax.extend.core import jaxprs_in_params
 from scipy.stats import chisquare
 
 from kljax.models.decoder import causal_mask, positions_of
@@ -161,12 +162,17 @@ def test_the_same_key_gives_the_same_samples_and_another_key_others(make_decoder
     assert (sampled(model, prompts, seed=1).tokens != sampled(model, prompts, seed=2).tokens).any()
 
 
+def product_shapes(jaxpr):
+    """Shapes of what matrix products give, looking into loops and calls."""
+    shapes = [e.outvars[0].aval.shape for e in jaxpr.eqns if e.primitive.name == "dot_general"]
+    return shapes + [shape for e in jaxpr.eqns for inner in jaxprs_in_params(e.params) for shape in product_shapes(inner)]
+
+
 def test_a_prompt_is_prefilled_once_for_all_its_samples(make_decoder, prompts):
     """The widest product over prompt positions has one row a distinct prompt, not one a sample."""
     model, samples = make_decoder(), 16
     sampler = Sampler(**PLAIN | {"samples": samples})
-    jaxpr = jax.make_jaxpr(lambda: sample(model, prompts, jax.random.key(0), sampler))()
-    shapes = {v.aval.shape for eqn in jaxpr.eqns if eqn.primitive.name == "dot_general" for v in eqn.outvars}
+    shapes = product_shapes(jax.make_jaxpr(lambda: sample(model, prompts, jax.random.key(0), sampler))().jaxpr)
     assert any(shape[0] == WIDTH for shape in shapes)
     assert not any(shape[0] == WIDTH * samples and WIDTH in shape[1:2] for shape in shapes)
 

@@ -58,7 +58,7 @@ def test_a_temperature_on_one_side_only_is_noticed_at_the_start(tiny):
 
     def cold_sampler(state, frozen, batch):
         state, metrics, outcome = trainer.take_step(state, frozen, batch)
-        scores = scoring.score(*[nnx.merge(trainer.task.architecture.graphdef, sharp)] * 2, outcome.rollout, temperature=1.0)
+        scores = scoring.score(*[nnx.merge(trainer.task.architecture.graphdef, sharp)] * 2, outcome.rollout, 2, temperature=1.0)
         gap = jnp.max(jnp.where(outcome.rollout.mask, jnp.abs(scores.logp - outcome.rollout.behaviour_logp), 0.0))
         return state, metrics | {"rollout/logp_gap_max": gap}, outcome
 
