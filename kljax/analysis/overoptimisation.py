@@ -98,7 +98,7 @@ def plot(found: Sequence[Point], fitted: Fit, file: Path) -> None:
     for p, x, y in zip(found, d, proxy, strict=True):
         axes.annotate(f"β = {p.beta:g}", (x, y), xytext=(4, -11), textcoords="offset points", fontsize=7, color="C0")
     axes.axhline(0, color="0.7", lw=0.8)
-    axes.set_xlabel("d = √KL(policy‖reference), nats per sequence")
+    axes.set_xlabel("d = √KL(policy‖reference), KL in nats per sequence")
     axes.set_ylabel("reward gained over the reference")
     axes.set_title("Overoptimisation on held-out prompts, ± standard error", fontsize=10)
     axes.legend(frameon=False, fontsize=8, loc="upper left")
