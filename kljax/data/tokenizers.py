@@ -1,11 +1,8 @@
 """Tokenizers as Hugging Face tokenizer files: loaded, or trained on the task's text."""
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise everyone to install PyTorch
 
 import numpy as np
 import tokenizers

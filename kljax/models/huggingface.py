@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # it would advise everyone to install PyTorch
-
 import numpy as np
 from huggingface_hub import snapshot_download
 from jax.tree_util import tree_leaves_with_path
