@@ -30,6 +30,7 @@ Share = Annotated[float, Field(ge=0, lt=1, strict=True)]
 Unit = Annotated[float, Field(ge=0, le=1, strict=True)]
 Interval = Annotated[list[Unit], Field(min_length=2, max_length=2)]
 Dtype = Literal["float32", "bfloat16"]
+Remat = Literal["none", "mlp", "layer"]
 Devices = Annotated[int, Field(ge=-1, strict=True)]
 Two = Annotated[int, Field(ge=2, strict=True)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=200)]
@@ -163,7 +164,7 @@ class DecoderConfig:
     dropout: Share  # in pretraining only: RL samples and scores without
     dtype: Dtype  # of activations; log-probs are float32
     param_dtype: Dtype  # of parameters; those that are trained are float32
-    remat: bool  # recompute each layer in the backward pass
+    remat: Remat  # computed again in the backward pass and not kept for it: nothing, each MLP, or each layer
     logit_chunk: Positive  # time steps projected to the vocabulary at once; [B, T, V] never exists
 
 
@@ -184,7 +185,7 @@ class EncoderConfig:
     dropout: Share  # in fitting only
     dtype: Dtype  # of activations; log-probs are float32
     param_dtype: Dtype  # of parameters
-    remat: bool  # recompute each layer in the backward pass
+    remat: Remat  # computed again in the backward pass and not kept for it: nothing, each MLP, or each layer
     logit_chunk: Positive  # tokens projected to the vocabulary at once
 
 
@@ -198,7 +199,7 @@ class HuggingFaceModel:
     dropout: Share  # in pretraining only
     dtype: Dtype  # of activations; log-probs are float32
     param_dtype: Dtype  # of parameters, whatever the file has; those that are trained are float32
-    remat: bool  # recompute each layer in the backward pass
+    remat: Remat  # computed again in the backward pass and not kept for it: nothing, each MLP, or each layer
     logit_chunk: Positive  # time steps projected to the vocabulary at once
 
 
@@ -316,7 +317,9 @@ class RolloutConfig:
     temperature: NonNegative  # scales policy and reference logits alike, when sampling and when scoring; 0 is greedy
     top_k: Natural  # 0: off
     top_p: Annotated[float, Field(gt=0, le=1, strict=True)]  # 1: off
+    cache_dtype: Dtype | None  # of keys and values while sampling; null: that of the activations
     updates: Positive  # optimiser steps a rollout; those after the first are off-policy, with importance weights
+    microbatches: Positive  # parts of the batch whose gradients are added up, one after another: less memory, same gradient
 
 
 @strict
@@ -358,6 +361,7 @@ class ReferenceConfig:
 
     path: str | None  # another checkpoint of the same architecture: a run directory or a Hugging Face one; null: the base model
     dtype: Dtype  # of its parameters
+    memory: Literal["device", "host"]  # where they lie while they are not used
     refresh: NeverRefresh | RefreshEvery | RefreshAverage = Field(discriminator="kind")
 
 

@@ -176,6 +176,11 @@ def _check_reference(config: Config) -> None:
                 f"reference.refresh: got {refresh} with adapter=lora and a reference.path, expected never: a reference that "
                 "moves is a set of adapters, and the model there is none. Leave out one of the three."
             )
+    if reference.memory == "host" and (refresh != "never" or (config.adapter.kind == "lora" and reference.path is None)):
+        raise UserError(
+            "reference.memory: got host for a reference that is part of what is trained or of the frozen model under it "
+            f"(adapter={config.adapter.kind}, reference.refresh={refresh}), expected device."
+        )
     if refresh == "average" and reference.dtype != "float32":
         raise UserError(
             f"reference.dtype: got {reference.dtype} with reference/refresh=average, expected float32: small steps of an "

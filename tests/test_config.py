@@ -173,7 +173,7 @@ def test_leaf_keys_are_all_keys_of_all_alternatives(defaults):
         ("model.layers", 1.5, ["1.5", "a whole number"]),
         ("model.layers", "two", ["'two'", "a whole number"]),
         ("model.bias", "some", ["'some'", "none, qkv, all"]),
-        ("model.remat", "maybe", ["'maybe'", "boolean"]),
+        ("model.remat", "all", ["'all'", "one of none, mlp, layer."]),
         ("model.dropout", 1.0, ["1.0", "a number < 1."]),
         ("steps", -3, ["-3", "1"]),
         ("seed", -1, ["-1", "0"]),

@@ -4,12 +4,14 @@ Parameters carry logical axes (`axes` in their metadata: vocab, embed, heads, kv
 `training/mesh.py` maps to the axes of a device mesh. Parameters and activations have the config's dtypes; logits are float32.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from kljax.config import DecoderConfig, EncoderConfig
@@ -38,10 +40,15 @@ def causal_mask(mask: Bool[Array, "B S"]) -> Bool[Array, "B S S"]:
 
 
 class Decoder(nnx.Module):
-    """Tokens to hidden states to logits."""
+    """Tokens to hidden states to logits.
 
-    def __init__(self, config: DecoderConfig, vocab_size: int, *, rngs: nnx.Rngs):
+    `activations` says how rows lie on the devices between layers. Without it a compiler that sees parameters divided over
+    their width divides the activations likewise, and each device works on every row.
+    """
+
+    def __init__(self, config: DecoderConfig, vocab_size: int, *, rngs: nnx.Rngs, activations: NamedSharding | None = None):
         self.config = config
+        self.activations = activations
         self.vocab_size = vocab_size
         self.embed = embedding(vocab_size, config, "vocab", rngs)
         self.learned_positions = embedding(config.context, config, "context", rngs) if config.positions == "learned" else None
@@ -76,11 +83,12 @@ class Decoder(nnx.Module):
             if dropout_key is None
             else list(jax.random.split(dropout_key, len(self.layers) + 1))
         )
-        x = dropout(x, self.config.dropout, keys[-1])
+        x = _held(dropout(x, self.config.dropout, keys[-1]), self.activations)
         used: Cache = []
         for i, layer in enumerate(self.layers):
             layer_cache = None if cache is None else cache[i]
-            x, layer_cache = apply_layer(layer, self.config.remat, x, turn, mask, layer_cache, slot, keys[i])
+            x, layer_cache = apply(layer, self.config.remat == "layer", x, turn, mask, layer_cache, slot, keys[i])
+            x = _held(x, self.activations)
             used.append(layer_cache)
         return self.final_norm(x), used
 
@@ -109,7 +117,8 @@ class Layer(nnx.Module):
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         attended, cache = self.attention(self.attention_norm(x), turn, mask, cache, slot)
         x = x + dropout(attended, self.config.dropout, keys[0])
-        return x + dropout(self.mlp(self.mlp_norm(x)), self.config.dropout, keys[1]), cache
+        changed = apply(self.mlp, self.config.remat == "mlp", self.mlp_norm(x))
+        return x + dropout(changed, self.config.dropout, keys[1]), cache
 
 
 class Attention(nnx.Module):
@@ -137,8 +146,8 @@ class Attention(nnx.Module):
         if turn is not None:
             q, k = rotate(q, turn), rotate(k, turn)
         if cache is not None:
-            k = jax.lax.dynamic_update_slice_in_dim(cache[0], k, slot, axis=2)
-            v = jax.lax.dynamic_update_slice_in_dim(cache[1], v, slot, axis=2)
+            k = jax.lax.dynamic_update_slice_in_dim(cache[0], k.astype(cache[0].dtype), slot, axis=2)
+            v = jax.lax.dynamic_update_slice_in_dim(cache[1], v.astype(cache[1].dtype), slot, axis=2)
         return self.out(join_heads(attend(q, k, v, mask))), (k, v)
 
 
@@ -169,14 +178,17 @@ class SwigluMlp(nnx.Module):
         return self.down(swiglu(self.gate(x), self.up(x)))
 
 
-def apply_layer(layer: nnx.Module, remat: bool, x: Array, *inputs: Any) -> Any:
-    """layer(x, *inputs); with `remat` what is inside is computed again in the backward pass, and not kept until then."""
-    graphdef, params = nnx.split(layer)
+def apply(module: nnx.Module, again: bool, x: Array, *inputs: Any, method: Callable[..., Any] | None = None) -> Any:
+    """module(x, *inputs), or a method of it; with `again` what is inside is computed again in the backward pass, not kept."""
+    method = method or type(module).__call__  # pyright: ignore
+    if not again:
+        return method(module, x, *inputs)
+    graphdef, params = nnx.split(module)
 
-    def apply(params: Params, x: Array, *inputs: Any) -> Any:
-        return nnx.merge(graphdef, params)(x, *inputs)
+    def call(params: Params, x: Array, *inputs: Any) -> Any:
+        return method(nnx.merge(graphdef, params), x, *inputs)
 
-    return (_recomputed(apply) if remat else apply)(nnx.to_pure_dict(params), x, *inputs)  # pyright: ignore
+    return _recomputed(call)(nnx.to_pure_dict(params), x, *inputs)  # pyright: ignore
 
 
 def _recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -197,6 +209,13 @@ def _recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
 
     run.defvjp(forward, backward)
     return run
+
+
+def _held(x: Array, sharding: NamedSharding | None) -> Array:
+    """x, its rows over the devices as `sharding` says, where they can be divided so."""
+    if sharding is None or x.shape[0] % math.prod(sharding.mesh.shape[axis] for axis in sharding.spec[0]):
+        return x
+    return jax.lax.with_sharding_constraint(x, sharding)
 
 
 def dropout(x: Array, rate: float, key: Any) -> Array:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from kljax.config import EncoderConfig
 from kljax.models.attention import attend, join_heads, split_heads
-from kljax.models.decoder import apply_layer, dropout, embedding, layer_norm, linear, positions_of
+from kljax.models.decoder import apply, dropout, embedding, layer_norm, linear, positions_of
 from kljax.models.vocabulary import Head
 
 
@@ -40,7 +40,7 @@ class Encoder(nnx.Module):
             keys = list(jax.random.split(dropout_key, config.layers + 1))
         x = dropout(self.embed_norm(x), config.dropout, keys[-1])
         for i, layer in enumerate(self.layers):
-            x = apply_layer(layer, config.remat, x, mask, keys[i])
+            x = apply(layer, config.remat == "layer", x, mask, keys[i])
         return x
 
 
@@ -59,8 +59,12 @@ class EncoderLayer(nnx.Module):
         """One layer; see `Encoder.__call__`. The GELU is the exact one."""
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         x = self.attention_norm(x + dropout(self.attention(x, mask), self.config.dropout, keys[0]))
-        mlp = self.down(jax.nn.gelu(self.up(x), approximate=False))
-        return self.mlp_norm(x + dropout(mlp, self.config.dropout, keys[1]))
+        changed = apply(self, self.config.remat == "mlp", x, method=EncoderLayer.feed_forward)
+        return self.mlp_norm(x + dropout(changed, self.config.dropout, keys[1]))
+
+    def feed_forward(self, x: Array) -> Array:
+        """The MLP, token by token."""
+        return self.down(jax.nn.gelu(self.up(x), approximate=False))
 
 
 class EncoderAttention(nnx.Module):

@@ -16,14 +16,21 @@ class Prefill(NamedTuple):
     cache: Cache
 
 
-def prefill(model: Decoder, tokens: Int[Array, "N P"], mask: Bool[Array, "N P"], samples: int, room: int) -> Prefill:
+def prefill(
+    model: Decoder,
+    tokens: Int[Array, "N P"],
+    mask: Bool[Array, "N P"],
+    samples: int,
+    room: int,
+    dtype: str | None = None,
+) -> Prefill:
     """Read the N distinct prompts, then repeat what was read for each of their samples (B = N·G); no dropout.
 
-    The cache has P + `room` slots; a completion's tokens go into those from P on.
+    The cache has P + `room` slots, in `dtype` or that of the activations; a completion's tokens go into those from P on.
     """
     hidden, used = model(tokens, positions_of(mask), causal_mask(mask))
 
     def with_room(read: Float[Array, "N kv_heads P K"]) -> Float[Array, "B kv_heads S K"]:
-        return jnp.repeat(jnp.pad(read, ((0, 0), (0, 0), (0, room), (0, 0))), samples, axis=0)
+        return jnp.repeat(jnp.pad(read.astype(dtype or read.dtype), ((0, 0), (0, 0), (0, room), (0, 0))), samples, axis=0)
 
     return Prefill(jnp.repeat(hidden[:, -1], samples, axis=0), jax.tree.map(with_room, used))

@@ -18,7 +18,8 @@ from kljax.types import Params, Prompts, Rollout, struct
 class Sampler:
     """How tokens are drawn. Static: one compiled program for each.
 
-    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 are off; where both are on, top-k cuts first.
+    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 are off; where both are on, top-k cuts first. `cache_dtype` is that of
+    keys and values, None that of the activations: in bfloat16 what is sampled from is not quite what is scored.
     """
 
     samples: int
@@ -28,6 +29,7 @@ class Sampler:
     top_p: float
     eos_id: int
     pad_id: int
+    cache_dtype: str | None = None
 
     @property
     def scoring_temperature(self) -> float:
@@ -51,7 +53,7 @@ def sample(model: Decoder, prompts: Prompts, key: Key[Array, ""], sampler: Sampl
     A row ends with its first end-of-sequence token or at `max_new_tokens`; the loop ends when every row has.
     """
     length, width = sampler.max_new_tokens, prompts.tokens.shape[1]
-    hidden, cache = prefill(model, prompts.tokens, prompts.mask, sampler.samples, length - 1)
+    hidden, cache = prefill(model, prompts.tokens, prompts.mask, sampler.samples, length - 1, sampler.cache_dtype)
     given = jax.tree.map(lambda x: jnp.repeat(x, sampler.samples, axis=0), prompts)
     prompt_length, batch = given.mask.sum(axis=1), len(given.tokens)
 

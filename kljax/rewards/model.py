@@ -122,7 +122,7 @@ def load(path: str, label: str | None, scale: str) -> FittedModel:
         dropout=0.0,
         dtype="float32",
         param_dtype="float32",
-        remat=False,
+        remat="none",
         logit_chunk=16,
     )
     pretrained = huggingface.describe(source, FIELD)

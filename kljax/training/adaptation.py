@@ -26,6 +26,7 @@ class Frozen:
     """Parameters that no step changes: arguments of the compiled step, never constants in it.
 
     `base` is there under LoRA only. Where there is no `reference` it is the base, or it moves and is part of the train state.
+    It may lie in the host's memory: `Adaptation.reference` fetches it.
     """
 
     base: Params
@@ -51,7 +52,7 @@ class Adaptation:
         """The model that the policy is held to; `moving` is None for one that stays."""
         if moving is not None:
             return self.policy(moving, frozen)
-        return nnx.merge(self.architecture.graphdef, frozen.base if frozen.reference is None else frozen.reference)
+        return nnx.merge(self.architecture.graphdef, frozen_reference(frozen))
 
     def init(self, base: Params, seed: int) -> Params:
         """Trained parameters that leave the policy as the base model is: a copy of it, or fresh adapters."""
@@ -91,11 +92,19 @@ def adaptation(arch: Architecture, config: NoAdapter | LoraAdapter) -> Adaptatio
 def freeze(adapted: Adaptation, config: ReferenceConfig, base: Params, reference: Params, reward: Params) -> Frozen:
     """What the step gets beside its state: nothing twice, and no reference where that moves."""
     lora, moves = adapted.adapter is not None, not isinstance(config.refresh, NeverRefresh)
-    return Frozen(
-        base=base if lora else None,
-        reference=None if moves or (lora and reference is base) else reference,
-        reward=reward,
-    )
+    own = None if moves or (lora and reference is base) else reference
+    if config.memory == "host":
+        own = jax.tree.map(lambda p: jax.device_put(p, p.sharding.with_memory_kind("pinned_host")), own)
+    return Frozen(base=base if lora else None, reference=own, reward=reward)
+
+
+def frozen_reference(frozen: Frozen) -> Params:
+    """A reference that stays, on the device, wherever it lies while it is not used."""
+    return jax.tree.map(_on_device, frozen.base if frozen.reference is None else frozen.reference)
+
+
+def _on_device(p: Array) -> Array:
+    return jax.device_put(p, jax.memory.Space.Device) if jax.typeof(p).memory_space == jax.memory.Space.Host else p
 
 
 Refresh = Callable[[Params, Params, Int[Array, ""]], Params]

@@ -17,7 +17,7 @@ from kljax.policy.algorithms import ALGORITHMS
 from kljax.policy.scaling import REWARD_SCALES
 from kljax.rewards import combination
 from kljax.training import run_directory
-from kljax.training.adaptation import Frozen, adaptation, cast, freeze, make_refresh, moving_shapes
+from kljax.training.adaptation import Frozen, adaptation, cast, freeze, frozen_reference, make_refresh, moving_shapes
 from kljax.training.checkpoints import Checkpoints, load_params, save_frozen
 from kljax.training.enumeration import Enumeration, completion_tree, enumerate_task
 from kljax.training.fitting import ensure_base
@@ -151,6 +151,7 @@ def build_trainer(task: Task) -> Trainer:
         refresh=make_refresh(config.reference),
         optimizer=optimizer,
         updates=config.rollout.updates,
+        microbatches=config.rollout.microbatches,
     )
     prompts = task.prompts()
     return Trainer(task, prompts, parts, reward, _step_taker(task, prompts, parts, reward.host), shapes)
@@ -183,7 +184,8 @@ def check_zero_kl(trainer: Trainer, base: Params, reference: Params) -> float:
     state, frozen = trainer.initial_state(twin, reference), trainer.freeze(twin, reference)
     _, metrics, _ = trainer.take_step(state, frozen, trainer.batch(0))
     kl, gap = float(metrics["kl/reverse_exact_tok_max"]), float(metrics["rollout/logp_gap_max"])
-    most, limit = MAX_KL_AT_START[config.reference.dtype], MAX_LOGP_GAP[trainer.task.model.dtype]
+    coarsest = "bfloat16" if "bfloat16" in (trainer.task.model.dtype, config.rollout.cache_dtype) else "float32"
+    most, limit = MAX_KL_AT_START[config.reference.dtype], MAX_LOGP_GAP[coarsest]
     if not kl < most:
         raise UserError(
             f"kl: with policy = reference the reverse KL is {kl:.3g} nats per token, expected less than {most:g}. "
@@ -220,7 +222,7 @@ def _run(trainer: Trainer, state: TrainState, frozen: Frozen, checkpoints: Check
 
 
 def _enumerate(trainer: Trainer, frozen: Frozen) -> Enumeration:
-    return enumerate_task(trainer.task, trainer.reward, frozen.base if frozen.reference is None else frozen.reference)
+    return enumerate_task(trainer.task, trainer.reward, frozen_reference(frozen))
 
 
 def _take_steps(

@@ -60,7 +60,7 @@ def _sizes(config: MeshConfig, devices: int) -> tuple[int, int, int]:
 
 
 def check_sizes(config: Config, model: DecoderConfig | EncoderConfig, vocab_size: int, mesh: Mesh) -> None:
-    """Refuse sizes that the mesh cannot divide, naming the numbers that would."""
+    """Refuse sizes that the mesh or the microbatches cannot divide, naming the numbers that would."""
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     for field, size, axes, parts in _divided(config, model, vocab_size, shards, mesh.shape["fsdp"], mesh.shape["tensor"]):
         if size % parts:
@@ -70,6 +70,12 @@ def check_sizes(config: Config, model: DecoderConfig | EncoderConfig, vocab_size
                 f"{field}: {size} cannot be divided over {parts} devices ({axes}); expected a multiple of {parts}, "
                 f"such as {near}, or a mesh size among {', '.join(str(n) for n in _divisors(size))}."
             )
+    prompts, count = config.rollout.prompts, config.rollout.microbatches
+    if prompts % (count * shards):
+        raise UserError(
+            f"rollout.microbatches: got {count}, expected a divisor of rollout.prompts={prompts} whose parts can be divided "
+            f"over {shards} device{'s' * (shards > 1)}: {', '.join(str(n) for n in _divisors(prompts // shards))}."
+        )
 
 
 def _divided(

@@ -10,13 +10,12 @@ from kljax.config import Config, MeshConfig
 from kljax.data import tokenizers
 from kljax.data.text import load_splits
 from kljax.errors import UserError
-from kljax.models.decoder import Decoder
 from kljax.training import mesh as meshes
 from kljax.training import run_directory
 from kljax.training.adaptation import Adaptation, adaptation, moving_shapes
 from kljax.training.checkpoints import Checkpoints, load_frozen
 from kljax.training.regularisation import make_controller
-from kljax.training.state import Architecture, TrainState, architecture, rl_optimizer, state_shapes, state_shardings
+from kljax.training.state import Architecture, TrainState, decoder_architecture, rl_optimizer, state_shapes, state_shardings
 from kljax.training.task import Task
 from kljax.types import Params
 from kljax.validation import validate
@@ -61,7 +60,7 @@ def restore_models(path: Path, step: int | Literal["latest"], mesh: Mesh) -> Res
     """Policy and reference of the run's `step`, without its data."""
     config = _read_config(path)
     model, vocab_size = run_directory.read_model(path)
-    arch = architecture(lambda rngs: Decoder(model, vocab_size, rngs=rngs), mesh)
+    arch = decoder_architecture(model, vocab_size, mesh)
     adapted = adaptation(arch, config.adapter)
     base, reference, frozen_hash = load_frozen(path, arch.shapes, arch.shardings)
     checkpoints = Checkpoints(path)

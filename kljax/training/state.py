@@ -14,9 +14,10 @@ from flax import nnx
 from jax.sharding import Mesh
 from jax.tree_util import tree_leaves_with_path, tree_map_with_path
 
-from kljax.config import Config, OptimizerConfig
+from kljax.config import Config, DecoderConfig, OptimizerConfig
 from kljax.kl.controllers import Controller, ControllerState
-from kljax.training.mesh import param_shardings, replicated
+from kljax.models.decoder import Decoder
+from kljax.training.mesh import batch_sharding, param_shardings, replicated
 from kljax.types import Params, struct
 
 Leaf = Any
@@ -70,6 +71,12 @@ def architecture(make: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh) -> Architec
     """The structure of the model that `make` makes, on this mesh; nothing is computed."""
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
     return Architecture(make, graphdef, nnx.to_pure_dict(abstract), param_shardings(abstract, mesh), mesh)  # pyright: ignore
+
+
+def decoder_architecture(config: DecoderConfig, vocab_size: int, mesh: Mesh) -> Architecture:
+    """A decoder whose activations lie as the batch does."""
+    rows = batch_sharding(mesh)
+    return architecture(lambda rngs: Decoder(config, vocab_size, rngs=rngs, activations=rows), mesh)
 
 
 def _has(params: Params, path: tuple[Any, ...]) -> bool:

@@ -27,6 +27,7 @@ from kljax.policy.scaling import RewardScale, unscaled
 from kljax.rewards.combination import Reward, Terms
 from kljax.training.adaptation import Adaptation, Frozen, Refresh
 from kljax.training.mesh import batch_sharding
+from kljax.training.microbatches import accumulate
 from kljax.training.state import TrainState
 from kljax.types import Params, Prompts, Rollout, Scores, struct
 
@@ -36,7 +37,10 @@ Metrics = dict[str, Float[Array, "..."]]
 
 @dataclass(frozen=True)
 class Parts:
-    """The choice of parts that makes a step. `divergence_name` names its metrics; `updates` are made of each rollout."""
+    """The choice of parts that makes a step. `divergence_name` names its metrics.
+
+    `updates` are made of each rollout, each from a gradient in `microbatches` parts.
+    """
 
     adaptation: Adaptation
     shardings: TrainState
@@ -51,6 +55,7 @@ class Parts:
     refresh: Refresh
     optimizer: optax.GradientTransformation
     updates: int
+    microbatches: int
 
 
 @struct
@@ -160,7 +165,7 @@ def _descend(
 ) -> _Descent:
     """One optimiser step; off-policy where `sampled_logp` is that of another policy, which sampled the rollout."""
 
-    def loss_function(params):
+    def loss_function(params, rollout, reward, sampled_logp):
         scores = score_rollout(parts, params, frozen, reference, rollout)
         if sampled_logp is None:
             weights = on_policy(rollout.mask)
@@ -168,7 +173,11 @@ def _descend(
             weights = importance_weights(scores.logp, sampled_logp, rollout.mask)
         return loss(parts, scores, rollout.mask, reward, beta, weights), (scores, weights)
 
-    gradients, (scores, weights) = jax.grad(loss_function, has_aux=True)(params)
+    def gradient(batch):
+        return jax.grad(loss_function, has_aux=True)(params, *batch)
+
+    batch = rollout, scaled(parts, reward), sampled_logp
+    gradients, (scores, weights) = accumulate(gradient, batch, parts.microbatches, parts.sampler.samples)
     changes, opt_state = parts.optimizer.update(gradients, opt_state, params)
     return _Descent(optax.apply_updates(params, changes), opt_state, scores, weights, optax.tree.norm(gradients))
 
@@ -183,17 +192,24 @@ def loss(
     parts: Parts,
     scores: Scores,
     mask: Bool[Array, "B T"],
-    reward: Float[Array, "B"],
+    scaled_reward: Float[Array, "B"],
     beta: Float[Array, ""],
     weights: Weights,
 ) -> Float[Array, ""]:
-    """Score-function loss on the return that the penalty leaves, plus what the penalty adds; a mean over sequences."""
-    grouped = reward.reshape(-1, parts.sampler.samples)
-    scaled = (grouped / parts.reward_scale(grouped)).reshape(reward.shape)
-    returns = (weights.sequence * scaled)[:, None] - beta * parts.penalty.from_reward(scores, mask, weights)
-    baseline = parts.algorithm.baseline(returns.reshape(*grouped.shape, -1)).reshape(returns.shape)
+    """Score-function loss on the return that the penalty leaves, plus what the penalty adds; a mean over sequences.
+
+    Sequences of different prompts do not meet in it, so that a batch can be taken in parts.
+    """
+    returns = (weights.sequence * scaled_reward)[:, None] - beta * parts.penalty.from_reward(scores, mask, weights)
+    baseline = parts.algorithm.baseline(returns.reshape(-1, parts.sampler.samples, returns.shape[-1])).reshape(returns.shape)
     penalty = jnp.mean(masked_sum(parts.penalty.to_loss(scores, mask, weights), mask))
     return parts.algorithm.loss(scores.logp, returns - weights.token * baseline, mask) + beta * penalty
+
+
+def scaled(parts: Parts, reward: Float[Array, "B"]) -> Float[Array, "B"]:
+    """Rewards as the batch's scale leaves them."""
+    grouped = reward.reshape(-1, parts.sampler.samples)
+    return (grouped / parts.reward_scale(grouped)).reshape(reward.shape)
 
 
 def report(parts: Parts, scores: Scores, rollout: Rollout, reward: Float[Array, "B"], beta: Float[Array, ""]) -> Metrics:

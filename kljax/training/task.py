@@ -17,10 +17,9 @@ from kljax.data.batches import PromptRows, prompt_rows
 from kljax.data.text import Splits, load_splits
 from kljax.errors import UserError
 from kljax.models import huggingface
-from kljax.models.decoder import Decoder
 from kljax.models.sampling import Sampler
 from kljax.training import mesh as meshes
-from kljax.training.state import Architecture, architecture
+from kljax.training.state import Architecture, decoder_architecture
 from kljax.validation import check_lengths
 
 
@@ -50,8 +49,7 @@ class Task:
     @cached_property
     def architecture(self) -> Architecture:
         """The decoder without its parameters."""
-        decoder = self.decoder
-        return architecture(lambda rngs: Decoder(decoder, self.vocab_size, rngs=rngs), self.mesh)
+        return decoder_architecture(self.decoder, self.vocab_size, self.mesh)
 
     def prompts(self) -> PromptRows:
         """Prompts to train on."""
@@ -72,6 +70,7 @@ class Task:
             top_p=rollout.top_p,
             eos_id=self.tokenizer.eos_token_id,  # pyright: ignore
             pad_id=self.tokenizer.pad_token_id,  # pyright: ignore
+            cache_dtype=rollout.cache_dtype,
         )
 
 

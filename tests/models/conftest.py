@@ -21,7 +21,7 @@ SIZE = {
     "dropout": 0.3,
     "dtype": "float32",
     "param_dtype": "float32",
-    "remat": False,
+    "remat": "none",
     "logit_chunk": 3,
 }
 GPT2 = {

@@ -102,7 +102,8 @@ def test_a_dropout_of_zero_ignores_its_key(make_decoder, family, tokens):
     np.testing.assert_array_equal(logits_of(model, tokens, dropout_key=jax.random.key(1)), logits_of(model, tokens))
 
 
-def test_remat_changes_neither_value_nor_gradient(make_decoder, family, tokens):
+@pytest.mark.parametrize("again", ["mlp", "layer"])
+def test_remat_changes_neither_value_nor_gradient(make_decoder, family, tokens, again):
     def loss_and_gradient(model):
         graphdef, params = nnx.split(model)
         key = jax.random.key(0)
@@ -115,7 +116,7 @@ def test_remat_changes_neither_value_nor_gradient(make_decoder, family, tokens):
 
         return compute(nnx.to_pure_dict(params))
 
-    plain, remat = loss_and_gradient(make_decoder(family)), loss_and_gradient(make_decoder(family, remat=True))
+    plain, remat = loss_and_gradient(make_decoder(family)), loss_and_gradient(make_decoder(family, remat=again))
     for a, b in zip(jax.tree.leaves(remat), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 

@@ -30,7 +30,7 @@ from kljax.training.state import architecture
 VOCAB, PAD = 12, 0
 SIZES: dict[str, Any] = {
     "layers": 2, "d_model": 8, "d_mlp": 12, "heads": 2, "context": 6, "norm_eps": 1e-12, "dropout": 0.0, "dtype": "float32",
-    "param_dtype": "float32", "remat": False, "logit_chunk": 4,
+    "param_dtype": "float32", "remat": "none", "logit_chunk": 4,
 }  # fmt: skip
 DECODER: dict[str, Any] = {
     "kind": "decoder", "kv_heads": 2, "head_dim": 4, "rope_theta": 1e4, "qk_norm": False, "tied_head": False
@@ -415,7 +415,7 @@ def status(key):
     return int(line.split()[1]) * 1024
 
 pretrained = huggingface.describe(HuggingFaceModel(
-    kind="huggingface", path=sys.argv[1], context=None, dropout=0.0, dtype="float32", param_dtype="float32", remat=False,
+    kind="huggingface", path=sys.argv[1], context=None, dropout=0.0, dtype="float32", param_dtype="float32", remat="none",
     logit_chunk=4,
 ))
 meshed = mesh.build(MeshConfig(data=1, fsdp=1, tensor=1))

@@ -76,7 +76,7 @@ def made():
 
 def describe(path: Path) -> huggingface.Pretrained:
     source = HuggingFaceModel(
-        kind="huggingface", path=str(path), context=CONTEXT, dropout=0.0, dtype="float32", param_dtype="float32", remat=False,
+        kind="huggingface", path=str(path), context=CONTEXT, dropout=0.0, dtype="float32", param_dtype="float32", remat="none",
         logit_chunk=16,
     )  # fmt: skip
     return huggingface.describe(source)

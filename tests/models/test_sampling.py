@@ -47,6 +47,15 @@ def test_cached_decoding_is_uncached_scoring(make_decoder, family, prompts, chan
     np.testing.assert_allclose(jnp.where(rollout.mask, scores.logp, 0.0), rollout.behaviour_logp, atol=1e-5)
 
 
+def test_a_cache_in_bfloat16_samples_almost_what_is_scored(make_decoder, family, prompts):
+    """Off by what eight bits of keys and values make, and off at all: the cache is what it is asked to be."""
+    model = make_decoder(family)
+    rollout = sampled(model, prompts, cache_dtype="bfloat16")
+    scores = jax.jit(lambda r: score(model, model, r, 1, 1.0))(rollout)
+    gap = float(jnp.max(jnp.abs(jnp.where(rollout.mask, scores.logp, 0.0) - rollout.behaviour_logp)))
+    assert 1e-6 < gap < 0.05
+
+
 def test_greedy_is_an_argmax_loop_without_a_cache(make_decoder, family, prompts):
     model = make_decoder(family)
     rollout = sampled(model, prompts, samples=1, temperature=0.0)

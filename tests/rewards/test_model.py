@@ -18,7 +18,7 @@ from kljax.types import Rollout
 WORDS = ["a", "film", "of", "warm", "and", "cold", "and", "long", "short", "words"]
 ENCODER = EncoderConfig(
     kind="encoder", layers=1, d_model=16, d_mlp=24, heads=2, context=16, first_position=0, segments=2, head="tanh",
-    norm_eps=1e-6, dropout=0.0, dtype="float32", param_dtype="float32", remat=False, logit_chunk=8,
+    norm_eps=1e-6, dropout=0.0, dtype="float32", param_dtype="float32", remat="none", logit_chunk=8,
 )  # fmt: skip
 CLASSES = ("cold", "mild", "warm")
 PROMPTS = ["a film", "words of", "a"]

@@ -170,6 +170,8 @@ def test_a_reference_with_another_tokenizer_is_refused(tiny, first):
     [
         ([*LORA, *LOW], r"reference.dtype: got bfloat16 with adapter=lora"),
         ([*LORA, *MOVING, "reference.path=x"], r"reference.refresh: got every with adapter=lora and a reference.path"),
+        ([*AVERAGE, "reference.memory=host"], r"reference.memory: got host .*reference.refresh=average\), expected device"),
+        ([*LORA, "reference.memory=host"], r"reference.memory: got host .*adapter=lora"),
         ([*AVERAGE, *LOW], r"reference.dtype: got bfloat16 with reference/refresh=average"),
         ([*MOVING, "run.oracle_every=2"], r"run.oracle_every: the optimum is that of a fixed reference"),
         (["model.param_dtype=bfloat16"], r"model.param_dtype: got bfloat16, expected float32"),

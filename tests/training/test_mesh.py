@@ -48,6 +48,8 @@ def test_a_mesh_that_does_not_fit_is_refused(given, sentence):
         (["mesh.fsdp=4", "pretrain.batch=6"], r"pretrain.batch: 6 cannot be divided over 4 devices \(mesh.data × mesh.fsdp\)"),
         (["mesh.tensor=4"], r"model.heads: 2 cannot be divided over 4 devices \(mesh.tensor\)"),
         (["mesh.fsdp=8", "model.d_model=20"], r"model.d_model: 20 cannot be divided over 8 devices"),
+        (["rollout.microbatches=3"], r"rollout.microbatches: got 3, expected a divisor .*over 1 device: 1, 2, 4, 8\."),
+        (["mesh.data=2", "rollout.microbatches=8"], r"rollout.microbatches: got 8, .*over 2 devices: 1, 2, 4\."),
         (["mesh.tensor=2", "model.kv_heads=1"], r"model.kv_heads: 1 cannot be divided over 2 devices"),
     ],
 )

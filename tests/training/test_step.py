@@ -11,7 +11,8 @@ import pytest
 from kljax.kl.sequences import importance_weights, on_policy
 from kljax.rewards.device import length
 from kljax.training.loop import build_trainer
-from kljax.training.step import compile_halves, compile_step, loss, report, roll_out, score_rollout
+from kljax.training.microbatches import accumulate
+from kljax.training.step import compile_halves, compile_step, loss, report, roll_out, scaled, score_rollout
 from kljax.training.task import prepare
 
 MESHES = {"data 8": (8, 1, 1), "fsdp 8": (1, 8, 1), "2 x 2 x 2": (2, 2, 2)}
@@ -52,7 +53,7 @@ def value_and_gradient(trainer):
     @jax.jit
     def compute(state, frozen, prompts):
         rollout, terms = roll_out(parts, state, frozen, prompts)
-        reward = parts.reward.total(terms)
+        reward = scaled(parts, parts.reward.total(terms))
 
         def objective(params):
             scores = score_rollout(parts, params, frozen, None, rollout)
@@ -87,6 +88,40 @@ def test_a_mesh_gives_the_same_parameters_after_five_steps(tiny, family, mesh):
     its_params, its_logged = run_steps(trainer_on(tiny, MESHES[mesh], f"model={family}"))
     assert_close(its_params, params)
     np.testing.assert_allclose(its_logged[-1]["reward/mean"], logged[-1]["reward/mean"], rtol=RELATIVE)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "overrides"),
+    [((1, 1, 1), ["reward_scale=batch_std"]), ((1, 1, 1), ["rollout.updates=2", "kl.penalty=k1_reward"]), ((2, 2, 2), [])],
+    ids=["scaled by the whole batch", "off-policy", "on a mesh"],
+)
+def test_microbatches_give_the_steps_of_the_whole_batch(tiny, mesh, overrides):
+    """Parameters, and every metric: KLs, lengths and rewards come back in the order of the rollout."""
+    whole, parts = (trainer_on(tiny, mesh, *overrides, f"rollout.microbatches={count}") for count in (1, 4))
+    params, logged = run_steps(whole, steps=2)
+    its_params, its_logged = run_steps(parts, steps=2)
+    assert_close(its_params, params)
+    for name, value in logged[-1].items():
+        np.testing.assert_allclose(its_logged[-1][name], value, rtol=20 * RELATIVE, atol=1e-6, err_msg=name)
+
+
+def test_a_part_of_the_batch_lies_on_every_device_and_keeps_a_prompt_together():
+    batch, samples = jnp.arange(16.0), 2
+    seen, _ = accumulate(lambda part: (part, part), batch, 4, samples)
+    np.testing.assert_array_equal(seen, batch.reshape(2, 4, samples).mean(axis=1).ravel())
+    _, beside = accumulate(lambda part: (part, part), batch, 4, samples)
+    np.testing.assert_array_equal(beside, batch)
+
+
+def test_a_reference_in_the_hosts_memory_is_the_same_reference(tiny):
+    on_device, on_host = (trainer_on(tiny, (2, 1, 1), f"reference.memory={place}") for place in ("device", "host"))
+    _, frozen = start(on_host)
+    assert {leaf.sharding.memory_kind for leaf in jax.tree.leaves(frozen.reference)} == {"pinned_host"}
+    params, logged = run_steps(on_device, steps=2)
+    its_params, its_logged = run_steps(on_host, steps=2)
+    assert logged[-1]["kl/reverse_exact_seq"] > 1e-4
+    np.testing.assert_allclose(its_logged[-1]["kl/reverse_exact_seq"], logged[-1]["kl/reverse_exact_seq"], rtol=RELATIVE)
+    assert_close(its_params, params)
 
 
 def test_parameters_lie_where_their_logical_axes_say(tiny):
@@ -237,12 +272,12 @@ def test_a_scaled_reward_is_trained_as_with_the_effective_beta(tiny):
     def gradient(parts, beta):
         def objective(params):
             scores = score_rollout(parts, params, frozen, None, rollout)
-            return loss(parts, scores, rollout.mask, reward, jnp.float32(beta), on_policy(rollout.mask))
+            return loss(parts, scores, rollout.mask, scaled(parts, reward), jnp.float32(beta), on_policy(rollout.mask))
 
         return jax.device_get(jax.jit(jax.grad(objective))(state.params))
 
-    scaled, effective = gradient(trainer.parts, 0.5), gradient(plain.parts, 0.5 * sigma)
-    assert_close(jax.tree.map(lambda g: g * sigma, scaled), effective)
+    divided, effective = gradient(trainer.parts, 0.5), gradient(plain.parts, 0.5 * sigma)
+    assert_close(jax.tree.map(lambda g: g * sigma, divided), effective)
     scores = jax.jit(lambda s, f, r: score_rollout(trainer.parts, s.params, f, None, r))(state, frozen, rollout)
     metrics = report(trainer.parts, scores, rollout, reward, jnp.float32(0.5))
     np.testing.assert_allclose(metrics["kl/beta_effective"], 0.5 * sigma, rtol=1e-5)
@@ -272,7 +307,7 @@ def test_a_second_update_is_a_step_with_the_importance_weights_of_the_first(tiny
     @jax.jit
     def by_hand(state, prompts):
         rollout, terms = roll_out(parts, state, frozen, prompts)
-        reward = parts.reward.total(terms)
+        reward = scaled(parts, parts.reward.total(terms))
         sampled_logp = score_rollout(parts, state.params, frozen, None, rollout).logp
         params, opt_state = state.params, state.opt_state
         for _ in range(2):

@@ -1,0 +1,296 @@
+"""How the cost of a step grows: with batch, length and model, with runs side by side, and over devices.
+
+Steps are timed in turn (A B C, A B C, …), so that what else the machine does falls on all of them. Over devices nothing is
+timed: simulated ones share the cores. What is counted there is what the compiled program communicates and holds.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kljax.benchmark.collectives import KINDS, Collectives, Traffic, count_collectives, total
+from kljax.benchmark.report import Rows
+from kljax.benchmark.timing import WARM, Subject, Timed, subject, timed_step
+from kljax.benchmark.work import Sizes, step_work
+from kljax.config import Config
+from kljax.training.loop import build_trainer
+from kljax.training.state import TrainState
+from kljax.training.step import compile_step
+from kljax.training.task import prepare
+from kljax.types import Params, Prompts
+
+Overrides = tuple[str, ...]
+Compose = Callable[[Overrides], Config]
+"""From overrides to the config: command_line.compose, which is above this room."""
+
+BASE: Overrides = ("experiment=benchmark_s", "model.context=160", "rollout.prompts=4", "rollout.max_new_tokens=32")
+"""S with a quarter of its prompts and room for the longest completions."""
+
+
+def _prompt(length: int) -> Overrides:
+    """Prompts of `length` tokens, the beginning token included, from texts that are as long."""
+    within = f"data.prompt.min_tokens={length - 1}", f"data.prompt.max_tokens={length - 1}"
+    return (f"data.source.length={length}", *within)
+
+
+SERIES: dict[str, dict[str, Overrides]] = {
+    "batch": {"prompts × 1": (), "× 2": ("rollout.prompts=8",), "× 4": ("rollout.prompts=16",)},
+    "samples": {"samples × 1": (), "× 2": ("rollout.samples=8",), "× 4": ("rollout.samples=16",)},
+    "tokens": {"new tokens × 1": (), "× 2": ("rollout.max_new_tokens=64",), "× 4": ("rollout.max_new_tokens=128",)},
+    "prompt": {"prompt length × 1": (), "× 2": _prompt(32), "× 4": _prompt(64)},
+    "model": {
+        "as it is": (),
+        "width × 2": ("model.d_model=512", "model.d_mlp=1360", "model.heads=16", "model.kv_heads=16"),
+        "layers × 2": ("model.layers=12",),
+        # With three special tokens four times as many, and enough text that every word is in the part that is split off.
+        "vocabulary × 4": ("data.source.words=16381", "data.source.sentences=32768"),
+    },
+}
+"""Changes of the base, which comes first."""
+
+RUNS = (1, 4, 16)
+SMALL: Overrides = ("experiment=benchmark_xs", "rollout.prompts=8")
+"""A step so small that it does not fill two cores: where runs side by side could pay."""
+
+DEVICES = 8
+DISTRIBUTED: Overrides = ("experiment=benchmark_s",)
+MESHES = {
+    "1 device": (1, 1, 1),
+    "data=8": (8, 1, 1),
+    "fsdp=8": (1, 8, 1),
+    "data=4, tensor=2": (4, 1, 2),
+    "data=2, fsdp=2, tensor=2": (2, 2, 2),
+}
+"""data, fsdp, tensor."""
+
+COMPILES = 2  # of each program, the faster one counts: the first of a process also loads what compiling needs
+
+
+@dataclass(frozen=True)
+class Program:
+    """A compiled program, the seconds that it took to trace, lower and compile, and the bytes of its temporaries."""
+
+    run: Callable[..., Any]
+    seconds: float
+    temporaries: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step of one member of a series takes; `flops` are those of its matrix products, as they must be done."""
+
+    label: str
+    sizes: Sizes
+    parameters: int
+    flops: int
+    step: Timed
+    compile_seconds: float
+    temporaries: int
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A step of so many runs: in one program (`together`), and by the program of one run, one after another (`in_turn`)."""
+
+    runs: int
+    together: Timed
+    in_turn: Timed
+    compile_seconds: float
+    temporaries: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The step on a mesh: what it communicates, and bytes on one device. `arguments`: train state, what is frozen, prompts."""
+
+    label: str
+    collectives: Collectives
+    parameters: int
+    arguments: int
+    temporaries: int
+
+
+def measure_series(compose: Compose, name: str, steps: int, changed: Overrides = ()) -> list[Cost]:
+    """The members of a series, `steps` steps of each in turn; `changed` is changed in all of them."""
+    members = {label: _compiled(compose, (*BASE, *changed, *overrides)) for label, overrides in SERIES[name].items()}
+    timed = in_turn([partial(timed_step, it) for it, _ in members.values()], steps)
+    return [_cost(label, it, program, step) for (label, (it, program)), step in zip(members.items(), timed, strict=True)]
+
+
+def measure_runs(compose: Compose, steps: int, changed: Overrides = (), counts: Sequence[int] = RUNS) -> list[Runs]:
+    """Runs of one config that differ in their noise and prompts."""
+    it, one = _compiled(compose, (*SMALL, *changed))
+    ways, programs = [], []
+    for runs in counts:
+        states, prompts = several(it, runs)
+        together = stack(states), stack(prompts)
+        programs.append(_build(side_by_side(it), together[0], it.frozen, together[1]))
+        ways += [_stepper([together[0]], it, programs[-1], [together[1]]), _stepper(states, it, one, prompts)]
+    timed = in_turn(ways, steps)
+    return [
+        Runs(runs, together, after_one_another, program.seconds, program.temporaries)
+        for runs, together, after_one_another, program in zip(counts, timed[::2], timed[1::2], programs, strict=True)
+    ]
+
+
+def several(it: Subject, runs: int) -> tuple[list[TrainState], list[Prompts]]:
+    """Copies of the state with noise of their own, and prompts for each."""
+    states = [replace(jax.tree.map(jnp.copy, it.state), key=jax.random.fold_in(it.state.key, run)) for run in range(runs)]
+    return states, [it.trainer.batch(run).prompts for run in range(runs)]
+
+
+def stack(trees: Sequence[Any]) -> Any:
+    """One tree for several of one kind, the runs in front."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def side_by_side(it: Subject) -> Any:
+    """One program for the states and prompts of several runs; what is frozen they share."""
+    step = compile_step(it.trainer.parts)
+    return jax.jit(
+        jax.vmap(lambda state, frozen, prompts: step(state, frozen, prompts), in_axes=(0, None, 0)), donate_argnums=0
+    )
+
+
+def lay_out(compose: Compose, label: str, changed: Overrides = ()) -> Layout:
+    """The step compiled for a mesh of MESHES, from shapes alone: no parameter is made, so that models of any size fit."""
+    mesh = [f"mesh.{axis}={size}" for axis, size in zip(("data", "fsdp", "tensor"), MESHES[label], strict=True)]
+    config = compose((*DISTRIBUTED, *changed, *mesh))
+    trainer = build_trainer(prepare(config))
+    arch = trainer.task.architecture
+    params = _abstract(arch.shapes, arch.shardings)
+    reference = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, config.reference.dtype, sharding=p.sharding), params)
+    state, frozen = _abstract(trainer.shapes, trainer.parts.shardings), trainer.freeze(params, reference)
+    step = compile_step(trainer.parts).lower(state, frozen, trainer.batch(0).prompts).compile()  # pyright: ignore
+    memory = step.memory_analysis()
+    return Layout(
+        label,
+        count_collectives(step.as_text(), config.rollout.max_new_tokens - 1),
+        sum(_bytes_on_one(leaf) for leaf in jax.tree.leaves(params)),
+        memory.argument_size_in_bytes,
+        memory.temp_size_in_bytes,
+    )
+
+
+def in_turn(ways: Sequence[Callable[[int], float]], rounds: int) -> list[Timed]:
+    """Seconds that each way says, called with the number of the round; the first rounds, in which it warms up, left out."""
+    seconds = [[way(turn) for way in ways] for turn in range(WARM + rounds)]
+    return [Timed(column) for column in zip(*seconds[WARM:], strict=True)]
+
+
+def cost_table(costs: Sequence[Cost]) -> Rows:
+    """A member a row; × is the multiple of the first one."""
+    head = ["", "completions", "prompt", "new tokens", "parameters", "operations ×"]
+    head += ["s, median", "min", "max", "seconds ×", "compile, s", "temporaries, MiB"]
+    first = costs[0]
+    return [
+        head,
+        *(
+            [
+                cost.label,
+                *(f"{size:,}" for size in (cost.sizes.rows, cost.sizes.prompt_length, cost.sizes.new_tokens, cost.parameters)),
+                f"{cost.flops / first.flops:.2f}",
+                *(f"{seconds:.3g}" for seconds in (cost.step.median, cost.step.min, cost.step.max)),
+                f"{cost.step.median / first.step.median:.2f}",
+                f"{cost.compile_seconds:.3g}",
+                _mib(cost.temporaries),
+            ]
+            for cost in costs
+        ),
+    ]
+
+
+def runs_table(found: Sequence[Runs]) -> Rows:
+    """So many runs a row; seconds are of a step of all of them."""
+    head = ["runs", "together, s, median", "min", "max", "one after another, s, median", "min", "max"]
+    head += ["together / one after another", "compile, s", "temporaries, MiB"]
+    return [
+        head,
+        *(
+            [
+                str(each.runs),
+                *(f"{x:.3g}" for way in (each.together, each.in_turn) for x in (way.median, way.min, way.max)),
+                f"{each.together.median / each.in_turn.median:.2f}",
+                f"{each.compile_seconds:.3g}",
+                _mib(each.temporaries),
+            ]
+            for each in found
+        ),
+    ]
+
+
+def layout_tables(layouts: Sequence[Layout]) -> list[Rows]:
+    """Memory of one device, and what it communicates: number of collectives and MiB of their results, by kind."""
+    memory = [["MiB on a device", "parameters", "all arguments", "temporaries"]]
+    traffic = [["collectives a step (MiB)", "where", *KINDS, "all"]]
+    for layout in layouts:
+        sizes = [_mib(size) for size in (layout.parameters, layout.arguments, layout.temporaries)]
+        memory.append([layout.label, *sizes])
+        for where, by_kind in (("sampling", layout.collectives.sampling), ("elsewhere", layout.collectives.elsewhere)):
+            kinds = [_traffic(by_kind.get(kind, Traffic(0, 0))) for kind in KINDS]
+            traffic.append([layout.label, where, *kinds, _traffic(total(by_kind))])
+    return [memory, traffic]
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f}"
+
+
+def _traffic(traffic: Traffic) -> str:
+    return f"{traffic.number:,} ({_mib(traffic.bytes)})" if traffic.number else "–"
+
+
+@cache
+def _compiled(compose: Compose, overrides: Overrides) -> tuple[Subject, Program]:
+    """The config's step, compiled anew; its subject takes steps by that very program. Kept: the base is in every series."""
+    it = subject(compose((*overrides, "mesh.data=1")))
+    program = _build(compile_step(it.trainer.parts), it.state, it.frozen, it.trainer.batch(0).prompts)
+    it.trainer = replace(it.trainer, take_step=lambda state, frozen, batch: program.run(state, frozen, batch.prompts))
+    return it, program
+
+
+def _build(program: Any, *inputs: Any) -> Program:
+    """Cold but for JAX's persistent cache, which whoever measures has to switch off."""
+    seconds, compiled = [], None
+    for _ in range(COMPILES):
+        jax.clear_caches()  # what is remembered of an earlier trace would make this one faster
+        began = time.perf_counter()
+        compiled = program.lower(*inputs).compile()
+        seconds.append(time.perf_counter() - began)
+    return Program(compiled, min(seconds), compiled.memory_analysis().temp_size_in_bytes)  # pyright: ignore
+
+
+def _cost(label: str, it: Subject, program: Program, step: Timed) -> Cost:
+    task = it.trainer.task
+    work = step_work(task.decoder, task.vocab_size, it.sizes)
+    flops = sum(part.flops for part in work.values())
+    return Cost(label, it.sizes, it.parameters, flops, step, program.seconds, program.temporaries)
+
+
+def _stepper(states: list[TrainState], it: Subject, program: Program, prompts: list[Prompts]) -> Callable[[int], float]:
+    """Seconds of a step of each state, which the next one replaces."""
+
+    def step(_: int) -> float:
+        began = time.perf_counter()
+        for i, given in enumerate(prompts):
+            states[i] = program.run(states[i], it.frozen, given)[0]
+        jax.block_until_ready(states)
+        return time.perf_counter() - began
+
+    return step
+
+
+def _abstract(shapes: Params, shardings: Params) -> Any:
+    """Arrays that are not there, and where they would lie."""
+    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, shardings)
+
+
+def _bytes_on_one(leaf: jax.ShapeDtypeStruct) -> int:
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * np.dtype(leaf.dtype).itemsize  # pyright: ignore
