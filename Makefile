@@ -7,6 +7,7 @@
 #   make estimators   bias, variance and gradient error of every KL     10 s
 #   make convergence  every penalty to its end, against the oracle      20 min
 #   make benchmark    the speed of a step beside what this machine could do (docs/benchmarks.md)
+#   make scaling      how that grows with batch, length, model, runs and devices (docs/scaling.md)
 #   make overoptimisation  a proxy reward model against a gold one; data and models: KLJAX_DATA, KLJAX_MODELS (docs/models.md)
 
 PYTHON ?= python3
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test coverage lint claims estimators convergence benchmark overoptimisation clean
+.PHONY: demo test coverage lint claims estimators convergence benchmark scaling overoptimisation clean
 
 demo: $(VENV)/base
 	$(BIN)/python experiments/train.py
@@ -45,6 +46,9 @@ convergence: $(VENV)/base
 benchmark: $(VENV)/base
 	$(BIN)/python experiments/benchmark.py --size xs --loop
 	$(BIN)/python experiments/benchmark.py --size s --size m
+
+scaling: $(VENV)/base
+	$(BIN)/python experiments/scaling.py
 
 export KLJAX_MODELS ?= models
 overoptimisation: $(VENV)/test

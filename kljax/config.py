@@ -166,6 +166,7 @@ class DecoderConfig:
     param_dtype: Dtype  # of parameters; those that are trained are float32
     remat: Remat  # computed again in the backward pass and not kept for it: nothing, each MLP, or each layer
     logit_chunk: Positive  # time steps projected to the vocabulary at once; [B, T, V] never exists
+    vocab_chunk: Positive | None  # entries of the vocabulary at once, too, summed up block by block; null: all
 
 
 @strict
@@ -201,6 +202,7 @@ class HuggingFaceModel:
     param_dtype: Dtype  # of parameters, whatever the file has; those that are trained are float32
     remat: Remat  # computed again in the backward pass and not kept for it: nothing, each MLP, or each layer
     logit_chunk: Positive  # time steps projected to the vocabulary at once
+    vocab_chunk: Positive | None  # entries of the vocabulary at once, too (decoders); null: all
 
 
 @strict

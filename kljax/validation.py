@@ -137,6 +137,12 @@ def check_lengths(config: Config, context: int) -> None:
 
 def _check_model(config: Config) -> None:
     model = config.model
+    blocks = None if isinstance(model, EncoderConfig) else model.vocab_chunk
+    if blocks is not None and config.kl.divergence.kind != "reverse_kl":
+        raise UserError(
+            f"model.vocab_chunk: got {blocks} with kl.divergence={config.kl.divergence.kind}, which needs the whole "
+            "vocabulary of a state at once; expected null."
+        )
     if config.pretrain.steps == 0 and not isinstance(model, HuggingFaceModel):
         raise UserError(
             f"pretrain.steps: got 0 with model.kind={model.kind}, which has no weights yet; expected a number >= 1, or "

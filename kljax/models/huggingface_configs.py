@@ -74,6 +74,8 @@ def resolve(theirs: PreTrainedConfig, source: HuggingFaceModel, name: str) -> De
         )
     values["context"] = source.context or context
     values |= {key: getattr(source, key) for key in ("dropout", "dtype", "param_dtype", "remat", "logit_chunk")}
+    if values["kind"] == "decoder":
+        values["vocab_chunk"] = source.vocab_chunk
     try:
         return EncoderConfig(**values) if values["kind"] == "encoder" else DecoderConfig(**values)
     except ValidationError as error:

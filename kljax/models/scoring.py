@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from kljax.kl import divergences
-from kljax.kl.next_token import compare, log_prob
+from kljax.kl.next_token import COMPARISON, LOG_PROB, Comparison, at_temperature, compare
 from kljax.models.decoder import Decoder, causal_mask, positions_of
 from kljax.models.prefill import prefill
-from kljax.models.vocabulary import map_logits
+from kljax.models.vocabulary import map_logits, of_whole_logits
 from kljax.types import Rollout, Scores
 
 
@@ -28,15 +28,18 @@ def score(
     """
     states = [completion_states(model, rollout, samples) for model in (policy, reference)]
     heads = policy.over_vocabulary(states[0]), reference.over_vocabulary(states[1])
-    figures = partial(_scores, temperature, divergence)
-    return map_logits(figures, policy.config.logit_chunk, heads, rollout.completion)
+    config = policy.config
+    if divergence is divergences.reverse_kl:
+        figures = at_temperature(COMPARISON, temperature)
+        found: Comparison = map_logits(figures, config.logit_chunk, config.vocab_chunk, heads, rollout.completion)
+        return Scores(**found._asdict(), divergence=found.reverse_kl)
+    figures = of_whole_logits(partial(_scores, temperature, divergence))
+    return map_logits(figures, config.logit_chunk, None, heads, rollout.completion)
 
 
 def _scores(temperature: float, divergence: divergences.Divergence, logits: list[Array], tokens: Array) -> Scores:
     ours, theirs = (each / temperature for each in logits)
-    found = compare(ours, theirs, tokens)
-    penalised = found.reverse_kl if divergence is divergences.reverse_kl else divergence(ours, theirs)
-    return Scores(**found._asdict(), divergence=penalised)
+    return Scores(**compare(ours, theirs, tokens)._asdict(), divergence=divergence(ours, theirs))
 
 
 def completion_states(model: Decoder, rollout: Rollout, samples: int) -> Float[Array, "B T D"]:
@@ -72,4 +75,4 @@ def token_logp(
     """log p(token | all before it) of every token but the first, nats; padding (right or left) gives arbitrary values."""
     hidden, _ = model(tokens, positions_of(mask), causal_mask(mask), dropout_key=dropout_key)
     head = model.over_vocabulary(hidden[:, :-1])
-    return map_logits(lambda logits, token: log_prob(logits[0], token), model.config.logit_chunk, (head,), tokens[:, 1:])
+    return map_logits(LOG_PROB, model.config.logit_chunk, model.config.vocab_chunk, (head,), tokens[:, 1:])

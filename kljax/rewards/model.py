@@ -124,6 +124,7 @@ def load(path: str, label: str | None, scale: str) -> FittedModel:
         param_dtype="float32",
         remat="none",
         logit_chunk=16,
+        vocab_chunk=None,
     )
     pretrained = huggingface.describe(source, FIELD)
     if not pretrained.outputs:

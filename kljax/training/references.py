@@ -49,6 +49,7 @@ def _load(task: Task, path: Path) -> Params:
         param_dtype=task.config.reference.dtype,
         remat=model.remat,
         logit_chunk=model.logit_chunk,
+        vocab_chunk=task.decoder.vocab_chunk,
     )
     pretrained = huggingface.describe(source, FIELD)
     shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, task.config.reference.dtype), arch.shapes)

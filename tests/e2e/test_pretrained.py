@@ -23,7 +23,15 @@ from kljax.training.restore import restore
 from kljax.training.task import prepare
 from tests.e2e.test_scripts import call
 
-SOURCE = {"kind": "huggingface", "context": None, "dropout": 0.0, "dtype": "float32", "remat": "none", "logit_chunk": 16}
+SOURCE = {
+    "kind": "huggingface",
+    "context": None,
+    "dropout": 0.0,
+    "dtype": "float32",
+    "remat": "none",
+    "logit_chunk": 16,
+    "vocab_chunk": None,
+}
 
 
 @pytest.fixture(scope="module")

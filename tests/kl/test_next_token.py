@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from kljax.kl import divergences
-from kljax.kl.next_token import Comparison, compare, log_prob
+from kljax.kl.next_token import COMPARISON, Comparison, compare, log_prob
 
 VOCAB = 6
 LOGITS = arrays(np.float32, (3, VOCAB), elements=st.floats(-20, 20, width=32))
@@ -55,6 +55,25 @@ def test_gradients_are_those_of_autodiff(logits, ref_logits, tokens, cotangents)
     )
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)  # KLs are up to 40 nats
+
+
+@settings(max_examples=40, deadline=None)
+@given(LOGITS, LOGITS, TOKENS, st.integers(1, VOCAB - 1))
+def test_two_blocks_are_the_whole_vocabulary(logits, ref_logits, tokens, first):
+    """Whichever holds the largest logit, whichever the token; in value and gradient."""
+    logits, ref_logits, tokens = (jnp.asarray(x) for x in (logits, ref_logits, tokens))
+    blocks = [([logits[:, :first], ref_logits[:, :first]], 0), ([logits[:, first:], ref_logits[:, first:]], first)]
+    sums = COMPARISON.begin(tokens)
+    for block, begins in blocks:
+        sums = COMPARISON.add(sums, block, tokens, begins)
+    found, kept = COMPARISON.finish(sums)
+    whole, pull = jax.vjp(lambda z, z_q: compare(z, z_q, tokens), logits, ref_logits)
+    for a, b in zip(found, whole, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+    cotangent = Comparison(*(jnp.array([1.0, -0.5, 2.0]) * (i + 1) for i in range(len(Comparison._fields))))
+    parts = zip(*(COMPARISON.gradient(block, tokens, begins, kept, cotangent) for block, begins in blocks), strict=True)
+    for part, expected in zip(parts, pull(cotangent), strict=True):
+        np.testing.assert_allclose(jnp.concatenate(part, axis=-1), expected, atol=1e-3)  # KLs are up to 40 nats, times 5
 
 
 @pytest.mark.parametrize("nearness", [1e-2, 1e-3, 0.0])

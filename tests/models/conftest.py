@@ -23,6 +23,7 @@ SIZE = {
     "param_dtype": "float32",
     "remat": "none",
     "logit_chunk": 3,
+    "vocab_chunk": None,
 }
 GPT2 = {
     "positions": "learned",

@@ -141,7 +141,15 @@ def make_theirs(name: str, values: dict, vocab: int = VOCAB):
 
 
 def source(path: Path, **changes) -> HuggingFaceModel:
-    values = {"context": None, "dropout": 0.0, "dtype": "float32", "param_dtype": "float32", "remat": "none", "logit_chunk": 8}
+    values = {
+        "context": None,
+        "dropout": 0.0,
+        "dtype": "float32",
+        "param_dtype": "float32",
+        "remat": "none",
+        "logit_chunk": 8,
+        "vocab_chunk": None,
+    }
     return HuggingFaceModel(**{"kind": "huggingface", "path": str(path)} | values | changes)
 
 

@@ -33,7 +33,8 @@ SIZES: dict[str, Any] = {
     "param_dtype": "float32", "remat": "none", "logit_chunk": 4,
 }  # fmt: skip
 DECODER: dict[str, Any] = {
-    "kind": "decoder", "kv_heads": 2, "head_dim": 4, "rope_theta": 1e4, "qk_norm": False, "tied_head": False
+    "kind": "decoder", "vocab_chunk": None, "kv_heads": 2, "head_dim": 4, "rope_theta": 1e4, "qk_norm": False,
+    "tied_head": False,
 }  # fmt: skip
 ROTARY: dict[str, Any] = {"positions": "rotary", "norm": "rms", "mlp": "swiglu", "bias": "none"}
 ENCODER: dict[str, Any] = {"kind": "encoder", "first_position": 0, "segments": 2, "head": "tanh"}
@@ -77,7 +78,9 @@ def tokenizer(size: int = VOCAB) -> PreTrainedTokenizerFast:
 
 def source(path, **changes) -> HuggingFaceModel:
     values = {key: SIZES[key] for key in ("dropout", "dtype", "param_dtype", "remat", "logit_chunk")}
-    return HuggingFaceModel(**{"kind": "huggingface", "path": str(path), "context": None} | values | changes)
+    return HuggingFaceModel(
+        **{"kind": "huggingface", "vocab_chunk": None, "path": str(path), "context": None} | values | changes
+    )
 
 
 @pytest.fixture(scope="module")
@@ -416,7 +419,7 @@ def status(key):
 
 pretrained = huggingface.describe(HuggingFaceModel(
     kind="huggingface", path=sys.argv[1], context=None, dropout=0.0, dtype="float32", param_dtype="float32", remat="none",
-    logit_chunk=4,
+    logit_chunk=4, vocab_chunk=None,
 ))
 meshed = mesh.build(MeshConfig(data=1, fsdp=1, tensor=1))
 arch = architecture(lambda rngs: Decoder(pretrained.config, pretrained.vocab_size, rngs=rngs), meshed)

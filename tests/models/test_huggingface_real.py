@@ -77,7 +77,7 @@ def made():
 def describe(path: Path) -> huggingface.Pretrained:
     source = HuggingFaceModel(
         kind="huggingface", path=str(path), context=CONTEXT, dropout=0.0, dtype="float32", param_dtype="float32", remat="none",
-        logit_chunk=16,
+        logit_chunk=16, vocab_chunk=None,
     )  # fmt: skip
     return huggingface.describe(source)
 

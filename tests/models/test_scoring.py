@@ -59,6 +59,24 @@ def test_chunks_give_the_values_of_whole_logits(make_decoder, family, rollout, c
         np.testing.assert_allclose(actual, expected, atol=3e-5, err_msg=field.name)
 
 
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+def test_blocks_of_the_vocabulary_give_the_scores_and_gradients_of_all_of_it(make_decoder, family, rollout, temperature):
+    reference = make_decoder(family, 1)
+
+    def total(model):
+        scores = score(model, reference, rollout, 1, temperature)
+        shown = jax.tree.map(lambda x: jnp.where(rollout.mask, x, 0.0), scores)
+        return shown.reverse_kl.sum() + shown.divergence.sum() + shown.logp.sum() - shown.entropy.sum(), shown
+
+    def found(**changes):
+        graphdef, params = nnx.split(make_decoder(family, 0, **changes))
+        compute = jax.jit(jax.grad(lambda p: total(nnx.merge(graphdef, p)), has_aux=True))
+        return compute(nnx.to_pure_dict(params))
+
+    for a, b in zip(jax.tree.leaves(found(vocab_chunk=5, logit_chunk=2)), jax.tree.leaves(found()), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=5e-5)
+
+
 @pytest.mark.parametrize("role", ["policy", "reference"])
 def test_chunks_give_the_gradient_of_whole_logits(make_decoder, family, rollout, role):
     """Of all quantities at once, each real token of each weighed at random; the last chunk is not full."""

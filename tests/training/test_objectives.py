@@ -80,7 +80,7 @@ def on_device(rows):
 def source(path):
     dtypes = {"dtype": "float32", "param_dtype": "float32"}
     return HuggingFaceModel(
-        kind="huggingface", path=str(path), context=None, dropout=0.0, **dtypes, remat="none", logit_chunk=16
+        kind="huggingface", path=str(path), context=None, dropout=0.0, **dtypes, remat="none", logit_chunk=16, vocab_chunk=None
     )
 
 

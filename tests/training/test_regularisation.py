@@ -28,6 +28,8 @@ def test_the_divergence_is_the_one_named_with_its_parameters(tiny, kind, overrid
 
 
 def test_a_sampled_penalty_takes_no_other_divergence(tiny):
+    with pytest.raises(UserError, match=r"model.vocab_chunk: got 8 with kl.divergence=forward_kl, .*; expected null"):
+        tiny("kl/divergence=forward_kl", "model.vocab_chunk=8")
     with pytest.raises(UserError, match=r"kl.divergence: got forward_kl with kl.penalty=k1_reward.*one of exact, exact_token"):
         make_divergence(tiny("kl/divergence=forward_kl", "kl.penalty=k1_reward").kl)
 
