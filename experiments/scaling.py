@@ -10,7 +10,6 @@ What the figures mean: docs/scaling.md.
 
 import argparse
 import json
-import shlex
 import subprocess
 import sys
 from dataclasses import asdict
@@ -18,10 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from rich import box
-from rich.table import Table
 
-from kljax.benchmark import machine, report, scaling
+from kljax.benchmark import machine, scaling
+from kljax.benchmark.tables import Rows, measured_on, show, write_between
 from kljax.command_line import compose, reporting_mistakes
 from kljax.config import Config
 from kljax.errors import UserError
@@ -57,12 +55,12 @@ def main() -> None:
             continue
         environment = machine.describe()
         found, tables = measure(name, arguments.steps, tuple(arguments.overrides))
-        heading = caption(environment)
-        show(name, heading, tables)
+        heading = measured_on(environment)
+        show(f"{name}: {heading}", tables)
         add_to_json(arguments.out, name, {"environment": environment, "figures": found})
         console.print(f"Written to {arguments.out}", soft_wrap=True)
         if arguments.docs is not None:
-            write_section(arguments.docs, name, heading, tables)
+            write_between(arguments.docs, f"scaling:{name}", heading, tables)
 
 
 def alone(arguments: argparse.Namespace) -> None:
@@ -72,7 +70,7 @@ def alone(arguments: argparse.Namespace) -> None:
     subprocess.run([sys.executable, sys.argv[0], *given], check=True)
 
 
-def measure(name: str, steps: int, changed: scaling.Overrides) -> tuple[list[dict[str, Any]], list[report.Rows]]:
+def measure(name: str, steps: int, changed: scaling.Overrides) -> tuple[list[dict[str, Any]], list[Rows]]:
     """A series as figures and as tables."""
     if name == DEVICES:
         found = [scaling.lay_out(config, label, changed) for label in scaling.MESHES]
@@ -95,36 +93,6 @@ def add_to_json(file: Path, name: str, found: dict[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     before = json.loads(file.read_text()) if file.exists() else {}
     write_atomically(file, json.dumps(before | {name: found}, indent=1, ensure_ascii=False) + "\n")
-
-
-def caption(at: dict[str, Any]) -> str:
-    """When, where, with what and by which command."""
-    versions = ", ".join(f"{name} {at['versions'][name]}" for name in ("jax", "jaxlib", "flax"))
-    changes = " with uncommitted changes" if at["uncommitted_changes"] else ""
-    return (
-        f"{at['date'][:10]}, {at['processor']}, {at['cores']} cores, load average {at['load_average']:.1f} at the start; "
-        f"{versions}, commit {(at['git_commit'] or 'unknown')[:10]}{changes}; `python {shlex.join(at['command'])}`."
-    )
-
-
-def show(name: str, heading: str, tables: list[report.Rows]) -> None:
-    console.print(f"\n{name}: {heading}", soft_wrap=True)
-    for rows in tables:
-        table = Table(*rows[0], box=box.SIMPLE_HEAD, width=report.WIDTH)
-        for row in rows[1:]:
-            table.add_row(*row)
-        console.print(table, crop=False)
-
-
-def write_section(file: Path, name: str, heading: str, tables: list[report.Rows]) -> None:
-    """Put the tables between the marks `<!-- scaling:<series> -->` and `<!-- /scaling:<series> -->`; all else stays."""
-    first, last = (f"<!-- {slash}scaling:{name} -->" for slash in ("", "/"))
-    before, begun, rest = (file.read_text() if file.exists() else "").partition(first)
-    _, ended, after = rest.partition(last)
-    if not (begun and ended):
-        raise UserError(f"--docs: {file} has no section between lines '{first}' and '{last}'; put them where it shall stand.")
-    body = "\n\n".join([heading, *(report._markdown(rows) for rows in tables)])
-    write_atomically(file, f"{before}{first}\n{body}\n{last}{after}")
 
 
 if __name__ == "__main__":

@@ -1,32 +1,23 @@
 """What was measured, as JSON, as tables on the terminal and as sections of a Markdown file."""
 
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich import box
-from rich.table import Table
-
+from kljax.benchmark import tables as as_tables
 from kljax.benchmark.launch import Launch
 from kljax.benchmark.machine import Ceiling
 from kljax.benchmark.peers import Standing
+from kljax.benchmark.tables import Rows
 from kljax.benchmark.timing import Loop, Measurement, Subject, Timed
 from kljax.benchmark.work import Work, step_work
 from kljax.config import to_dict
-from kljax.errors import UserError
-from kljax.training.progress import console
 from kljax.training.run_directory import write_atomically
-
-WIDTH = 128  # characters of a table on the terminal
 
 Figures = dict[str, Any]
 """What a benchmark's JSON file holds; every time is in seconds."""
-
-Rows = list[list[str]]
-"""A table, its head first."""
 
 COLUMNS = {
     # of the table: the parts of a step whose floors add up to its own
@@ -92,40 +83,19 @@ def write_json(found: Figures, folder: Path) -> Path:
 
 def show(found: Figures) -> None:
     """The tables on the terminal."""
-    console.print(f"\n{found['size']}: {caption(found)}", soft_wrap=True)
-    for rows in tables(found):
-        table = Table(*rows[0], box=box.SIMPLE_HEAD, width=WIDTH)
-        for column in table.columns[1:]:
-            column.justify = "right"
-        for row in rows[1:]:
-            table.add_row(*row)
-        console.print(table, crop=False)
+    as_tables.show(f"{found['size']}: {caption(found)}", tables(found))
 
 
 def write_section(found: Figures, file: Path) -> None:
     """Put the tables between the marks `<!-- benchmark:<size> -->` and `<!-- /benchmark:<size> -->`; all else stays."""
-    first, last = (f"<!-- {slash}benchmark:{found['size']} -->" for slash in ("", "/"))
-    text = file.read_text() if file.exists() else ""
-    before, begun, rest = text.partition(first)
-    _, ended, after = rest.partition(last)
-    if not (begun and ended):
-        raise UserError(f"--docs: {file} has no section between lines '{first}' and '{last}'; put them where it shall stand.")
-    body = "\n\n".join([caption(found), *(_markdown(rows) for rows in tables(found))])
-    write_atomically(file, f"{before}{first}\n{body}\n{last}{after}")
+    as_tables.write_between(file, f"benchmark:{found['size']}", caption(found), tables(found))
 
 
 def caption(found: Figures) -> str:
-    """When, where, with what and by which command."""
-    at, ceiling = found["environment"], found["ceiling"]
-    versions = ", ".join(f"{name} {at['versions'][name]}" for name in ("jax", "jaxlib", "flax"))
-    commit = f"commit {(at['git_commit'] or 'unknown')[:10]}" + (
-        " with uncommitted changes" if at["uncommitted_changes"] else ""
-    )
-    device = at["processor"] if at["device_kind"] == "cpu" else f"{at['device_kind']} ({at['processor']})"
+    """When, where, with what, by which command, and what the machine could do."""
+    ceiling = found["ceiling"]
     return (
-        f"{at['date'][:10]}, {device}, {at['cores']} cores, {at['memory_bytes'] / 2**30:.0f} GiB, load average "
-        f"{at['load_average']:.1f} at the start; Python {at['python']}, {versions}, {commit}; "
-        f"`python {shlex.join(at['command'])}`. Ceiling: {_short(ceiling['flops_per_second'] / 1e9)} GFLOP/s, "
+        f"{as_tables.measured_on(found['environment'])} Ceiling: {_short(ceiling['flops_per_second'] / 1e9)} GFLOP/s, "
         f"{_short(ceiling['bytes_per_second'] / 1e9)} GB/s."
     )
 
@@ -200,12 +170,6 @@ def _floors(work: dict[str, Work], ceiling: Ceiling) -> dict[str, float]:
 
 def _timed(timed: Timed) -> dict[str, Any]:
     return {"median": timed.median, "min": timed.min, "max": timed.max, "seconds": list(timed.seconds)}
-
-
-def _markdown(rows: Rows) -> str:
-    lines = [" | ".join(row) for row in rows]
-    lines.insert(1, "|".join(["---", *["---:"] * (len(rows[0]) - 1)]))
-    return "\n".join(f"| {line} |" if not line.startswith("---") else f"|{line}|" for line in lines)
 
 
 def _short(value: float) -> str:

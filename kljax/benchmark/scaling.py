@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kljax.benchmark.collectives import KINDS, Collectives, Traffic, count_collectives, total
-from kljax.benchmark.report import Rows
+from kljax.benchmark.tables import Rows
 from kljax.benchmark.timing import WARM, Subject, Timed, subject, timed_step
 from kljax.benchmark.work import Sizes, step_work
 from kljax.config import Config
