@@ -37,7 +37,7 @@ HEADS = {
 def figures(ceiling: Ceiling, it: Subject, measured: Measurement, loop: Loop | None) -> Figures:
     """What was measured of one size, the floors worked out."""
     task = it.trainer.task
-    about = task.decoder, task.vocab_size, it.sizes, task.config.adapter.kind == "lora"
+    about = task.decoder, task.vocab_size, it.sizes, task.config.adapter.kind == "lora", task.config.rollout.cache_dtype
     work, repeated = step_work(*about), step_work(*about, repeated=True)
     floor, floor_repeated = _floors(work, ceiling), _floors(repeated, ceiling)
     seconds = {name: _timed(getattr(measured, name)) for name in COLUMNS}

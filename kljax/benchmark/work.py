@@ -80,12 +80,17 @@ def body_size(model: DecoderConfig) -> int:
 
 
 def step_work(
-    model: DecoderConfig, vocab_size: int, sizes: Sizes, lora: bool = False, repeated: bool = False
+    model: DecoderConfig,
+    vocab_size: int,
+    sizes: Sizes,
+    lora: bool = False,
+    cache_dtype: str | None = None,
+    repeated: bool = False,
 ) -> dict[str, Work]:
     """The parts of an RLHF step, one after another: sampling (`prefill`, `decode`), `scoring` by both models, `update`.
 
     `scoring` is the forward pass of policy and reference, `update` the backward pass of the policy and the optimiser. Under
-    LoRA frozen matrices have no gradient of their own, only one of what goes through them.
+    LoRA frozen matrices have no gradient of their own, only one of what goes through them. `cache_dtype`: None, the activations'.
     """
     prefill, decode = passes(sizes, repeated)
     weights = _weight_bytes(model, vocab_size)
@@ -94,7 +99,7 @@ def step_work(
     backward = GRADIENTS * attention + (sum(flops) - attention) * (1 if lora else GRADIENTS)
     return {
         "prefill": Work(flops[0], weights),
-        "decode": Work(flops[1], weights * (sizes.new_tokens - 1) + _cache_bytes(model, sizes, repeated)),
+        "decode": Work(flops[1], weights * (sizes.new_tokens - 1) + _cache_bytes(model, sizes, cache_dtype, repeated)),
         "scoring": Work(2 * sum(flops), 2 * weights),
         "update": Work(backward, weights + (0 if lora else _optimizer_bytes(model, vocab_size))),
     }
@@ -115,12 +120,12 @@ def _weight_bytes(model: DecoderConfig, vocab_size: int) -> int:
     return width * (body_size(model) + model.d_model * vocab_size)
 
 
-def _cache_bytes(model: DecoderConfig, sizes: Sizes, repeated: bool) -> int:
+def _cache_bytes(model: DecoderConfig, sizes: Sizes, dtype: str | None, repeated: bool) -> int:
     """Keys and values that sampling reads: at every step the prompts', and those of all tokens sampled by then."""
     seen = sizes.new_tokens if repeated else sizes.new_tokens - 1
     distinct = sizes.rows if repeated else sizes.prompts
     slots = seen * distinct * sizes.prompt_length + sizes.rows * _triangle(seen)
-    return slots * 2 * model.kv_heads * model.head_dim * model.layers * jnp.dtype(model.dtype).itemsize
+    return slots * 2 * model.kv_heads * model.head_dim * model.layers * jnp.dtype(dtype or model.dtype).itemsize
 
 
 def _optimizer_bytes(model: DecoderConfig, vocab_size: int) -> int:

@@ -128,6 +128,7 @@ def test_sampling_reads_every_matrix_for_every_token_and_the_cache_as_far_as_it_
     slot = 2 * model.kv_heads * model.head_dim * model.layers * 4
     cache = sum(2 * 4 + 6 * done for done in range(1, 5)) * slot
     assert step_work(model, VOCAB, SIZES)["decode"].bytes == 4 * weights + cache
+    assert step_work(model, VOCAB, SIZES, cache_dtype="bfloat16")["decode"].bytes == 4 * weights + cache // 2
 
 
 def test_the_slower_of_operations_and_transfers_counts():
