@@ -90,7 +90,8 @@ def step_work(
     """The parts of an RLHF step, one after another: sampling (`prefill`, `decode`), `scoring` by both models, `update`.
 
     `scoring` is the forward pass of policy and reference, `update` the backward pass of the policy and the optimiser. Under
-    LoRA frozen matrices have no gradient of their own, only one of what goes through them. `cache_dtype`: None, the activations'.
+    LoRA frozen matrices have no gradient of their own, only one of what goes through them. `cache_dtype`: None is the
+    activations'.
     """
     prefill, decode = passes(sizes, repeated)
     weights = _weight_bytes(model, vocab_size)
