@@ -17,8 +17,9 @@ from kljax.benchmark.launch import measure_launch
 from kljax.command_line import CONFIGS, compose, reporting_mistakes, variant
 from kljax.config import Config
 from kljax.errors import UserError
+from kljax.training.allocator import keep_freed_memory
 from kljax.training.progress import console
-from kljax.training.task import prepare, use_compilation_cache
+from kljax.training.task import prepare, set_up_process
 
 PREFIX = "benchmark_"
 SIZES = sorted(file.stem.removeprefix(PREFIX) for file in (CONFIGS / "experiment").glob(f"{PREFIX}*.yaml"))
@@ -52,6 +53,8 @@ def main() -> None:
     configs = {
         size: compose([f"experiment={PREFIX}{size}", *arguments.overrides], Config) for size in dict.fromkeys(arguments.size)
     }
+    if all(config.run.keep_freed_memory for config in configs.values()):
+        keep_freed_memory()
     if arguments.only == "step":
         for config in configs.values():
             peers.as_peer(timing.subject(config), arguments.steps)
@@ -60,7 +63,7 @@ def main() -> None:
     # Before anything is measured here: a process begins with the largest memory that the one which starts it has had.
     standings = {size: compare(size, config, arguments) if arguments.peers else [] for size, config in configs.items()}
     for size, config in configs.items():
-        use_compilation_cache(config.run.compilation_cache)
+        set_up_process(config.run)
         name = "+".join([size, *([variant(arguments.overrides)] if arguments.overrides else [])])
         found = measure(config, arguments) | {"size": name, "environment": environment, "peers": standings[size]}
         if arguments.launch:

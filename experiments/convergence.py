@@ -12,7 +12,7 @@ from kljax.command_line import compose, reporting_mistakes
 from kljax.config import Config
 from kljax.errors import UserError
 from kljax.kl.penalties import PENALTIES
-from kljax.training.task import use_compilation_cache
+from kljax.training.task import set_up_process
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
         for penalty in arguments.penalties
         for seed in range(arguments.seeds)
     ]
-    use_compilation_cache(configs[0].run.compilation_cache)
+    set_up_process(configs[0].run)
     outcomes = [convergence.run(config) for config in configs]
     convergence.write_csv(outcomes, arguments.out / "convergence.csv")
     convergence.show(outcomes, configs[0].kl.beta)

@@ -10,11 +10,11 @@ from kljax.analysis import tables
 from kljax.analysis.memory import measure
 from kljax.command_line import launch
 from kljax.config import Config
-from kljax.training.task import use_compilation_cache
+from kljax.training.task import set_up_process
 
 
 def run(config: Config) -> None:
-    use_compilation_cache(config.run.compilation_cache)
+    set_up_process(config.run)
     for name, size in asdict(measure(config)).items():
         tables.console.print(f"{name:10} {size / 2**20:8,.0f} MiB")
 

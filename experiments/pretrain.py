@@ -12,11 +12,11 @@ from kljax.analysis import tables
 from kljax.command_line import launch
 from kljax.config import Config
 from kljax.training.fitting import check_export, ensure_base, export_base, read_result
-from kljax.training.task import prepare, use_compilation_cache
+from kljax.training.task import prepare, set_up_process
 
 
 def run(config: Config) -> None:
-    use_compilation_cache(config.run.compilation_cache)
+    set_up_process(config.run)
     task = prepare(config)
     check_export(task)
     path = ensure_base(task)

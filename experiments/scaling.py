@@ -23,6 +23,7 @@ from kljax.benchmark.tables import Rows, measured_on, show, write_between
 from kljax.command_line import compose, reporting_mistakes
 from kljax.config import Config
 from kljax.errors import UserError
+from kljax.training.allocator import keep_freed_memory
 from kljax.training.progress import console
 from kljax.training.run_directory import write_atomically
 
@@ -46,6 +47,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     names = [name for name in NAMES if name in (arguments.series or NAMES)]
+    keep_freed_memory()
     jax.config.update("jax_compilation_cache_dir", None)  # what is compiled here is compiled anew
     if names == [DEVICES]:
         jax.config.update("jax_num_cpu_devices", scaling.DEVICES)

@@ -10,11 +10,11 @@ from kljax.command_line import launch
 from kljax.config import Config
 from kljax.training.loop import train
 from kljax.training.restore import restore
-from kljax.training.task import use_compilation_cache
+from kljax.training.task import set_up_process
 
 
 def run(config: Config) -> None:
-    use_compilation_cache(config.run.compilation_cache)
+    set_up_process(config.run)
     path = train(config)
     result = evaluation.evaluate(restore(path, "latest", config.mesh), config.evaluation)
     evaluation.save(result, path)

@@ -4,7 +4,6 @@ Hydra composes the files of `configs/` with the overrides given, pydantic valida
 one starts.
 """
 
-import ctypes
 import hashlib
 import os
 import re
@@ -30,10 +29,6 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 MISTAKE, INTERRUPTED = 2, 130  # exit codes
 LONGEST_VARIANT = 120  # characters
 NOT_IN_VARIANT = ("run", "hydra", "experiment", "name")
-
-ARENAS, MMAPS, TRIM = -8, -4, -1  # M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD of glibc's malloc.h
-KEEP = {ARENAS: 1, MMAPS: 0, TRIM: -1}
-"""One heap, no block with pages of its own, nothing given back."""
 
 T = TypeVar("T")
 
@@ -68,7 +63,6 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
 @contextmanager
 def reporting_mistakes(schema: type | None = None) -> Iterator[None]:
     """One sentence and exit code 2 for a mistake of the user's, 130 after Ctrl-C; bugs keep their traceback."""
-    keep_freed_memory()
     try:
         yield
     except UserError as error:
@@ -78,18 +72,6 @@ def reporting_mistakes(schema: type | None = None) -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         print(f"\n{interrupt or 'Interrupted.'}", file=sys.stderr)
         sys.exit(INTERRUPTED)
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep what it frees, where the C library is glibc; elsewhere nothing.
-
-    On CPUs a compiled step asks for its temporaries as one block and frees it at its end. By default the block goes back to
-    the system and comes again page by page, a tenth of the step's time. Before the first use of a device: its threads would
-    have heaps of their own by then.
-    """
-    if hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
-        for option, value in KEEP.items():
-            libc.mallopt(option, value)
 
 
 def compose(overrides: Sequence[str], schema: type[T], config_name: str = "config") -> T:

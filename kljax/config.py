@@ -478,6 +478,7 @@ class RunConfig:
     oracle_every: Natural  # steps between exact looks at a task that can be enumerated (oracle/… metrics); 0: none
     export_to: str | None  # experiments/pretrain.py writes the fitted model here, too, as a Hugging Face directory
     compilation_cache: str  # directory of JAX's persistent cache
+    keep_freed_memory: bool  # on CPUs: faster steps, more memory
 
 
 @strict

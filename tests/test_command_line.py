@@ -1,8 +1,6 @@
 """From a command line to a run, or to one sentence and exit code 2."""
 
-import ctypes
 import os
-import resource
 import subprocess
 import sys
 from itertools import product
@@ -271,33 +269,3 @@ def test_a_mistake_on_the_command_line_exits_with_2_and_writes_nothing(tmp_path,
     assert ended.stderr.count("\n") == 1
     assert "Traceback" not in ended.stdout + ended.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-FAULTS = """
-import ctypes, resource
-from kljax.command_line import keep_freed_memory
-if {keep}:
-    keep_freed_memory()
-libc = ctypes.CDLL(None)
-libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
-def take_and_give_back():
-    block = libc.malloc(ctypes.c_size_t({size}))
-    ctypes.memset(block, 1, {size})
-    libc.free(block)
-take_and_give_back()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-take_and_give_back()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="not glibc, which this is about")
-def test_what_a_step_frees_is_there_for_the_next():
-    size = 2**26
-    pages = size // resource.getpagesize()
-    kept, given_back = (
-        int(subprocess.run([sys.executable, "-c", FAULTS.format(keep=keep, size=size)], capture_output=True, check=True).stdout)
-        for keep in (True, False)
-    )
-    assert kept < pages / 100
-    assert given_back > 0.9 * pages

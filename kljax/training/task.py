@@ -11,7 +11,7 @@ import jax
 from jax.sharding import Mesh
 from transformers import PreTrainedTokenizerBase
 
-from kljax.config import Config, DecoderConfig, EncoderConfig, HuggingFaceModel, to_dict
+from kljax.config import Config, DecoderConfig, EncoderConfig, HuggingFaceModel, RunConfig, to_dict
 from kljax.data import tokenizers
 from kljax.data.batches import PromptRows, prompt_rows
 from kljax.data.text import Splits, load_splits
@@ -19,6 +19,7 @@ from kljax.errors import UserError
 from kljax.models import huggingface
 from kljax.models.sampling import Sampler
 from kljax.training import mesh as meshes
+from kljax.training.allocator import keep_freed_memory
 from kljax.training.state import Architecture, decoder_architecture
 from kljax.validation import check_lengths
 
@@ -103,6 +104,13 @@ def make_task(
         model, vocab_size = config.model, len(tokenizer)
     meshes.check_sizes(config, model, vocab_size, mesh)
     return Task(config, mesh, splits, tokenizer, model, vocab_size, pretrained)
+
+
+def set_up_process(run: RunConfig) -> None:
+    """What the config says of this process as a whole. Before the first use of a device."""
+    if run.keep_freed_memory:
+        keep_freed_memory()
+    use_compilation_cache(run.compilation_cache)
 
 
 def use_compilation_cache(folder: str) -> None:
