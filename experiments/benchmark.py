@@ -59,19 +59,30 @@ def main() -> None:
         for config in configs.values():
             peers.as_peer(timing.subject(config), arguments.steps)
         return
+    if arguments.docs is not None:
+        for size in configs:
+            report.check_section(name_of(size, arguments.overrides), arguments.docs)  # refused now and not after minutes
     environment = machine.describe()
     # Before anything is measured here: a process begins with the largest memory that the one which starts it has had.
     standings = {size: compare(size, config, arguments) if arguments.peers else [] for size, config in configs.items()}
     for size, config in configs.items():
         set_up_process(config.run)
-        name = "+".join([size, *([variant(arguments.overrides)] if arguments.overrides else [])])
-        found = measure(config, arguments) | {"size": name, "environment": environment, "peers": standings[size]}
+        found = measure(config, arguments) | {
+            "size": name_of(size, arguments.overrides),
+            "environment": environment,
+            "peers": standings[size],
+        }
         if arguments.launch:
             found["launch"] = report.launched(measure_launch([f"experiment={PREFIX}{size}", *arguments.overrides]))
         report.show(found)
         console.print(f"Written to {report.write_json(found, arguments.out)}", soft_wrap=True)
         if arguments.docs is not None:
             report.write_section(found, arguments.docs)
+
+
+def name_of(size: str, overrides: list[str]) -> str:
+    """Of the file and the section: the size and what is changed of it."""
+    return "+".join([size, *([variant(overrides)] if overrides else [])])
 
 
 def measure(config: Config, arguments: argparse.Namespace) -> report.Figures:

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 from kljax.benchmark import machine, scaling
-from kljax.benchmark.tables import Rows, measured_on, show, write_between
+from kljax.benchmark.tables import Rows, measured_on, parts_around, show, write_between
 from kljax.command_line import compose, reporting_mistakes
 from kljax.config import Config
 from kljax.errors import UserError
@@ -47,6 +47,9 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     names = [name for name in NAMES if name in (arguments.series or NAMES)]
+    if arguments.docs is not None:
+        for name in names:
+            parts_around(arguments.docs, f"scaling:{name}")  # refused now and not after minutes
     keep_freed_memory()
     jax.config.update("jax_compilation_cache_dir", None)  # what is compiled here is compiled anew
     if names == [DEVICES]:
@@ -69,7 +72,8 @@ def alone(arguments: argparse.Namespace) -> None:
     """The devices, in a process of their own: one that has begun to use its one device cannot simulate eight."""
     docs = [] if arguments.docs is None else ["--docs", str(arguments.docs)]
     given = ["--series", DEVICES, "--out", str(arguments.out), *docs, *arguments.overrides]
-    subprocess.run([sys.executable, sys.argv[0], *given], check=True)
+    if code := subprocess.run([sys.executable, sys.argv[0], *given], check=False).returncode:
+        sys.exit(code)  # it has said why
 
 
 def measure(name: str, steps: int, changed: scaling.Overrides) -> tuple[list[dict[str, Any]], list[Rows]]:

@@ -165,7 +165,7 @@ class DecoderConfig:
     dtype: Dtype  # of activations; log-probs are float32
     param_dtype: Dtype  # of parameters; those that are trained are float32
     remat: Remat  # computed again in the backward pass and not kept for it: nothing, each MLP, or each layer
-    logit_chunk: Positive  # time steps projected to the vocabulary at once; [B, T, V] never exists
+    logit_chunk: Positive  # time steps projected to the vocabulary at once; below T, [B, T, V] never exists
     vocab_chunk: Positive | None  # entries of the vocabulary at once, too, summed up block by block; null: all
 
 

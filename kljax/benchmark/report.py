@@ -86,6 +86,11 @@ def show(found: Figures) -> None:
     as_tables.show(f"{found['size']}: {caption(found)}", tables(found))
 
 
+def check_section(size: str, file: Path) -> None:
+    """Refuse a file in which `write_section` would find no place."""
+    as_tables.parts_around(file, f"benchmark:{size}")
+
+
 def write_section(found: Figures, file: Path) -> None:
     """Put the tables between the marks `<!-- benchmark:<size> -->` and `<!-- /benchmark:<size> -->`; all else stays."""
     as_tables.write_between(file, f"benchmark:{found['size']}", caption(found), tables(found))

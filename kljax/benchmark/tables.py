@@ -44,13 +44,19 @@ def show(title: str, tables: Sequence[Rows]) -> None:
 
 def write_between(file: Path, mark: str, heading: str, tables: Sequence[Rows]) -> None:
     """Put heading and tables between the lines `<!-- mark -->` and `<!-- /mark -->`; all else stays."""
+    before, after = parts_around(file, mark)
+    body = "\n\n".join([heading, *(markdown(rows) for rows in tables)])
+    write_atomically(file, f"{before}\n{body}\n{after}")
+
+
+def parts_around(file: Path, mark: str) -> tuple[str, str]:
+    """The file's text up to the line `<!-- mark -->`, and from the line `<!-- /mark -->` on; refused where it has none."""
     first, last = (f"<!-- {slash}{mark} -->" for slash in ("", "/"))
     before, begun, rest = (file.read_text() if file.exists() else "").partition(first)
     _, ended, after = rest.partition(last)
     if not (begun and ended):
         raise UserError(f"--docs: {file} has no section between lines '{first}' and '{last}'; put them where it shall stand.")
-    body = "\n\n".join([heading, *(markdown(rows) for rows in tables)])
-    write_atomically(file, f"{before}{first}\n{body}\n{last}{after}")
+    return before + first, last + after
 
 
 def markdown(rows: Rows) -> str:

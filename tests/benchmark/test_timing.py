@@ -149,3 +149,10 @@ def test_no_steps_are_refused(monkeypatch):
     monkeypatch.setattr("sys.argv", ["benchmark.py", "--size", "s", "--steps", "0"])
     with pytest.raises(UserError, match=r"^--steps: got 0, expected at least 1"):
         runpy.run_path(str(SCRIPT))["parse"]()
+
+
+def test_the_script_refuses_a_file_without_the_section_before_it_measures(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "measure_ceiling", lambda dtype: pytest.fail("measured"))
+    monkeypatch.setattr("sys.argv", ["benchmark.py", "--size", "xs", "--docs", str(tmp_path / "absent.md")])
+    with pytest.raises(UserError, match=r"^--docs: .*absent.md has no section between lines '<!-- benchmark:xs -->'"):
+        runpy.run_path(str(SCRIPT))["main"]()

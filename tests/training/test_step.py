@@ -107,9 +107,8 @@ def test_microbatches_give_the_steps_of_the_whole_batch(tiny, mesh, overrides):
 
 def test_a_part_of_the_batch_lies_on_every_device_and_keeps_a_prompt_together():
     batch, samples = jnp.arange(16.0), 2
-    seen, _ = accumulate(lambda part: (part, part), batch, 4, samples)
+    seen, beside = accumulate(lambda part: (part, part), batch, 4, samples)
     np.testing.assert_array_equal(seen, batch.reshape(2, 4, samples).mean(axis=1).ravel())
-    _, beside = accumulate(lambda part: (part, part), batch, 4, samples)
     np.testing.assert_array_equal(beside, batch)
 
 
