@@ -6,6 +6,7 @@ Parameters carry logical axes (`axes` in their metadata: vocab, embed, heads, kv
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -179,16 +180,20 @@ class SwigluMlp(nnx.Module):
 
 
 def apply(module: nnx.Module, again: bool, x: Array, *inputs: Any, method: Callable[..., Any] | None = None) -> Any:
-    """module(x, *inputs), or a method of it; with `again` what is inside is computed again in the backward pass, not kept."""
-    method = method or type(module).__call__  # pyright: ignore
-    if not again:
-        return method(module, x, *inputs)
-    graphdef, params = nnx.split(module)
+    """module(x, *inputs), or a method of it; with `again` what is inside is computed again in the backward pass, not kept.
 
+    Modules of one structure are traced, differentiated and lowered once, however many there are: deep models start quickly.
+    """
+    graphdef, params = nnx.split(module)
+    return _called(graphdef, method or type(module).__call__, again, nnx.to_pure_dict(params), x, *inputs)  # pyright: ignore
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _called(graphdef: nnx.GraphDef, method: Callable[..., Any], again: bool, params: Params, x: Array, *inputs: Any) -> Any:
     def call(params: Params, x: Array, *inputs: Any) -> Any:
         return method(nnx.merge(graphdef, params), x, *inputs)
 
-    return _recomputed(call)(nnx.to_pure_dict(params), x, *inputs)  # pyright: ignore
+    return (_recomputed(call) if again else call)(params, x, *inputs)
 
 
 def _recomputed(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kljax.models.decoder import causal_mask, positions_of
+from kljax.models.decoder import Attention, causal_mask, positions_of
 
 VOCAB, LENGTH = 13, 9
 
@@ -119,6 +119,14 @@ def test_remat_changes_neither_value_nor_gradient(make_decoder, family, tokens, 
     plain, remat = loss_and_gradient(make_decoder(family)), loss_and_gradient(make_decoder(family, remat=again))
     for a, b in zip(jax.tree.leaves(remat), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_are_traced_once_however_many_there_are(make_decoder, family, monkeypatch):
+    plain, traced = Attention.__call__, []
+    monkeypatch.setattr(Attention, "__call__", lambda *inputs: traced.append(1) or plain(*inputs))
+    model = make_decoder(family, layers=5)
+    jax.make_jaxpr(jax.grad(lambda x: logits_of(model, jnp.zeros((3, 7), int)).sum() * x))(1.0)
+    assert len(traced) == 1
 
 
 def test_bfloat16_is_for_activations_only(make_decoder, family, tokens):
