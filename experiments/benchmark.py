@@ -17,7 +17,6 @@ from kljax.benchmark.launch import measure_launch
 from kljax.command_line import CONFIGS, compose, reporting_mistakes, variant
 from kljax.config import Config
 from kljax.errors import UserError
-from kljax.training.allocator import keep_freed_memory
 from kljax.training.progress import console
 from kljax.training.task import prepare, set_up_process
 
@@ -53,20 +52,24 @@ def main() -> None:
     configs = {
         size: compose([f"experiment={PREFIX}{size}", *arguments.overrides], Config) for size in dict.fromkeys(arguments.size)
     }
-    if all(config.run.keep_freed_memory for config in configs.values()):
-        keep_freed_memory()
+    if arguments.docs is not None:
+        for size in configs:
+            report.check_section(name_of(size, arguments.overrides), arguments.docs)  # refused now and not after minutes
+    if len({config.run.cpu_devices for config in configs.values()}) > 1:
+        raise UserError(
+            f"--size: {', '.join(configs)} differ in run.cpu_devices, which a process has once; expected sizes that agree, one "
+            "command for each, or run.cpu_devices=1 for all."
+        )
+    for config in configs.values():
+        set_up_process(config.run)
     if arguments.only == "step":
         for config in configs.values():
             peers.as_peer(timing.subject(config), arguments.steps)
         return
-    if arguments.docs is not None:
-        for size in configs:
-            report.check_section(name_of(size, arguments.overrides), arguments.docs)  # refused now and not after minutes
     environment = machine.describe()
     # Before anything is measured here: a process begins with the largest memory that the one which starts it has had.
     standings = {size: compare(size, config, arguments) if arguments.peers else [] for size, config in configs.items()}
     for size, config in configs.items():
-        set_up_process(config.run)
         found = measure(config, arguments) | {
             "size": name_of(size, arguments.overrides),
             "environment": environment,

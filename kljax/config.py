@@ -467,7 +467,7 @@ class MeshConfig:
 
 @strict
 class RunConfig:
-    """Where a run is written and how often. Nothing here changes a number that the run computes."""
+    """Where a run is written and how often, and how its process uses the machine. No number changes, but in its last digits."""
 
     root: str  # runs live in <root>/<name>/<variant>
     variant: Name  # auto: the overrides of the command line
@@ -479,6 +479,7 @@ class RunConfig:
     export_to: str | None  # experiments/pretrain.py writes the fitted model here, too, as a Hugging Face directory
     compilation_cache: str  # directory of JAX's persistent cache
     keep_freed_memory: bool  # on CPUs: faster steps, more memory
+    cpu_devices: Positive | None  # what JAX takes a CPU for, to be shared out by `mesh`; null: as it does, one
 
 
 @strict

@@ -1,11 +1,11 @@
 """What the devices say to one another in a step: collectives of a compiled program, counted in its text (HLO).
 
 Pure analysis of what `jitted.lower(...).compile().as_text()` says. A collective in the body of a loop counts as often as the
-loop runs; how often a loop runs that may end early is not in the text, and the caller says it. Such a loop is that of sampling.
+loop runs; how often a loop runs that may end early is not in the text, and the caller says it. So it is with sampling.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -57,9 +57,10 @@ def total(traffic: Mapping[Any, Traffic]) -> Traffic:
     return sum(traffic.values(), Traffic(0, 0))
 
 
-def count_collectives(hlo: str, sampling_steps: int) -> Collectives:
-    """The collectives of a program whose loops of unknown length run `sampling_steps` times."""
+def count_collectives(hlo: str, sampling_steps: Sequence[int]) -> Collectives:
+    """The collectives of a program whose loops of unknown length run so many times each, in the order in which they run."""
     entry, computations = _parse(hlo)
+    steps = iter(sampling_steps)
 
     @cache
     def tally(name: str) -> Tally:
@@ -67,7 +68,7 @@ def count_collectives(hlo: str, sampling_steps: int) -> Collectives:
         for instruction in computations[name]:
             if kind := _kind(instruction.opcode):
                 _add(found, {(False, kind): Traffic(1, _result_bytes(instruction))})
-            for called in _calls(instruction, sampling_steps, tally):
+            for called in _calls(instruction, steps, tally):
                 _add(found, called)
         return found
 
@@ -142,12 +143,14 @@ def _elements(tuple_shape: str) -> list[str]:
     return elements
 
 
-def _calls(instruction: Instruction, sampling_steps: int, tally: Callable[[str], Tally]) -> Iterator[Tally]:
+def _calls(instruction: Instruction, steps: Iterator[int], tally: Callable[[str], Tally]) -> Iterator[Tally]:
     """What the computations communicate that an instruction runs."""
     called = _called(instruction)
     if instruction.opcode == "while":
         known = re.search(r"known_trip_count\W+n\W+(\d+)", instruction.rest)
-        often, inside = (int(known[1]), False) if known else (sampling_steps, True)
+        often, inside = (int(known[1]), False) if known else (next(steps, None), True)
+        if often is None:
+            raise ValueError("sampling_steps: expected a number for each loop of unknown length; the program has more of them.")
         yield _repeated(tally(called["body"][0]), often, inside)
         yield _repeated(tally(called["condition"][0]), often + 1, inside)  # once more, to find that it is over
     elif instruction.opcode == "conditional":

@@ -20,6 +20,7 @@ from kljax.benchmark.tables import Rows
 from kljax.benchmark.timing import WARM, Subject, Timed, subject, timed_step
 from kljax.benchmark.work import Sizes, step_work
 from kljax.config import Config
+from kljax.models.sampling import rooms
 from kljax.training.loop import build_trainer
 from kljax.training.state import TrainState
 from kljax.training.step import compile_step
@@ -172,7 +173,7 @@ def lay_out(compose: Compose, label: str, changed: Overrides = ()) -> Layout:
     memory = step.memory_analysis()
     return Layout(
         label,
-        count_collectives(step.as_text(), config.rollout.max_new_tokens - 1),
+        count_collectives(step.as_text(), np.diff([0, *rooms(config.rollout.max_new_tokens - 1)]).tolist()),
         sum(_bytes_on_one(leaf) for leaf in jax.tree.leaves(params)),
         memory.argument_size_in_bytes,
         memory.temp_size_in_bytes,

@@ -110,6 +110,8 @@ def set_up_process(run: RunConfig) -> None:
     """What the config says of this process as a whole. Before the first use of a device."""
     if run.keep_freed_memory:
         keep_freed_memory()
+    if run.cpu_devices is not None:
+        meshes.divide_cpu(run.cpu_devices)
     use_compilation_cache(run.compilation_cache)
 
 

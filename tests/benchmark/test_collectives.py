@@ -25,7 +25,7 @@ def program(body, more=""):
     return f"HloModule test, is_scheduled=true\n\n{ADD}\n{more}\nENTRY %main (x: f32[4]) -> f32[4] {{\n{body}\n}}\n"
 
 
-def counted(body, more="", sampling_steps=100):
+def counted(body, more="", sampling_steps=()):
     return count_collectives(program(body, more), sampling_steps)
 
 
@@ -115,20 +115,32 @@ INNER = '{"known_induction_variable":{"tuple_index":"0"},"known_trip_count":{"n"
 def test_a_loop_counts_as_often_as_it_runs_and_its_condition_once_more(written):
     loop = "  ROOT %w = (s32[], f32[4]{0}) while(%x), condition=%outer_condition, body=%outer_body"
     loops = LOOPS.replace("INNER", written)
-    sampled = counted(loop, loops, sampling_steps=7)
+    sampled = counted(loop, loops, sampling_steps=[7])
     assert sampled.elsewhere == {}
     assert sampled.sampling == {
         "all-gather": Traffic(7, 7 * 32),
         "all-to-all": Traffic(7 * 5, 7 * 5 * 16),
         "all-reduce": Traffic(8, 8),
     }
-    known = counted(f"{loop}, backend_config={written.replace('5', '3')}", loops, sampling_steps=7)
+    known = counted(f"{loop}, backend_config={written.replace('5', '3')}", loops, sampling_steps=[7])
     assert known.sampling == {}
     assert known.elsewhere == {
         "all-gather": Traffic(3, 3 * 32),
         "all-to-all": Traffic(3 * 5, 3 * 5 * 16),
         "all-reduce": Traffic(4, 4),
     }
+
+
+def test_loops_of_unknown_length_take_their_numbers_in_turn():
+    loops = LOOPS.replace("INNER", INNER) + LOOPS.replace("INNER", INNER).replace("outer", "other").replace("inner", "within")
+    body = """\
+  %v = (s32[], f32[4]{0}) while(%x), condition=%outer_condition, body=%outer_body
+  ROOT %w = (s32[], f32[4]{0}) while(%v), condition=%other_condition, body=%other_body"""
+    found = counted(body, loops, sampling_steps=[3, 2])
+    assert found.sampling["all-gather"].number == 3 + 2
+    assert found.sampling["all-reduce"].number == (3 + 1) + (2 + 1)
+    with pytest.raises(ValueError, match=r"^sampling_steps: .* the program has more of them"):
+        counted(body, loops, sampling_steps=[3])
 
 
 def test_calls_are_followed_and_of_branches_the_one_that_says_most():
@@ -165,7 +177,7 @@ def sharded():
     columns, rows, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((None, "fsdp"), ("fsdp", None), ()))
     x, w = jax.device_put(jnp.ones((N, D)), columns), jax.device_put(jnp.ones((D, D)), rows)
 
-    def collectives(function, sampling_steps=0):
+    def collectives(function, sampling_steps=()):
         compiled = jax.jit(partial(function, columns=columns), out_shardings=whole).lower(x, w).compile()
         return count_collectives(compiled.as_text(), sampling_steps)
 
@@ -200,7 +212,7 @@ def test_in_a_scan_of_five_there_are_five(sharded):
 
 
 def test_in_a_loop_that_ends_when_it_ends_as_many_as_the_caller_says(sharded):
-    found = sharded(until_large, sampling_steps=6)
+    found = sharded(until_large, sampling_steps=[6])
     products = 6 * Traffic(1, 4 * N * D).bytes
     in_condition = 7 * 4  # whether the one entry, which only one device has, is large by now
     assert found.sampling["all-reduce"].bytes == products + in_condition

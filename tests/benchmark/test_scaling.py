@@ -130,8 +130,8 @@ def test_one_device_has_everything_and_nobody_to_speak_to(alone):
 def test_with_data_parallelism_gradients_are_summed_and_sampling_asks_only_whether_all_have_ended(alone, data):
     assert data.parameters == 4 * PARAMETERS
     assert set(data.collectives.sampling) == set(data.collectives.elsewhere) == {"all-reduce"}
-    assert data.collectives.sampling["all-reduce"].number == 4  # after each token is drawn
-    assert data.collectives.sampling["all-reduce"].bytes == 4
+    assert data.collectives.sampling["all-reduce"].number == 5  # after each token is drawn, and once more as the cache grows
+    assert data.collectives.sampling["all-reduce"].bytes == 5
     assert data.collectives.elsewhere["all-reduce"].bytes > data.parameters
     assert data.temporaries < alone.temporaries
 
@@ -183,12 +183,12 @@ def test_the_script_replaces_one_series_and_keeps_the_others(script, tmp_path, l
     found = json.loads(out.read_text())
     assert found["batch"] == 1
     assert [layout["label"] for layout in found["devices"]["figures"]] == list(layouts)
-    assert found["devices"]["figures"][1]["collectives"]["sampling"]["all-reduce"]["number"] == 4
+    assert found["devices"]["figures"][1]["collectives"]["sampling"]["all-reduce"]["number"] == 5
     text = docs.read_text()
     assert text.startswith(around[0])
     assert text.endswith(around[1])
     assert "old" not in text
-    assert "| data=8 | sampling | 4 (0.0) |" in text
+    assert "| data=8 | sampling | 5 (0.0) |" in text
     assert "1 device" in capsys.readouterr().out
 
 

@@ -117,12 +117,19 @@ def test_a_file_without_the_section_is_left_alone(figures, tmp_path):
         (["reward=regex"], "^reward: got one that Python computes"),
         (["data.prompt.min_tokens=1"], "^data.prompt: got prompts of different lengths"),
         (["rollout.updates=2"], "^rollout.updates: got 2, expected 1"),
-        (["mesh.data=2"], "^mesh: got 2 devices"),
     ],
 )
 def test_a_step_of_unknown_work_is_refused(tiny_benchmark, overrides, said):
     with pytest.raises(UserError, match=said):
         timing.subject(tiny_benchmark(*overrides))
+
+
+def test_several_devices_are_refused_where_each_has_a_ceiling_of_its_own(tiny_benchmark, monkeypatch):
+    trainer = timing.subject(tiny_benchmark("mesh.data=2")).trainer
+    assert trainer.task.mesh.size == 2
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    with pytest.raises(UserError, match=r"^mesh: got 2 devices, expected the one whose ceiling is measured"):
+        timing.subject(tiny_benchmark("mesh.data=2"))
 
 
 def test_the_ceiling_is_the_best_of_the_products(monkeypatch):
@@ -155,4 +162,10 @@ def test_the_script_refuses_a_file_without_the_section_before_it_measures(monkey
     monkeypatch.setattr(machine, "measure_ceiling", lambda dtype: pytest.fail("measured"))
     monkeypatch.setattr("sys.argv", ["benchmark.py", "--size", "xs", "--docs", str(tmp_path / "absent.md")])
     with pytest.raises(UserError, match=r"^--docs: .*absent.md has no section between lines '<!-- benchmark:xs -->'"):
+        runpy.run_path(str(SCRIPT))["main"]()
+
+
+def test_the_script_takes_no_sizes_that_want_the_cpu_divided_differently(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["benchmark.py", "--size", "xs", "--size", "s"])
+    with pytest.raises(UserError, match=r"^--size: xs, s differ in run.cpu_devices"):
         runpy.run_path(str(SCRIPT))["main"]()

@@ -150,6 +150,26 @@ def test_the_loop_ends_with_the_last_row(make_decoder, prompts, monkeypatch):
     assert len(calls) == int(rollout.mask.sum(axis=1).max())
 
 
+@pytest.mark.parametrize("length", [1, 2, 9])
+def test_a_cache_that_grows_gives_the_samples_of_one_that_is_whole(make_decoder, prompts, monkeypatch, length):
+    """In as many stages as there are tokens to cache, and in more."""
+    model, rollouts = make_decoder("llama"), []
+    for stages in (1, 2, length, 20):
+        monkeypatch.setattr("kljax.models.sampling.STAGES", stages)
+        sampler = Sampler(**PLAIN | {"max_new_tokens": length, "eos_id": -1})
+        rollouts.append(jax.jit(lambda key, sampler=sampler: sample(model, prompts, key, sampler))(jax.random.key(0)))
+    for rollout in rollouts[1:]:
+        np.testing.assert_array_equal(rollout.tokens, rollouts[0].tokens)
+        np.testing.assert_allclose(rollout.behaviour_logp, rollouts[0].behaviour_logp, atol=1e-6)
+
+
+def test_attention_reads_the_slots_of_its_stage_alone(make_decoder, prompts):
+    """Half of the room for the first half of the tokens: [B, kv_heads, heads/kv_heads, 1, slots] are the scores of a step."""
+    sampler, model = Sampler(**PLAIN | {"max_new_tokens": 9}), make_decoder("llama")
+    shapes = product_shapes(jax.make_jaxpr(lambda: sample(model, prompts, jax.random.key(0), sampler))().jaxpr)
+    assert {shape[-1] for shape in shapes if len(shape) == 5 and shape[3] == 1} >= {WIDTH + 4, WIDTH + 8}
+
+
 def counting(function, calls):
     def counted(*arguments):
         jax.debug.callback(lambda: calls.append(1))

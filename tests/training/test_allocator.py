@@ -39,11 +39,12 @@ def test_what_a_step_frees_is_there_for_the_next():
     assert given_back > 0.9 * pages
 
 
-@pytest.mark.parametrize("keep", [True, False])
-def test_a_run_keeps_it_where_its_config_says_so(tiny, monkeypatch, keep):
+@pytest.mark.parametrize(("keep", "devices"), [(True, "null"), (False, 2)])
+def test_a_process_is_set_up_as_its_config_says(tiny, monkeypatch, keep, devices):
     called = []
+    monkeypatch.setattr(task.meshes, "divide_cpu", called.append)
     monkeypatch.setattr(task, "keep_freed_memory", lambda: called.append("kept"))
     monkeypatch.setattr(task, "use_compilation_cache", lambda folder: called.append(folder))
-    run = tiny(f"run.keep_freed_memory={keep}").run
+    run = tiny(f"run.keep_freed_memory={keep}", f"run.cpu_devices={devices}").run
     task.set_up_process(run)
-    assert called == ["kept"] * keep + [run.compilation_cache]
+    assert called == (["kept"] if keep else [devices]) + [run.compilation_cache]
