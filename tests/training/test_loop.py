@@ -85,6 +85,21 @@ def test_a_run_writes_what_its_readers_need(tiny, capsys):
     checkpoints.close()
 
 
+def test_a_step_is_under_way_before_the_metrics_of_the_last_are_fetched(tiny, monkeypatch):
+    """A checkpoint alone waits for them."""
+    order, write = [], run_directory.MetricsLog.write
+
+    def watched(task):
+        trainer = build_trainer(task)
+        return replace(trainer, take_step=lambda *given: order.append("take") or trainer.take_step(*given))
+
+    monkeypatch.setattr(loop, "build_trainer", watched)
+    monkeypatch.setattr(run_directory.MetricsLog, "write", lambda log, *line: order.append(line[0]) or write(log, *line))
+    train(tiny("steps=4", "run.save_every=4"))
+    of_run = order[order.index("take") :]  # the base model was fitted before
+    assert of_run == ["take", "take", "take", 0, "take", 1, "take", 2, 3]  # the first looks whether KL is 0 at the start
+
+
 def test_a_finished_run_is_left_as_it_is(tiny):
     path = train(tiny())
     before = (path / "metrics.jsonl").read_text()
