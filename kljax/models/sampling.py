@@ -52,8 +52,8 @@ def sample(model: Decoder, prompts: Prompts, key: Key[Array, ""], sampler: Sampl
     A row ends with its first end-of-sequence token or at `max_new_tokens`; the loops end when every row has.
     """
     length, width = sampler.max_new_tokens, prompts.tokens.shape[1]
-    first, *further = rooms(length - 1)
-    hidden, cache = prefill(model, prompts.tokens, prompts.mask, sampler.samples, first, sampler.cache_dtype)
+    stages = rooms(length - 1)
+    hidden, cache = prefill(model, prompts.tokens, prompts.mask, sampler.samples, stages[0], sampler.cache_dtype)
     given = jax.tree.map(lambda x: jnp.repeat(x, sampler.samples, axis=0), prompts)
     prompt_length, batch = given.mask.sum(axis=1), len(given.tokens)
 
@@ -95,7 +95,7 @@ def sample(model: Decoder, prompts: Prompts, key: Key[Array, ""], sampler: Sampl
         running=jnp.ones((batch,), bool),
     )
     at = with_next(at, hidden, cache)
-    for room in (first, *further):
+    for room in stages:
         at = fill(at, room)
     return Rollout(
         tokens=jnp.concatenate([given.tokens, at.tokens], axis=1),
