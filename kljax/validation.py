@@ -107,6 +107,7 @@ def _check_consistency(config: Config) -> None:
     _check_model(config)
     _check_reference(config)
     _check_data(config)
+    _check_kept_activations(config)
     if not isinstance(config.model, HuggingFaceModel):
         check_lengths(config, config.model.context)
     if config.run.oracle_every and config.kl.beta == 0:
@@ -166,6 +167,23 @@ def _check_model(config: Config) -> None:
         )
     if model.positions == "rotary" and model.head_dim % 2:
         raise UserError(f"model.head_dim: got {model.head_dim}, expected an even number for rotary positions.")
+
+
+def _check_kept_activations(config: Config) -> None:
+    """What sampling keeps for the gradient is what the gradient would have kept."""
+    model, rollout = config.model, config.rollout
+    if not rollout.keep_activations:
+        return
+    if model.remat != "none":
+        raise UserError(
+            f"rollout.keep_activations: got true with model.remat={model.remat}, which saves memory by keeping no activations. "
+            "Set the one to false or the other to none."
+        )
+    if rollout.cache_dtype not in (None, model.dtype):
+        raise UserError(
+            f"rollout.keep_activations: got true with rollout.cache_dtype={rollout.cache_dtype}, but the gradient needs keys "
+            f"and values in model.dtype={model.dtype}. Set the one to false or the other to null."
+        )
 
 
 def _check_reference(config: Config) -> None:

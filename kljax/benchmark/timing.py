@@ -167,9 +167,9 @@ def time_parts(it: Subject, steps: int) -> tuple[Timed, Timed, Timed]:
     seconds: list[list[float]] = []
     for step in range(WARM + steps):
         prompts = it.trainer.batch(step).prompts
-        (rollout, terms), of_rollout = _timed(rollout_half, it.state, it.frozen, prompts)
+        (rollout, terms, known), of_rollout = _timed(rollout_half, it.state, it.frozen, prompts)
         _, of_scoring = _timed(scoring, it.state, it.frozen, rollout)
-        (it.state, *_), of_update = _timed(update_half, it.state, it.frozen, rollout, terms)
+        (it.state, *_), of_update = _timed(update_half, it.state, it.frozen, rollout, terms, known)
         seconds.append([of_rollout, of_scoring, of_update])
     rollouts, scorings, updates = zip(*seconds[WARM:], strict=True)
     return Timed(rollouts), Timed(scorings), Timed(updates)

@@ -87,11 +87,11 @@ def step_work(
     cache_dtype: str | None = None,
     repeated: bool = False,
 ) -> dict[str, Work]:
-    """The parts of an RLHF step, one after another: sampling (`prefill`, `decode`), `scoring` by both models, `update`.
+    """The parts of an RLHF step, one after another: sampling (`prefill`, `decode`), scoring by both models, `update`.
 
-    `scoring` is the forward pass of policy and reference, `update` the backward pass of the policy and the optimiser. Under
-    LoRA frozen matrices have no gradient of their own, only one of what goes through them. `cache_dtype`: None is the
-    activations'.
+    Scoring is a forward pass of the `policy`, which sampling has made already where activations are kept, and one of the
+    `reference`; `update` the backward pass of the policy and the optimiser. Under LoRA frozen matrices have no gradient of
+    their own, only one of what goes through them. `cache_dtype`: None is the activations'.
     """
     prefill, decode = passes(sizes, repeated)
     weights = _weight_bytes(model, vocab_size)
@@ -101,7 +101,8 @@ def step_work(
     return {
         "prefill": Work(flops[0], weights),
         "decode": Work(flops[1], weights * (sizes.new_tokens - 1) + _cache_bytes(model, sizes, cache_dtype, repeated)),
-        "scoring": Work(2 * sum(flops), 2 * weights),
+        "policy": Work(sum(flops), weights),
+        "reference": Work(sum(flops), weights),
         "update": Work(backward, weights + (0 if lora else _optimizer_bytes(model, vocab_size))),
     }
 

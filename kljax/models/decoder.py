@@ -16,8 +16,9 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from kljax.config import DecoderConfig, EncoderConfig
-from kljax.models.attention import attend, join_heads, split_heads
+from kljax.models.attention import Attended, attention, join_heads, split_heads
 from kljax.models.product import dot_general
+from kljax.models.recall import NOTHING, Activations, recall
 from kljax.models.rotary import Rotation, rotate, rotation
 from kljax.models.swiglu import swiglu
 from kljax.models.vocabulary import Head
@@ -67,11 +68,13 @@ class Decoder(nnx.Module):
         cache: Cache | None = None,
         slot: int | Int[Array, ""] = 0,
         dropout_key: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "B T D"], Cache]:
-        """Hidden states after the final norm, and the keys and values that were used.
+        known: list[Activations] | None = None,
+    ) -> tuple[Float[Array, "B T D"], list[Activations]]:
+        """Hidden states after the final norm, and what each layer used and computed, keys and values first.
 
         Without a cache the T tokens look at one another (S = T). With one they are written at `slot` and look at all S
-        slots that the mask allows. Dropout is applied only where a key is given.
+        slots that the mask allows. Dropout is applied only where a key is given. What is `known` of the layers is not
+        computed again.
         """
         x = self.embed(tokens)
         if self.learned_positions is not None:
@@ -85,13 +88,13 @@ class Decoder(nnx.Module):
             else list(jax.random.split(dropout_key, len(self.layers) + 1))
         )
         x = _held(dropout(x, self.config.dropout, keys[-1]), self.activations)
-        used: Cache = []
+        found: list[Activations] = []
         for i, layer in enumerate(self.layers):
-            layer_cache = None if cache is None else cache[i]
-            x, layer_cache = apply(layer, self.config.remat == "layer", x, turn, mask, layer_cache, slot, keys[i])
+            inputs = None if cache is None else cache[i], slot, keys[i], NOTHING if known is None else known[i]
+            x, of_layer = apply(layer, self.config.remat == "layer", x, turn, mask, *inputs)
             x = _held(x, self.activations)
-            used.append(layer_cache)
-        return self.final_norm(x), used
+            found.append(of_layer)
+        return self.final_norm(x), found
 
     def logits(self, hidden: Float[Array, "*dims D"]) -> Float[Array, "*dims V"]:
         """Next-token logits, float32."""
@@ -113,13 +116,16 @@ class Layer(nnx.Module):
         self.mlp_norm = _norm(config, rngs)
         self.mlp = (GeluMlp if config.mlp == "gelu" else SwigluMlp)(config, rngs=rngs)
 
-    def __call__(self, x: Array, turn: Rotation | None, mask: Array, cache: Any, slot: Any, key: Any) -> tuple[Array, Any]:
+    def __call__(
+        self, x: Array, turn: Rotation | None, mask: Array, cache: Any, slot: Any, key: Any, known: Activations
+    ) -> tuple[Array, Activations]:
         """One layer; see `Decoder.__call__`."""
         keys = (None, None) if key is None else tuple(jax.random.split(key))
-        attended, cache = self.attention(self.attention_norm(x), turn, mask, cache, slot)
-        x = x + dropout(attended, self.config.dropout, keys[0])
-        changed = apply(self.mlp, self.config.remat == "mlp", self.mlp_norm(x))
-        return x + dropout(changed, self.config.dropout, keys[1]), cache
+        attended, found = self.attention(self.attention_norm(x), turn, mask, cache, slot, known)
+        middle = recall(x + dropout(attended, self.config.dropout, keys[0]), known.middle)
+        changed, inner = apply(self.mlp, self.config.remat == "mlp", self.mlp_norm(middle), known.inner)
+        out = recall(middle + dropout(changed, self.config.dropout, keys[1]), known.out)
+        return out, found._replace(middle=middle, inner=inner, out=out)
 
 
 class Attention(nnx.Module):
@@ -138,7 +144,9 @@ class Attention(nnx.Module):
         self.q_norm = _norm(config, rngs, config.head_dim) if config.qk_norm else None
         self.k_norm = _norm(config, rngs, config.head_dim) if config.qk_norm else None
 
-    def __call__(self, x: Array, turn: Rotation | None, mask: Array, cache: Any, slot: Any) -> tuple[Array, Any]:
+    def __call__(
+        self, x: Array, turn: Rotation | None, mask: Array, cache: Any, slot: Any, known: Activations
+    ) -> tuple[Array, Activations]:
         """Attention over the tokens themselves, or over the cache into which they are written."""
         config = self.config
         q, k, v = (split_heads(matrix(x), config.head_dim) for matrix in (self.q, self.k, self.v))
@@ -149,7 +157,11 @@ class Attention(nnx.Module):
         if cache is not None:
             k = jax.lax.dynamic_update_slice_in_dim(cache[0], k.astype(cache[0].dtype), slot, axis=2)
             v = jax.lax.dynamic_update_slice_in_dim(cache[1], v.astype(cache[1].dtype), slot, axis=2)
-        return self.out(join_heads(attend(q, k, v, mask))), (k, v)
+        q, k, v = recall((q, k, v), None if known.queries is None else (known.queries, known.keys, known.values))
+        already = None if known.attended is None else Attended(known.attended, known.log_total)
+        out, log_total = attention(q, k, v, mask, already)
+        found = NOTHING._replace(keys=k, values=v, queries=q, attended=out, log_total=log_total)
+        return self.out(join_heads(out)), found
 
 
 class GeluMlp(nnx.Module):
@@ -160,9 +172,10 @@ class GeluMlp(nnx.Module):
         self.up = linear(config.d_model, config.d_mlp, ("embed", "mlp"), config, rngs, bias)
         self.down = linear(config.d_mlp, config.d_model, ("mlp", "embed"), config, rngs, bias, std=_residual_std(config))
 
-    def __call__(self, x: Array) -> Array:
-        """The MLP, token by token."""
-        return self.down(jax.nn.gelu(self.up(x), approximate=True))
+    def __call__(self, x: Array, known: Any) -> tuple[Array, tuple[Array, ...]]:
+        """The MLP, token by token, and what its activation function got."""
+        inner = recall((self.up(x),), known)
+        return self.down(jax.nn.gelu(*inner, approximate=True)), inner
 
 
 class SwigluMlp(nnx.Module):
@@ -174,9 +187,10 @@ class SwigluMlp(nnx.Module):
         self.up = linear(config.d_model, config.d_mlp, ("embed", "mlp"), config, rngs, bias)
         self.down = linear(config.d_mlp, config.d_model, ("mlp", "embed"), config, rngs, bias, std=_residual_std(config))
 
-    def __call__(self, x: Array) -> Array:
-        """The MLP, token by token."""
-        return self.down(swiglu(self.gate(x), self.up(x)))
+    def __call__(self, x: Array, known: Any) -> tuple[Array, tuple[Array, ...]]:
+        """The MLP, token by token, and what its activation function got."""
+        inner = recall((self.gate(x), self.up(x)), known)
+        return self.down(swiglu(*inner)), inner
 
 
 def apply(module: nnx.Module, again: bool, x: Array, *inputs: Any, method: Callable[..., Any] | None = None) -> Any:

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -28,9 +27,10 @@ def prefill(
 
     The cache has P + `room` slots, in `dtype` or that of the activations; a completion's tokens go into those from P on.
     """
-    hidden, used = model(tokens, positions_of(mask), causal_mask(mask))
+    hidden, found = model(tokens, positions_of(mask), causal_mask(mask))
 
     def with_room(read: Float[Array, "N kv_heads P K"]) -> Float[Array, "B kv_heads S K"]:
         return jnp.repeat(jnp.pad(read.astype(dtype or read.dtype), ((0, 0), (0, 0), (0, room), (0, 0))), samples, axis=0)
 
-    return Prefill(jnp.repeat(hidden[:, -1], samples, axis=0), jax.tree.map(with_room, used))
+    cache = [(with_room(keys), with_room(values)) for keys, values, *_ in found]
+    return Prefill(jnp.repeat(hidden[:, -1], samples, axis=0), cache)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from kljax.models.decoder import Cache, Decoder
 from kljax.models.prefill import prefill
+from kljax.models.recall import Activations, of_tokens
 from kljax.types import Params, Prompts, Rollout, struct
 
 
@@ -44,6 +45,7 @@ class _Progress:
     mask: Bool[Array, "B T"]
     logp: Float[Array, "B T"]
     running: Bool[Array, "B"]
+    kept: list[Activations] | None
 
 
 def sample(model: Decoder, prompts: Prompts, key: Key[Array, ""], sampler: Sampler) -> Rollout:
@@ -51,19 +53,37 @@ def sample(model: Decoder, prompts: Prompts, key: Key[Array, ""], sampler: Sampl
 
     A row ends with its first end-of-sequence token or at `max_new_tokens`; the loops end when every row has.
     """
+    return _sample(model, prompts, key, sampler, keep=False)[0]
+
+
+def sample_with_activations(
+    model: Decoder, prompts: Prompts, key: Key[Array, ""], sampler: Sampler
+) -> tuple[Rollout, list[Activations]]:
+    """`sample`, and what each layer computed for all tokens but the last, nothing (zeros) after the end of every row.
+
+    Keys and values are those of the prompts, too.
+    """
+    rollout, kept = _sample(model, prompts, key, sampler, keep=True)
+    assert kept is not None
+    return rollout, kept
+
+
+def _sample(
+    model: Decoder, prompts: Prompts, key: Key[Array, ""], sampler: Sampler, keep: bool
+) -> tuple[Rollout, list[Activations] | None]:
     length, width = sampler.max_new_tokens, prompts.tokens.shape[1]
     stages = rooms(length - 1)
     hidden, cache = prefill(model, prompts.tokens, prompts.mask, sampler.samples, stages[0], sampler.cache_dtype)
     given = jax.tree.map(lambda x: jnp.repeat(x, sampler.samples, axis=0), prompts)
     prompt_length, batch = given.mask.sum(axis=1), len(given.tokens)
 
-    def with_next(at: _Progress, hidden: Float[Array, "B D"], cache: Cache) -> _Progress:
+    def with_next(at: _Progress, hidden: Float[Array, "B D"]) -> _Progress:
         """A token more, drawn from what the model says after the last one."""
         token, logp = draw(model.logits(hidden) / sampler.scoring_temperature, jax.random.fold_in(key, at.step), sampler)
         token = jnp.where(at.running, token, sampler.pad_id)
-        return _Progress(
+        return replace(
+            at,
             step=at.step + 1,
-            cache=cache,
             tokens=at.tokens.at[:, at.step].set(token),
             mask=at.mask.at[:, at.step].set(at.running),
             logp=at.logp.at[:, at.step].set(jnp.where(at.running, logp, 0.0)),
@@ -76,15 +96,23 @@ def sample(model: Decoder, prompts: Prompts, key: Key[Array, ""], sampler: Sampl
         def unfinished(at: _Progress):
             return (at.step <= room) & at.running.any()
 
-        def one_more(at: _Progress) -> _Progress:
+        def read_last(at: _Progress) -> tuple[Float[Array, "B 1 D"], list[Activations]]:
             last = at.step - 1
             token = jax.lax.dynamic_index_in_dim(at.tokens, last, axis=1)
             visible = jnp.concatenate([given.mask, at.mask[:, :room]], axis=1)[:, None]
-            hidden, cache = model(token, (prompt_length + last)[:, None], visible, at.cache, width + last)
-            return with_next(at, hidden[:, 0], cache)
+            return model(token, (prompt_length + last)[:, None], visible, at.cache, width + last)
 
-        cache = jax.tree.map(partial(_grown, width + room), at.cache)
-        return jax.lax.while_loop(unfinished, one_more, replace(at, cache=cache))
+        def one_more(at: _Progress) -> _Progress:
+            hidden, found = read_last(at)
+            cache = [(keys, values) for keys, values, *_ in found]
+            kept = at.kept and jax.tree.map(partial(_written, at.step - 1), at.kept, of_tokens(found))
+            return with_next(replace(at, cache=cache, kept=kept), hidden[:, 0])
+
+        at = replace(at, cache=jax.tree.map(partial(_grown, width + room), at.cache))
+        if keep and at.kept is None:
+            shapes = of_tokens(jax.eval_shape(read_last, at)[1])
+            at = replace(at, kept=jax.tree.map(partial(_room_for, length - 1), shapes))
+        return jax.lax.while_loop(unfinished, one_more, at)
 
     at = _Progress(
         step=jnp.zeros((), jnp.int32),
@@ -93,16 +121,31 @@ def sample(model: Decoder, prompts: Prompts, key: Key[Array, ""], sampler: Sampl
         mask=jnp.zeros((batch, length), bool),
         logp=jnp.zeros((batch, length), jnp.float32),
         running=jnp.ones((batch,), bool),
+        kept=None,
     )
-    at = with_next(at, hidden, cache)
+    at = with_next(at, hidden)
     for room in stages:
         at = fill(at, room)
-    return Rollout(
+    rollout = Rollout(
         tokens=jnp.concatenate([given.tokens, at.tokens], axis=1),
         prompt_mask=given.mask,
         mask=at.mask,
         behaviour_logp=at.logp,
     )
+    kept = at.kept and [layer._replace(keys=k, values=v) for layer, (k, v) in zip(at.kept, at.cache, strict=True)]
+    return rollout, kept
+
+
+def _room_for(tokens: int, x: jax.ShapeDtypeStruct) -> Float[Array, "*dims tokens width"]:
+    """Zeros for so many tokens of what `x` is of one."""
+    return jnp.zeros((*x.shape[:-2], max(tokens, 1), x.shape[-1]), x.dtype)
+
+
+def _written(
+    token: Int[Array, ""], kept: Float[Array, "*dims tokens width"], new: Float[Array, "*dims 1 width"]
+) -> Float[Array, "*dims tokens width"]:
+    """What is kept, and what is new at its token."""
+    return jax.lax.dynamic_update_slice_in_dim(kept, new, token, axis=kept.ndim - 2)
 
 
 STAGES = 2  # with four, attention would read a tenth less again, and each stage is compiled for itself

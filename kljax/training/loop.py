@@ -152,6 +152,7 @@ def build_trainer(task: Task) -> Trainer:
         optimizer=optimizer,
         updates=config.rollout.updates,
         microbatches=config.rollout.microbatches,
+        keep_activations=config.rollout.keep_activations,
     )
     prompts = task.prompts()
     return Trainer(task, prompts, parts, reward, _step_taker(task, prompts, parts, reward.host), shapes)
@@ -165,10 +166,11 @@ def _step_taker(task: Task, prompts: PromptRows, parts: Parts, host: combination
     rollout_half, update_half = compile_halves(parts)
 
     def take_step(state: TrainState, frozen: Frozen, batch: Batch):
-        rollout, terms = rollout_half(state, frozen, batch.prompts)
+        rollout, terms, known = rollout_half(state, frozen, batch.prompts)
         texts = completion_texts(task.tokenizer, rollout)
         host_terms = host(*texts, prompts.columns(batch.rows, parts.sampler.samples))
-        return update_half(state, frozen, rollout, terms | jax.device_put(host_terms, batch_sharding(task.mesh)))
+        terms = terms | jax.device_put(host_terms, batch_sharding(task.mesh))
+        return update_half(state, frozen, rollout, terms, known)
 
     return take_step
 

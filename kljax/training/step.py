@@ -19,7 +19,8 @@ from kljax.kl.controllers import Controller
 from kljax.kl.divergences import Divergence
 from kljax.kl.penalties import Penalty
 from kljax.kl.sequences import Weights, effective_fraction, importance_weights, log_ratio, masked_sum, on_policy
-from kljax.models.sampling import Sampler, sample
+from kljax.models.recall import Activations
+from kljax.models.sampling import Sampler, sample, sample_with_activations
 from kljax.models.scoring import score
 from kljax.policy.algorithms import Algorithm
 from kljax.policy.means import mean_with_se
@@ -39,7 +40,8 @@ Metrics = dict[str, Float[Array, "..."]]
 class Parts:
     """The choice of parts that makes a step. `divergence_name` names its metrics.
 
-    `updates` are made of each rollout, each from a gradient in `microbatches` parts.
+    `updates` are made of each rollout, each from a gradient in `microbatches` parts. With `keep_activations` the first has the
+    forward pass with which the policy sampled for its own.
     """
 
     adaptation: Adaptation
@@ -56,6 +58,7 @@ class Parts:
     optimizer: optax.GradientTransformation
     updates: int
     microbatches: int
+    keep_activations: bool
 
 
 @struct
@@ -68,8 +71,10 @@ class Outcome:
 
 
 Step = Callable[[TrainState, Frozen, Prompts], tuple[TrainState, Metrics, Outcome]]
-RolloutHalf = Callable[[TrainState, Frozen, Prompts], tuple[Rollout, Terms]]
-UpdateHalf = Callable[[TrainState, Frozen, Rollout, Terms], tuple[TrainState, Metrics, Outcome]]
+Known = list[Activations] | None
+"""The policy's activations over the completions that it sampled, where they are kept."""
+RolloutHalf = Callable[[TrainState, Frozen, Prompts], tuple[Rollout, Terms, Known]]
+UpdateHalf = Callable[[TrainState, Frozen, Rollout, Terms, Known], tuple[TrainState, Metrics, Outcome]]
 
 
 def compile_step(parts: Parts) -> Step:
@@ -90,24 +95,25 @@ def compile_halves(parts: Parts) -> tuple[RolloutHalf, UpdateHalf]:
         return roll_out(parts, state, frozen, prompts)
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(parts.shardings, None, None))
-    def update_half(state: TrainState, frozen: Frozen, rollout: Rollout, terms: Terms):
-        return update(parts, state, frozen, rollout, terms)
+    def update_half(state: TrainState, frozen: Frozen, rollout: Rollout, terms: Terms, known: Known):
+        return update(parts, state, frozen, rollout, terms, known)
 
     return rollout_half, update_half
 
 
-def roll_out(parts: Parts, state: TrainState, frozen: Frozen, prompts: Prompts) -> tuple[Rollout, Terms]:
+def roll_out(parts: Parts, state: TrainState, frozen: Frozen, prompts: Prompts) -> tuple[Rollout, Terms, Known]:
     """Completions of the prompts and the rewards that are computed on the device. Its noise follows from (key, step)."""
     over_batch = batch_sharding(parts.adaptation.architecture.mesh)
     prompts = jax.lax.with_sharding_constraint(prompts, over_batch)
     policy = parts.adaptation.policy(state.params, frozen)
-    rollout = sample(policy, prompts, jax.random.fold_in(state.key, state.step), parts.sampler)
+    inputs = policy, prompts, jax.random.fold_in(state.key, state.step), parts.sampler
+    rollout, known = sample_with_activations(*inputs) if parts.keep_activations else (sample(*inputs), None)
     rollout = jax.lax.with_sharding_constraint(rollout, over_batch)
-    return rollout, parts.reward.device(frozen.reward, rollout)
+    return rollout, parts.reward.device(frozen.reward, rollout), known
 
 
 def update(
-    parts: Parts, state: TrainState, frozen: Frozen, rollout: Rollout, terms: Terms
+    parts: Parts, state: TrainState, frozen: Frozen, rollout: Rollout, terms: Terms, known: Known = None
 ) -> tuple[TrainState, Metrics, Outcome]:
     """Optimiser steps on E[reward] − beta·KL(pi‖rho) from samples of the present policy; metrics are of that policy.
 
@@ -115,7 +121,7 @@ def update(
     """
     beta, reward = state.controller.beta, parts.reward.total(terms)
     batch = frozen, state.reference, rollout, reward, beta
-    first = _descend(parts, state.params, state.opt_state, *batch)
+    first = _descend(parts, state.params, state.opt_state, *batch, known=known)
     params, opt_state = first.params, first.opt_state
     metrics = report(parts, first.scores, rollout, reward, beta)
     metrics["policy/grad_norm"] = first.gradient_norm
@@ -162,11 +168,12 @@ def _descend(
     reward: Float[Array, "B"],
     beta: Float[Array, ""],
     sampled_logp: Float[Array, "B T"] | None = None,
+    known: Known = None,
 ) -> _Descent:
     """One optimiser step; off-policy where `sampled_logp` is that of another policy, which sampled the rollout."""
 
-    def loss_function(params, rollout, reward, sampled_logp):
-        scores = score_rollout(parts, params, frozen, reference, rollout)
+    def loss_function(params, rollout, reward, sampled_logp, known):
+        scores = score_rollout(parts, params, frozen, reference, rollout, known)
         if sampled_logp is None:
             weights = on_policy(rollout.mask)
         else:
@@ -176,16 +183,18 @@ def _descend(
     def gradient(batch):
         return jax.grad(loss_function, has_aux=True)(params, *batch)
 
-    batch = rollout, scaled(parts, reward), sampled_logp
+    batch = rollout, scaled(parts, reward), sampled_logp, known
     gradients, (scores, weights) = accumulate(gradient, batch, parts.microbatches, parts.sampler.samples)
     changes, opt_state = parts.optimizer.update(gradients, opt_state, params)
     return _Descent(optax.apply_updates(params, changes), opt_state, scores, weights, optax.tree.norm(gradients))
 
 
-def score_rollout(parts: Parts, params: Params, frozen: Frozen, reference: Params, rollout: Rollout) -> Scores:
+def score_rollout(
+    parts: Parts, params: Params, frozen: Frozen, reference: Params, rollout: Rollout, known: Known = None
+) -> Scores:
     """Policy and reference scored by the same code: no dropout, the sampling temperature, the same masks."""
     models = parts.adaptation.policy(params, frozen), parts.adaptation.reference(reference, frozen)
-    return score(*models, rollout, parts.sampler.samples, parts.sampler.scoring_temperature, parts.divergence)
+    return score(*models, rollout, parts.sampler.samples, parts.sampler.scoring_temperature, parts.divergence, known)
 
 
 def loss(

@@ -1,11 +1,13 @@
 """Attention against JAX's own, value and gradient, and what it does not keep."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kljax.models.attention import attend, join_heads, split_heads
+from kljax.models.attention import attend, attention, join_heads, split_heads
 from kljax.models.decoder import causal_mask
 
 B, T, S, K = 2, 5, 7, 4
@@ -59,6 +61,18 @@ def test_the_backward_pass_is_kept_no_weights(inputs):
     kept = jax.vjp(lambda *qkv: attend(*qkv, mask), *qkv)[1]
     sizes = [leaf.size for leaf in jax.tree.leaves(kept) if leaf.dtype != bool]
     assert max(sizes) < B * 4 * T * S
+
+
+def test_what_is_known_is_not_computed_and_has_the_same_gradient(inputs):
+    *qkv, mask = inputs
+    found = attention(*qkv, mask)
+    weights = jnp.array(np.random.default_rng(1).normal(size=qkv[0].shape), jnp.float32)
+    gradients, expected = (
+        jax.grad(lambda *qkv, known=known: jnp.vdot(weights, attention(*qkv, mask, known).out), argnums=(0, 1, 2))(*qkv)
+        for known in (found, None)
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), gradients, expected)
+    assert "dot_general" not in str(jax.make_jaxpr(lambda *qkv: attention(*qkv, mask, found))(*qkv))
 
 
 def test_heads_are_split_and_joined():

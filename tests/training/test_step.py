@@ -52,7 +52,7 @@ def value_and_gradient(trainer):
 
     @jax.jit
     def compute(state, frozen, prompts):
-        rollout, terms = roll_out(parts, state, frozen, prompts)
+        rollout, terms, _ = roll_out(parts, state, frozen, prompts)
         reward = scaled(parts, parts.reward.total(terms))
 
         def objective(params):
@@ -105,6 +105,26 @@ def test_microbatches_give_the_steps_of_the_whole_batch(tiny, mesh, overrides):
         np.testing.assert_allclose(its_logged[-1][name], value, rtol=20 * RELATIVE, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.parametrize(
+    ("mesh", "overrides"),
+    [
+        ((1, 1, 1), ["rollout.updates=2", "rollout.microbatches=2"]),
+        ((1, 1, 1), ["adapter=lora"]),
+        ((8, 1, 1), []),
+        ((2, 2, 2), ["model=llama"]),
+    ],
+    ids=["off-policy and in parts", "lora", "data 8", "2 x 2 x 2"],
+)
+def test_activations_of_sampling_give_the_steps_of_a_second_forward_pass(tiny, mesh, overrides):
+    plain, kept = (trainer_on(tiny, mesh, *overrides, f"rollout.keep_activations={keep}") for keep in ("false", "true"))
+    params, logged = run_steps(plain, steps=2)
+    its_params, its_logged = run_steps(kept, steps=2)
+    assert logged[-1]["kl/reverse_exact_seq"] > 1e-4
+    assert_close(its_params, params)
+    for name, value in logged[-1].items():
+        np.testing.assert_allclose(its_logged[-1][name], value, rtol=20 * RELATIVE, atol=2e-6, err_msg=name)
+
+
 def test_a_part_of_the_batch_lies_on_every_device_and_keeps_a_prompt_together():
     batch, samples = jnp.arange(16.0), 2
     seen, beside = accumulate(lambda part: (part, part), batch, 4, samples)
@@ -134,14 +154,16 @@ def test_parameters_lie_where_their_logical_axes_say(tiny):
     assert all(moment.sharding == embedding.sharding for moment in moments)
 
 
-def test_two_halves_are_the_one_program(tiny):
-    trainer = trainer_on(tiny, (1, 1, 1))
+@pytest.mark.parametrize("keep", ["false", "true"])
+def test_two_halves_are_the_one_program(tiny, keep):
+    trainer = trainer_on(tiny, (1, 1, 1), f"rollout.keep_activations={keep}")
     state, frozen = start(trainer)
     prompts = trainer.batch(0).prompts
     whole = compile_step(trainer.parts)(jax.tree.map(jnp.copy, state), frozen, prompts)
     rollout_half, update_half = compile_halves(trainer.parts)
-    rollout, terms = rollout_half(state, frozen, prompts)
-    halves = update_half(state, frozen, rollout, terms)
+    rollout, terms, known = rollout_half(state, frozen, prompts)
+    assert (known is not None) == (keep == "true")
+    halves = update_half(state, frozen, rollout, terms, known)
     np.testing.assert_array_equal(halves[2].rollout.tokens, whole[2].rollout.tokens)
     assert_close(halves[0].params, whole[0].params)
 
@@ -264,7 +286,7 @@ def test_a_scaled_reward_is_trained_as_with_the_effective_beta(tiny):
     trainer = trainer_on(tiny, (1, 1, 1), "reward_scale=prompt_std")
     plain = trainer_on(tiny, (1, 1, 1))
     state, frozen = start(trainer)
-    rollout, _ = jax.jit(lambda s, f, p: roll_out(trainer.parts, s, f, p))(state, frozen, trainer.batch(0).prompts)
+    rollout, *_ = jax.jit(lambda s, f, p: roll_out(trainer.parts, s, f, p))(state, frozen, trainer.batch(0).prompts)
     reward = jnp.tile(jnp.array([1.0, 3.0]), rollout.mask.shape[0] // 2)  # every prompt alike, so that one σ is every prompt's
     sigma = np.sqrt(2.0)
 
@@ -305,7 +327,7 @@ def test_a_second_update_is_a_step_with_the_importance_weights_of_the_first(tiny
 
     @jax.jit
     def by_hand(state, prompts):
-        rollout, terms = roll_out(parts, state, frozen, prompts)
+        rollout, terms, _ = roll_out(parts, state, frozen, prompts)
         reward = scaled(parts, parts.reward.total(terms))
         sampled_logp = score_rollout(parts, state.params, frozen, None, rollout).logp
         params, opt_state = state.params, state.opt_state
