@@ -93,6 +93,7 @@ def _expected(error: Any) -> str:
         "float_type": "a number",
         "finite_number": "a finite number",
         "bool_type": "true or false",
+        "bool_parsing": "true or false",
         "string_type": "text",
         "string_pattern_mismatch": "letters, digits, '.', '_', '+' or '-', beginning with a letter or digit",
         "dataclass_type": "a section with keys of its own",
