@@ -174,7 +174,7 @@ def test_leaf_keys_are_all_keys_of_all_alternatives(defaults):
         ("model.layers", "two", ["'two'", "a whole number"]),
         ("model.bias", "some", ["'some'", "none, qkv, all"]),
         ("model.remat", "all", ["'all'", "one of none, mlp, layer."]),
-        ("rollout.keep_activations", "maybe", ["'maybe'", "expected true or false."]),
+        ("rollout.keep_activations", "maybe", ["'maybe'", "true or false."]),
         ("model.dropout", 1.0, ["1.0", "a number < 1."]),
         ("steps", -3, ["-3", "1"]),
         ("seed", -1, ["-1", "0"]),
