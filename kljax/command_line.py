@@ -4,6 +4,8 @@ Hydra composes the files of `configs/` with the overrides given, pydantic valida
 one starts.
 """
 
+import argparse
+import gc
 import hashlib
 import os
 import re
@@ -52,10 +54,13 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
             _complain(str(error))
 
     with reporting_mistakes(schema):
+        gc.freeze()  # what the imports made stays; without this every collection looks at all of it again
         arguments = get_args_parser().parse_args()
-        for overrides in _jobs(arguments.overrides, arguments.multirun):
-            compose(overrides, schema, config_name)
-        run_one()
+        jobs = [compose(job, schema, config_name) for job in _jobs(arguments.overrides, arguments.multirun)]
+        if _is_plain(arguments):
+            script(jobs[0])  # composed already, and Hydra would do no more for it
+        else:
+            run_one()
     if mistakes:
         sys.exit(MISTAKE)
 
@@ -103,6 +108,12 @@ def _validated(values: Any, overrides: Sequence[str], schema: type[T]) -> T:
     if isinstance(values.get("run"), dict) and values["run"].get("variant") == "auto":
         values["run"]["variant"] = variant(overrides)
     return validate(values, schema)
+
+
+def _is_plain(arguments: argparse.Namespace) -> bool:
+    """A single job that asks Hydra for nothing: no --help, no --cfg, no -m, no hydra.…=…."""
+    asked = {name for name, value in vars(arguments).items() if value} - {"overrides"}
+    return not asked and not any(override.lstrip("+~").startswith("hydra") for override in arguments.overrides)
 
 
 def _jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:

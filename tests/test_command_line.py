@@ -6,6 +6,7 @@ import sys
 from itertools import product
 from pathlib import Path
 
+import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
@@ -200,6 +201,19 @@ def test_a_script_gets_its_config(command, capsys):
     assert code == 0
     assert seen == [compose(["kl.beta=0.3", "seed=2"], Config)]
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "by_hydra"),
+    [(["seed=2"], False), (["seed=2", "hydra.verbose=true"], True), (["--cfg=job"], True), (["-m", "seed=2"], True)],
+)
+def test_hydra_runs_what_asks_it_for_more_than_a_config(command, monkeypatch, arguments, by_hydra):
+    ran, main = [], hydra.main
+    monkeypatch.setattr(hydra, "main", lambda **options: lambda job: lambda: (main(**options)(job)(), ran.append(job)))
+    seen, code = command(*arguments)
+    assert code == 0
+    assert bool(ran) == by_hydra
+    assert [config.seed for config in seen] == ([] if "--cfg=job" in arguments else [2])
 
 
 def test_a_sweep_runs_every_combination(command):

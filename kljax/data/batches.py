@@ -11,6 +11,7 @@ from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
 from kljax.config import ChatPrompt, PrefixPrompt, WholePrompt
+from kljax.data.text import whole_column
 from kljax.data.tokenizers import encode
 from kljax.errors import UserError
 from kljax.types import Prompts
@@ -68,7 +69,7 @@ class PromptRows:
     def columns(self, rows: Int[np.ndarray, "N"], samples: int) -> dict[str, list[Any]]:
         """Every column of these rows, each entry `samples` times, as a list."""
         chosen = self.rows.select(np.repeat(rows, samples))
-        return {name: list(chosen[name]) for name in chosen.column_names}
+        return {name: whole_column(chosen, name) for name in chosen.column_names}
 
 
 def prompt_rows(
@@ -79,9 +80,9 @@ def prompt_rows(
     A prefix is never the whole of its text, where that has more than one token.
     """
     if isinstance(config, ChatPrompt):
-        prompts = _chats(tokenizer, list(rows["text"]), config)
+        prompts = _chats(tokenizer, whole_column(rows), config)
     else:
-        texts = encode(tokenizer, list(rows["text"]))
+        texts = encode(tokenizer, whole_column(rows))
         if isinstance(config, PrefixPrompt):
             lengths = np.random.default_rng(seed).integers(config.min_tokens, config.max_tokens, len(texts), endpoint=True)
             texts = [text[: min(n, max(len(text) - 1, 0))] for text, n in zip(texts, lengths, strict=True)]

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from transformers import PreTrainedTokenizerBase
 
 from kljax.data.batches import rows_at
+from kljax.data.text import whole_column
 from kljax.data.tokenizers import encode
 from kljax.errors import UserError, did_you_mean
 from kljax.types import struct
@@ -77,7 +78,7 @@ def text_pairs(tokenizer: PreTrainedTokenizerBase, rows: datasets.Dataset, rejec
     for i, text in enumerate(others):
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"pretrain.objective.rejected: '{rejected}' holds {text!r} in {part} row {i}, expected a text.")
-    chosen, other = (whole_texts(tokenizer, texts, length) for texts in (list(rows["text"]), others))
+    chosen, other = (whole_texts(tokenizer, texts, length) for texts in (whole_column(rows), others))
     return Texts(np.stack([chosen.tokens, other.tokens], axis=1), np.stack([chosen.mask, other.mask], axis=1))
 
 
@@ -88,7 +89,7 @@ def column(rows: datasets.Dataset, name: str, part: str, field: str = "pretrain.
             f"{field}: the {part} rows have no column '{name}'; they have: {', '.join(rows.column_names)}."
             + did_you_mean(name, rows.column_names)
         )
-    return list(rows[name])
+    return whole_column(rows, name)
 
 
 def class_names(rows: datasets.Dataset, name: str, part: str) -> tuple[str, ...]:

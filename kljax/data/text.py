@@ -3,6 +3,7 @@
 import glob
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -64,7 +65,7 @@ def load_rows(source: Source, field: str = "data.source.path") -> datasets.Datas
             f"data.source.column: {source.path} has no column '{source.column}'; it has: {', '.join(columns)}."
             + did_you_mean(source.column, columns)
         )
-    texts = rows[source.column]
+    texts = whole_column(rows, source.column)
     for i, text in enumerate(texts):
         if text is not None and not isinstance(text, str):
             raise UserError(
@@ -77,6 +78,11 @@ def load_rows(source: Source, field: str = "data.source.path") -> datasets.Datas
     if source.column == "text":
         return rows
     return rows.remove_columns([name for name in columns if name == "text"]).rename_column(source.column, "text")
+
+
+def whole_column(rows: datasets.Dataset, name: str = "text") -> list[Any]:
+    """A column as a list, read at once: iterating over `rows[name]` reads row by row, ten times as slowly."""
+    return rows[name][:]
 
 
 def _parts(config: DataConfig, rows: int, own_held_out: bool) -> list[np.ndarray]:

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key
 from kljax.config import Classification, EncoderConfig, Preference, RatedPairs, Regression
 from kljax.data import augmentation, labelled
 from kljax.data.labelled import Labelled, Texts, take
+from kljax.data.text import whole_column
 from kljax.errors import UserError
 from kljax.models.classifier import Classifier
 from kljax.training import supervised_metrics
@@ -158,7 +159,7 @@ def _bradley_terry(task: Task, batch: Callable[[int], Texts], held_out: Texts, t
 
 
 def _whole(task: Task, rows: datasets.Dataset) -> Texts:
-    return labelled.whole_texts(task.tokenizer, list(rows["text"]), task.config.pretrain.length)
+    return labelled.whole_texts(task.tokenizer, whole_column(rows), task.config.pretrain.length)
 
 
 def _classifier(task: Task, outputs: int) -> Architecture:

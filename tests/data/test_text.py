@@ -16,7 +16,7 @@ from pyarrow import parquet
 
 from kljax.config import DataConfig, GrammarSource, PrefixPrompt, TextSource
 from kljax.data import grammar
-from kljax.data.text import load_rows, load_splits
+from kljax.data.text import load_rows, load_splits, whole_column
 from kljax.errors import UserError
 
 ROWS = [{"review": f"review number {i}, naïve 😀", "stars": i} for i in range(40)]
@@ -91,6 +91,13 @@ def test_rows_without_text_are_dropped_whole(tmp_path):
 def test_the_column_named_becomes_text_even_beside_another_of_that_name(tmp_path):
     write_parquet(tmp_path / "reviews.parquet", [{"text": "not this", "review": "this", "stars": 3}])
     assert load_rows(source(tmp_path / "reviews.parquet")).to_dict() == {"text": ["this"], "stars": [3]}
+
+
+def test_a_column_is_read_whole_and_in_the_order_of_the_rows():
+    rows = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "label": [1, 2, 3]}).select([2, 0])
+    assert whole_column(rows) == ["c", "a"]
+    assert whole_column(rows, "label") == [3, 1]
+    assert whole_column(rows.select([])) == []
 
 
 def test_the_grammar_is_a_source():
