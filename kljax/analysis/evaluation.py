@@ -122,7 +122,7 @@ def sample_and_score(run: RestoredRun, sampled: Params, other: Params, config: E
     parts = []
     for i, start in enumerate(range(0, count, batch)):
         rows = np.arange(start, start + batch) % len(prompts.tokens)
-        chosen = jax.device_put(prompts.select(rows), batch_sharding(task.mesh))
+        chosen = prompts.select(rows, batch_sharding(task.mesh))
         key = jax.random.fold_in(jax.random.key(config.seed), i)
         rollout, terms, kl, length = program(sampled, other, reward_params, chosen, key)
         texts = completion_texts(task.tokenizer, rollout)

@@ -5,8 +5,9 @@ from functools import lru_cache
 from typing import Any
 
 import datasets
-import jax.numpy as jnp
+import jax
 import numpy as np
+from jax.sharding import Sharding
 from jaxtyping import Bool, Int
 from transformers import PreTrainedTokenizerBase
 
@@ -62,9 +63,9 @@ class PromptRows:
     mask: Bool[np.ndarray, "rows P"]
     rows: datasets.Dataset
 
-    def select(self, rows: Int[np.ndarray, "N"]) -> Prompts:
-        """The prompts of these rows."""
-        return Prompts(jnp.asarray(self.tokens[rows]), jnp.asarray(self.mask[rows]))
+    def select(self, rows: Int[np.ndarray, "N"], sharding: Sharding | None = None) -> Prompts:
+        """The prompts of these rows, straight from the host's memory to where `sharding` says."""
+        return Prompts(*jax.device_put((self.tokens[rows], self.mask[rows]), sharding))
 
     def columns(self, rows: Int[np.ndarray, "N"], samples: int) -> dict[str, list[Any]]:
         """Every column of these rows, each entry `samples` times, as a list."""

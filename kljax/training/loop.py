@@ -75,7 +75,7 @@ class Trainer:
         """The prompts of `step`: a pure function of (seed, step)."""
         config = self.task.config
         rows = rows_at(config.seed, step, config.rollout.prompts, len(self.prompts.tokens))
-        return Batch(rows, jax.device_put(self.prompts.select(rows), batch_sharding(self.task.mesh)))
+        return Batch(rows, self.prompts.select(rows, batch_sharding(self.task.mesh)))
 
 
 def train(config: Config) -> Path:

@@ -14,7 +14,7 @@ class ProgressBar:
     """Entered, it shows steps done, the given figures and the time left."""
 
     def __init__(self, title: str, first: int, total: int):
-        self._title, self._total = title, total
+        self._title, self._total, self._live = title, total, console.is_terminal
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -22,7 +22,7 @@ class ProgressBar:
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(compact=True),
             console=console,
-            disable=not console.is_terminal,
+            disable=not self._live,
         )
         self._task = self._bar.add_task(title, total=total, completed=first, figures="compiling")
 
@@ -35,9 +35,12 @@ class ProgressBar:
 
     def show(self, done: int, figures: Mapping[str, float]) -> None:
         """`done` steps are done; `figures` are the last ones known."""
+        if not (self._live or done % max(self._total // LINES, 1) == 0 or done == self._total):
+            return
         text = "  ".join(f"{name} {_short(value)}" for name, value in figures.items())
-        self._bar.update(self._task, completed=done, figures=text)
-        if not console.is_terminal and (done % max(self._total // LINES, 1) == 0 or done == self._total):
+        if self._live:
+            self._bar.update(self._task, completed=done, figures=text)
+        else:
             console.print(f"{self._title}  {done}/{self._total}  {text}", soft_wrap=True)
 
 
