@@ -27,7 +27,7 @@ from kljax.training.task import Task, prepare
 from kljax.types import Params, Prompts, Rollout
 
 WARM = 2  # steps before any that is timed: the first compiles, the memory of the second is watched
-ROUNDS = 9  # of steps in the loop and steps alone: with three, a share of 3 % was anything from 1 to 7
+ROUNDS = 25  # of steps in the loop and steps alone: with nine, a share of 3 % was anything from -1 to 7
 NEVER = -1  # no token has this id
 
 
@@ -78,8 +78,8 @@ class Loop:
 
     @property
     def overhead(self) -> float:
-        """The share of the loop's time that is not the compiled program's."""
-        return 1 - self.bare.median / self.looped.median
+        """The share of the loop's time that is not the compiled program's; of each turn, since a machine's speed drifts."""
+        return median(1 - bare / looped for bare, looped in zip(self.bare.seconds, self.looped.seconds, strict=True))
 
 
 @dataclass

@@ -169,3 +169,9 @@ def test_the_script_takes_no_sizes_that_want_the_cpu_divided_differently(monkeyp
     monkeypatch.setattr("sys.argv", ["benchmark.py", "--size", "xs", "--size", "s"])
     with pytest.raises(UserError, match=r"^--size: xs, s differ in run.cpu_devices"):
         runpy.run_path(str(SCRIPT))["main"]()
+
+
+def test_what_the_loop_costs_is_told_turn_by_turn_where_a_machine_slows_down():
+    loop = timing.Loop(bare=timing.Timed((1.0, 2.0, 4.0)), looped=timing.Timed((1.25, 2.5, 5.0)))
+    assert loop.overhead == pytest.approx(0.2)
+    assert timing.Loop(loop.bare, timing.Timed((1.25, 9.0, 5.0))).overhead == pytest.approx(0.2)  # one turn disturbed
