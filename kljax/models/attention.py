@@ -1,9 +1,12 @@
 """Softmax attention that keeps no weights for its backward pass: queries, keys and one number a row give them again.
 
 As FlashAttention has it (Dao et al. 2022, arXiv:2205.14135), without its tiles: what is saved is O(T·K), not O(T·S), and the
-closed-form gradient is half the work of the one that autodiff writes down for a masked softmax.
+closed-form gradient is half the work of the one that autodiff writes down for a masked softmax. Many causal queries are taken
+in two halves, the first of which has no product with the keys of the second.
 """
 
+from functools import partial
+from itertools import pairwise
 from typing import NamedTuple
 
 import jax
@@ -11,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 HIDDEN = -1e30  # finite, so that a row that may look at nothing (padding) gets numbers and no NaN
+HALVED_FROM = 64  # causal queries: with fewer, what the halves save is lost in smaller products
 
 
 def split_heads(x: Float[Array, "B T D"], head_dim: int) -> Float[Array, "B heads T K"]:
@@ -44,24 +48,41 @@ def attend(
     return attention(q, k, v, mask).out
 
 
-@jax.custom_vjp
 def attention(
     q: Float[Array, "B heads T K"],
     k: Float[Array, "B kv_heads S K"],
     v: Float[Array, "B kv_heads S K"],
     mask: Bool[Array, "B #T S"],
     known: Attended | None = None,
+    causal: bool = False,
 ) -> Attended:
     """`attend`, and what its backward pass needs beside its inputs: with both `known`, nothing is computed forward.
 
-    Only `out` has a gradient.
+    `causal` promises that the queries are those of the last T slots, and that the mask shows none of them a later slot. Only
+    `out` has a gradient.
     """
-    return _forward(q, k, v, mask, known)[0]
+    return _attention(causal, q, k, v, mask, known)
 
 
-def _forward(q, k, v, mask, known):
-    found = _attended(q, k, v, mask) if known is None else known
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(causal, q, k, v, mask, known):
+    return _forward(causal, q, k, v, mask, known)[0]
+
+
+def _forward(causal, q, k, v, mask, known):
+    found = known
+    if found is None:
+        found = [_attended(*inputs) for *inputs, _ in _halves(q, k, v, mask, causal)]
+        found = Attended(*(jnp.concatenate(parts, axis=2) for parts in zip(*found, strict=True)))
     return found, (q, k, v, mask, found)
+
+
+def _halves(q, k, v, mask, causal):
+    """Queries, the keys and values that they may look at, their part of the mask, and which rows they are; or all at once."""
+    length, slots = q.shape[2], k.shape[2]
+    for start, stop in pairwise((0, length // 2, length) if causal and length >= HALVED_FROM else (0, length)):
+        rows, shown = slice(start, stop), slots - length + stop
+        yield q[:, :, rows], k[:, :, :shown], v[:, :, :shown], mask[:, rows, :shown], rows
 
 
 def _attended(q, k, v, mask):
@@ -74,20 +95,34 @@ def _attended(q, k, v, mask):
     return Attended(out.reshape(q.shape), (largest + jnp.log(total)).reshape(*q.shape[:-1], 1))
 
 
-def _backward(saved, cotangent):
+def _backward(causal, saved, cotangent):
     q, k, v, mask, found = saved
-    grouped, out, log_total, cotangent = (_grouped(x, k) for x in (q, *found, cotangent.out))
+    d_q, d_k, d_v = [], jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
+    for *inputs, rows in _halves(q, k, v, mask, causal):
+        of_queries, of_keys, of_values = _gradients(*inputs, *(x[:, :, rows] for x in (*found, cotangent.out)))
+        d_q.append(of_queries)
+        d_k, d_v = _added(d_k, of_keys), _added(d_v, of_values)
+    return jnp.concatenate(d_q, axis=2), d_k.astype(k.dtype), d_v.astype(v.dtype), None, None
+
+
+def _added(sums, of_first):
+    """The sums, and what there is of the first slots."""
+    return sums + jnp.pad(of_first, [(0, 0), (0, 0), (0, sums.shape[2] - of_first.shape[2]), (0, 0)])
+
+
+def _gradients(q, k, v, mask, out, log_total, cotangent):
+    grouped, out, log_total, cotangent = (_grouped(x, k) for x in (q, out, log_total, cotangent))
     weights = jnp.where(mask[:, None, None], jnp.exp(_scores(grouped, k) - log_total), 0.0)
     d_weights = _product("bhrtk,bhsk->bhrts", cotangent, v)
     shared = jnp.sum(cotangent.astype(jnp.float32) * out.astype(jnp.float32), axis=-1, keepdims=True)
     d_scores = (weights * (d_weights - shared) * q.shape[-1] ** -0.5).astype(q.dtype)
     d_q = _product("bhrts,bhsk->bhrtk", d_scores, k).astype(q.dtype).reshape(q.shape)
-    d_k = _product("bhrts,bhrtk->bhsk", d_scores, grouped).astype(k.dtype)
-    d_v = _product("bhrts,bhrtk->bhsk", weights.astype(v.dtype), cotangent).astype(v.dtype)
-    return d_q, d_k, d_v, None, None
+    d_k = _product("bhrts,bhrtk->bhsk", d_scores, grouped)
+    d_v = _product("bhrts,bhrtk->bhsk", weights.astype(v.dtype), cotangent)
+    return d_q, d_k, d_v
 
 
-attention.defvjp(_forward, _backward)
+_attention.defvjp(_forward, _backward)
 
 
 def _grouped(x, k):
