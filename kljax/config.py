@@ -322,7 +322,7 @@ class RolloutConfig:
     cache_dtype: Dtype | None  # of keys and values while sampling; null: that of the activations
     updates: Positive  # optimiser steps a rollout; those after the first are off-policy, with importance weights
     microbatches: Positive  # parts of the batch whose gradients are added up, one after another: less memory, same gradient
-    keep_activations: bool  # of sampling, for the gradient, which then needs no forward pass of the policy over its completions
+    keep_activations: bool  # of sampling, for the gradient, which then needs no forward pass of the policy
 
 
 @strict

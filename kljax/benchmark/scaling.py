@@ -31,8 +31,14 @@ Overrides = tuple[str, ...]
 Compose = Callable[[Overrides], Config]
 """From overrides to the config: command_line.compose, which is above this room."""
 
-BASE: Overrides = ("experiment=benchmark_s", "model.context=160", "rollout.prompts=4", "rollout.max_new_tokens=32")
-"""S with a quarter of its prompts and room for the longest completions."""
+BASE: Overrides = (
+    "experiment=benchmark_s",
+    "model.context=160",
+    "model.logit_chunk=128",
+    "rollout.prompts=4",
+    "rollout.max_new_tokens=32",
+)
+"""S with a quarter of its prompts and room for the longest completions; their logits are in one chunk, too, as at S."""
 
 
 def _prompt(length: int) -> Overrides:

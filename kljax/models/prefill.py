@@ -6,13 +6,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kljax.models.decoder import Cache, Decoder, causal_mask, positions_of
+from kljax.models.recall import Activations
 
 
 class Prefill(NamedTuple):
-    """What completions need of their prompts: the hidden state after each, and keys and values with room for what follows."""
+    """What completions need of their prompts: the hidden state after each, and keys and values with room for what follows.
+
+    `found` are the layers' activations over the prompts.
+    """
 
     hidden: Float[Array, "B D"]
     cache: Cache
+    found: list[Activations]
 
 
 def prefill(
@@ -22,15 +27,17 @@ def prefill(
     samples: int,
     room: int,
     dtype: str | None = None,
+    known: list[Activations] | None = None,
 ) -> Prefill:
     """Read the N distinct prompts, then repeat what was read for each of their samples (B = N·G); no dropout.
 
-    The cache has P + `room` slots, in `dtype` or that of the activations; a completion's tokens go into those from P on.
+    The cache has P + `room` slots, in `dtype` or that of the activations; a completion's tokens go into those from P on. What
+    is `known` of the layers is not computed again.
     """
-    hidden, found = model(tokens, positions_of(mask), causal_mask(mask))
+    hidden, found = model(tokens, positions_of(mask), causal_mask(mask), known=known)
 
     def with_room(read: Float[Array, "N kv_heads P K"]) -> Float[Array, "B kv_heads S K"]:
         return jnp.repeat(jnp.pad(read.astype(dtype or read.dtype), ((0, 0), (0, 0), (0, room), (0, 0))), samples, axis=0)
 
     cache = [(with_room(keys), with_room(values)) for keys, values, *_ in found]
-    return Prefill(jnp.repeat(hidden[:, -1], samples, axis=0), cache)
+    return Prefill(jnp.repeat(hidden[:, -1], samples, axis=0), cache, found)

@@ -1,8 +1,8 @@
 """A forward pass that was made already: what sampling computed, in place of a second computation of the same.
 
-The policy makes every product over the tokens of a completion while it samples them. Where its layers' activations are kept,
-the gradient needs none of these products again: each is replaced by its known value, and the gradient goes on to what would
-have computed it (`recall`). The memory is what a backward pass without remat takes anyway, but from sampling on.
+The policy makes every product over the tokens of prompts and completions while it samples. Where its layers' activations are
+kept, the gradient needs none of these products again: each is replaced by its known value, and the gradient goes on to what
+would have computed it (`recall`). The memory is what a backward pass without remat takes anyway, but from sampling on.
 """
 
 from typing import Any, NamedTuple, TypeVar
@@ -32,6 +32,16 @@ class Activations(NamedTuple):
 
 NOTHING = Activations(*[None] * len(Activations._fields))  # pyright: ignore
 """Of a layer of which nothing is known: None in every field."""
+
+
+class Known(NamedTuple):
+    """The activations of every layer with which a policy sampled: of N prompts, each once, and of their B completions.
+
+    A completion's keys and values are those of its prompt, too.
+    """
+
+    prompts: list[Activations]
+    completions: list[Activations]
 
 
 def of_tokens(layers: list[Activations]) -> list[Activations]:

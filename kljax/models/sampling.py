@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from kljax.models.decoder import Cache, Decoder
 from kljax.models.prefill import prefill
-from kljax.models.recall import Activations, of_tokens
+from kljax.models.recall import Activations, Known, of_tokens
 from kljax.types import Params, Prompts, Rollout, struct
 
 
@@ -56,24 +56,22 @@ def sample(model: Decoder, prompts: Prompts, key: Key[Array, ""], sampler: Sampl
     return _sample(model, prompts, key, sampler, keep=False)[0]
 
 
-def sample_with_activations(
-    model: Decoder, prompts: Prompts, key: Key[Array, ""], sampler: Sampler
-) -> tuple[Rollout, list[Activations]]:
-    """`sample`, and what each layer computed for all tokens but the last, nothing (zeros) after the end of every row.
+def sample_with_activations(model: Decoder, prompts: Prompts, key: Key[Array, ""], sampler: Sampler) -> tuple[Rollout, Known]:
+    """`sample`, and what each layer computed for the prompts and for all tokens but the last.
 
-    Keys and values are those of the prompts, too.
+    Nothing (zeros) after the end of every row.
     """
-    rollout, kept = _sample(model, prompts, key, sampler, keep=True)
-    assert kept is not None
-    return rollout, kept
+    rollout, known = _sample(model, prompts, key, sampler, keep=True)
+    assert known is not None
+    return rollout, known
 
 
 def _sample(
     model: Decoder, prompts: Prompts, key: Key[Array, ""], sampler: Sampler, keep: bool
-) -> tuple[Rollout, list[Activations] | None]:
+) -> tuple[Rollout, Known | None]:
     length, width = sampler.max_new_tokens, prompts.tokens.shape[1]
     stages = rooms(length - 1)
-    hidden, cache = prefill(model, prompts.tokens, prompts.mask, sampler.samples, stages[0], sampler.cache_dtype)
+    hidden, cache, of_prompts = prefill(model, prompts.tokens, prompts.mask, sampler.samples, stages[0], sampler.cache_dtype)
     given = jax.tree.map(lambda x: jnp.repeat(x, sampler.samples, axis=0), prompts)
     prompt_length, batch = given.mask.sum(axis=1), len(given.tokens)
 
@@ -132,8 +130,10 @@ def _sample(
         mask=at.mask,
         behaviour_logp=at.logp,
     )
-    kept = at.kept and [layer._replace(keys=k, values=v) for layer, (k, v) in zip(at.kept, at.cache, strict=True)]
-    return rollout, kept
+    if at.kept is None:
+        return rollout, None
+    of_completions = [layer._replace(keys=k, values=v) for layer, (k, v) in zip(at.kept, at.cache, strict=True)]
+    return rollout, Known(of_prompts, of_completions)
 
 
 def _room_for(tokens: int, x: jax.ShapeDtypeStruct) -> Float[Array, "*dims tokens width"]:

@@ -9,7 +9,7 @@ from kljax.kl import divergences
 from kljax.kl.next_token import COMPARISON, LOG_PROB, Comparison, at_temperature, compare
 from kljax.models.decoder import Decoder, causal_mask, positions_of
 from kljax.models.prefill import prefill
-from kljax.models.recall import Activations
+from kljax.models.recall import Known
 from kljax.models.vocabulary import map_logits, of_whole_logits
 from kljax.types import Rollout, Scores
 
@@ -21,13 +21,13 @@ def score(
     samples: int,
     temperature: float,
     divergence: divergences.Divergence = divergences.reverse_kl,
-    known: list[Activations] | None = None,
+    known: Known | None = None,
 ) -> Scores:
     """Log-probs, both exact KLs, `divergence` and the entropy of every completion state, at the temperature of sampling.
 
     `samples` completions of a prompt lie side by side, and their prompt is read once. The temperature divides the logits of
-    policy and reference alike. Differentiable in the policy and in the reference. Where `known` are the activations with
-    which the policy sampled, it does not read the completions again.
+    policy and reference alike. Differentiable in the policy and in the reference. Where it is `known` with which activations
+    the policy sampled, it reads nothing again.
     """
     states = completion_states(policy, rollout, samples, known), completion_states(reference, rollout, samples)
     heads = policy.over_vocabulary(states[0]), reference.over_vocabulary(states[1])
@@ -45,22 +45,20 @@ def _scores(temperature: float, divergence: divergences.Divergence, logits: list
     return Scores(**compare(ours, theirs, tokens)._asdict(), divergence=divergence(ours, theirs))
 
 
-def completion_states(
-    model: Decoder, rollout: Rollout, samples: int, known: list[Activations] | None = None
-) -> Float[Array, "B T D"]:
+def completion_states(model: Decoder, rollout: Rollout, samples: int, known: Known | None = None) -> Float[Array, "B T D"]:
     """The hidden state before each completion token: the one from which it was sampled. No dropout.
 
     Prompts are read once for all their samples, and the last token of a completion not at all: nothing follows it.
     """
     width, tokens = rollout.prompt_mask.shape[1], rollout.completion[:, :-1]
-    first, cache = prefill(
-        model, _distinct(rollout.tokens[:, :width], samples), _distinct(rollout.prompt_mask, samples), samples, tokens.shape[1]
-    )
+    prompts = _distinct(rollout.tokens[:, :width], samples), _distinct(rollout.prompt_mask, samples)
+    of_prompts, of_completions = known or (None, None)
+    first, cache, _ = prefill(model, *prompts, samples, tokens.shape[1], known=of_prompts)
     if not tokens.shape[1]:
         return first[:, None]
     positions = rollout.prompt_mask.sum(axis=-1, keepdims=True) + jnp.arange(tokens.shape[1])
     visible = _visible(rollout.prompt_mask, rollout.mask[:, :-1])
-    hidden, _ = model(tokens, positions, visible, cache, width, known=known)
+    hidden, _ = model(tokens, positions, visible, cache, width, known=of_completions)
     return jnp.concatenate([first[:, None], hidden], axis=1)
 
 

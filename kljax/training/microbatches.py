@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from kljax.types import Params
 
 Gradient = Callable[[Any], tuple[Params, Any]]
-"""A batch (a tree of [B, …]) → the gradient of its mean loss, and a tree of [B, …] beside it."""
+"""A batch (a tree of [B, …] or [N, …]) → the gradient of its mean loss, and a tree of [B, …] beside it."""
 
 
 def accumulate(gradient: Gradient, batch: Any, count: int, samples: int) -> tuple[Params, Any]:
@@ -17,10 +17,12 @@ def accumulate(gradient: Gradient, batch: Any, count: int, samples: int) -> tupl
 
     The loss is a mean over sequences, so the gradient is the mean of the parts' gradients. The `samples` of a prompt stay
     together, as their baseline needs; each part takes every count-th prompt, so that it lies on all devices as the batch does.
+    What there is of prompts and not of their samples (N rows, where the first leaf has B = N·samples) goes with its prompt.
     """
     if count == 1:
         return gradient(batch)
-    parts = jax.tree.map(lambda x: _split(x, count, samples), batch)
+    prompts = len(jax.tree.leaves(batch)[0]) // samples
+    parts = jax.tree.map(lambda x: _split(x, count, len(x) // prompts), batch)
 
     def add(total: Params, part: Any) -> tuple[Params, Any]:
         found, beside = gradient(part)
@@ -31,9 +33,9 @@ def accumulate(gradient: Gradient, batch: Any, count: int, samples: int) -> tupl
     return jax.tree.map(lambda x: x / count, total), jax.tree.map(lambda x: _joined(x, samples), beside)
 
 
-def _split(x: Any, count: int, samples: int) -> Any:
-    """[B, …] → [count, B/count, …]."""
-    by_prompt = x.reshape(-1, count, samples, *x.shape[1:])
+def _split(x: Any, count: int, rows: int) -> Any:
+    """[N·rows, …] → [count, N/count·rows, …]."""
+    by_prompt = x.reshape(-1, count, rows, *x.shape[1:])
     return jnp.moveaxis(by_prompt, 1, 0).reshape(count, -1, *x.shape[1:])
 
 

@@ -19,7 +19,7 @@ from kljax.kl.controllers import Controller
 from kljax.kl.divergences import Divergence
 from kljax.kl.penalties import Penalty
 from kljax.kl.sequences import Weights, effective_fraction, importance_weights, log_ratio, masked_sum, on_policy
-from kljax.models.recall import Activations
+from kljax.models.recall import Known
 from kljax.models.sampling import Sampler, sample, sample_with_activations
 from kljax.models.scoring import score
 from kljax.policy.algorithms import Algorithm
@@ -71,10 +71,9 @@ class Outcome:
 
 
 Step = Callable[[TrainState, Frozen, Prompts], tuple[TrainState, Metrics, Outcome]]
-Known = list[Activations] | None
-"""The policy's activations over the completions that it sampled, where they are kept."""
-RolloutHalf = Callable[[TrainState, Frozen, Prompts], tuple[Rollout, Terms, Known]]
-UpdateHalf = Callable[[TrainState, Frozen, Rollout, Terms, Known], tuple[TrainState, Metrics, Outcome]]
+RolloutHalf = Callable[[TrainState, Frozen, Prompts], tuple[Rollout, Terms, Known | None]]
+"""The last are the activations with which the policy sampled, where they are kept."""
+UpdateHalf = Callable[[TrainState, Frozen, Rollout, Terms, Known | None], tuple[TrainState, Metrics, Outcome]]
 
 
 def compile_step(parts: Parts) -> Step:
@@ -95,13 +94,13 @@ def compile_halves(parts: Parts) -> tuple[RolloutHalf, UpdateHalf]:
         return roll_out(parts, state, frozen, prompts)
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(parts.shardings, None, None))
-    def update_half(state: TrainState, frozen: Frozen, rollout: Rollout, terms: Terms, known: Known):
+    def update_half(state: TrainState, frozen: Frozen, rollout: Rollout, terms: Terms, known: Known | None):
         return update(parts, state, frozen, rollout, terms, known)
 
     return rollout_half, update_half
 
 
-def roll_out(parts: Parts, state: TrainState, frozen: Frozen, prompts: Prompts) -> tuple[Rollout, Terms, Known]:
+def roll_out(parts: Parts, state: TrainState, frozen: Frozen, prompts: Prompts) -> tuple[Rollout, Terms, Known | None]:
     """Completions of the prompts and the rewards that are computed on the device. Its noise follows from (key, step)."""
     over_batch = batch_sharding(parts.adaptation.architecture.mesh)
     prompts = jax.lax.with_sharding_constraint(prompts, over_batch)
@@ -113,7 +112,7 @@ def roll_out(parts: Parts, state: TrainState, frozen: Frozen, prompts: Prompts) 
 
 
 def update(
-    parts: Parts, state: TrainState, frozen: Frozen, rollout: Rollout, terms: Terms, known: Known = None
+    parts: Parts, state: TrainState, frozen: Frozen, rollout: Rollout, terms: Terms, known: Known | None = None
 ) -> tuple[TrainState, Metrics, Outcome]:
     """Optimiser steps on E[reward] − beta·KL(pi‖rho) from samples of the present policy; metrics are of that policy.
 
@@ -168,7 +167,7 @@ def _descend(
     reward: Float[Array, "B"],
     beta: Float[Array, ""],
     sampled_logp: Float[Array, "B T"] | None = None,
-    known: Known = None,
+    known: Known | None = None,
 ) -> _Descent:
     """One optimiser step; off-policy where `sampled_logp` is that of another policy, which sampled the rollout."""
 
@@ -190,7 +189,7 @@ def _descend(
 
 
 def score_rollout(
-    parts: Parts, params: Params, frozen: Frozen, reference: Params, rollout: Rollout, known: Known = None
+    parts: Parts, params: Params, frozen: Frozen, reference: Params, rollout: Rollout, known: Known | None = None
 ) -> Scores:
     """Policy and reference scored by the same code: no dropout, the sampling temperature, the same masks."""
     models = parts.adaptation.policy(params, frozen), parts.adaptation.reference(reference, frozen)
