@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,7 +21,8 @@ from kljax.benchmark.timing import WARM, Subject, Timed, subject, timed_step
 from kljax.benchmark.work import Sizes, step_work
 from kljax.config import Config
 from kljax.models.sampling import rooms
-from kljax.training.loop import build_trainer
+from kljax.training.adaptation import Frozen
+from kljax.training.loop import Batch, build_trainer
 from kljax.training.state import TrainState
 from kljax.training.step import compile_step
 from kljax.training.task import prepare
@@ -77,7 +78,7 @@ MESHES = {
 }
 """data, fsdp, tensor."""
 
-COMPILES = 2  # of each program, the faster one counts: the first of a process also loads what compiling needs
+COMPILES = 3  # of each program, in turn, the fastest counts: the first of a process also loads what compiling needs
 
 
 @dataclass(frozen=True)
@@ -126,20 +127,20 @@ class Layout:
 
 def measure_series(compose: Compose, name: str, steps: int, changed: Overrides = ()) -> list[Cost]:
     """The members of a series, `steps` steps of each in turn; `changed` is changed in all of them."""
-    members = {label: _compiled(compose, (*BASE, *changed, *overrides)) for label, overrides in SERIES[name].items()}
-    timed = in_turn([partial(timed_step, it) for it, _ in members.values()], steps)
-    return [_cost(label, it, program, step) for (label, (it, program)), step in zip(members.items(), timed, strict=True)]
+    members = compiled(compose, [(*BASE, *changed, *overrides) for overrides in SERIES[name].values()])
+    timed = in_turn([partial(timed_step, it) for it, _ in members], steps)
+    return [_cost(label, it, program, step) for label, (it, program), step in zip(SERIES[name], members, timed, strict=True)]
 
 
 def measure_runs(compose: Compose, steps: int, changed: Overrides = (), counts: Sequence[int] = RUNS) -> list[Runs]:
     """Runs of one config that differ in their noise and prompts."""
-    it, one = _compiled(compose, (*SMALL, *changed))
-    ways, programs = [], []
-    for runs in counts:
-        states, prompts = several(it, runs)
-        together = stack(states), stack(prompts)
-        programs.append(_build(side_by_side(it), together[0], it.frozen, together[1]))
-        ways += [_stepper([together[0]], it, programs[-1], [together[1]]), _stepper(states, it, one, prompts)]
+    ((it, one),) = compiled(compose, [(*SMALL, *changed)])
+    alone = [several(it, runs) for runs in counts]
+    together = [(stack(states), stack(prompts)) for states, prompts in alone]
+    programs = _build([(side_by_side(it), states, it.frozen, prompts) for states, prompts in together])
+    ways = []
+    for program, (states, prompts), (stacked, their_prompts) in zip(programs, alone, together, strict=True):
+        ways += [_stepper([stacked], it, program, [their_prompts]), _stepper(states, it, one, prompts)]
     timed = in_turn(ways, steps)
     return [
         Runs(runs, together, after_one_another, program.seconds, program.temporaries)
@@ -254,24 +255,36 @@ def _traffic(traffic: Traffic) -> str:
     return f"{traffic.number:,} ({_mib(traffic.bytes)})" if traffic.number else "–"
 
 
-@cache
-def _compiled(compose: Compose, overrides: Overrides) -> tuple[Subject, Program]:
-    """The config's step, compiled anew; its subject takes steps by that very program. Kept: the base is in every series."""
-    it = subject(compose((*overrides, "mesh.data=1")))
-    program = _build(compile_step(it.trainer.parts), it.state, it.frozen, it.trainer.batch(0).prompts)
-    it.trainer = replace(it.trainer, take_step=lambda state, frozen, batch: program.run(state, frozen, batch.prompts))
-    return it, program
+def compiled(compose: Compose, members: Sequence[Overrides]) -> list[tuple[Subject, Program]]:
+    """The configs' steps, compiled anew; each subject takes its steps by that very program."""
+    subjects = [subject(compose((*overrides, "mesh.data=1"))) for overrides in members]
+    programs = _build([(compile_step(it.trainer.parts), it.state, it.frozen, it.trainer.batch(0).prompts) for it in subjects])
+    for it, program in zip(subjects, programs, strict=True):
+        it.trainer = replace(it.trainer, take_step=partial(_step_by, program))
+    return list(zip(subjects, programs, strict=True))
 
 
-def _build(program: Any, *inputs: Any) -> Program:
-    """Cold but for JAX's persistent cache, which whoever measures has to switch off."""
-    seconds, compiled = [], None
+def _step_by(program: Program, state: TrainState, frozen: Frozen, batch: Batch) -> Any:
+    return program.run(state, frozen, batch.prompts)
+
+
+def _build(jobs: Sequence[tuple[Any, ...]]) -> list[Program]:
+    """Programs, each with its inputs, compiled in turn: a process that has compiled more compiles more slowly.
+
+    Cold but for JAX's persistent cache, which whoever measures has to switch off.
+    """
+    seconds: list[list[float]] = [[] for _ in jobs]
+    found: list[Any] = [None] * len(jobs)
     for _ in range(COMPILES):
-        jax.clear_caches()  # what is remembered of an earlier trace would make this one faster
-        began = time.perf_counter()
-        compiled = program.lower(*inputs).compile()
-        seconds.append(time.perf_counter() - began)
-    return Program(compiled, min(seconds), compiled.memory_analysis().temp_size_in_bytes)  # pyright: ignore
+        for i, (program, *inputs) in enumerate(jobs):
+            jax.clear_caches()  # what is remembered of an earlier trace would make this one faster
+            began = time.perf_counter()
+            found[i] = program.lower(*inputs).compile()
+            seconds[i].append(time.perf_counter() - began)
+    return [
+        Program(program, min(took), program.memory_analysis().temp_size_in_bytes)
+        for program, took in zip(found, seconds, strict=True)
+    ]
 
 
 def _cost(label: str, it: Subject, program: Program, step: Timed) -> Cost:

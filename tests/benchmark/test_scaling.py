@@ -100,7 +100,7 @@ def test_ways_take_turns_and_what_warms_up_is_left_out():
 
 def test_runs_side_by_side_are_the_runs_one_after_another():
     """The same states, noise and prompts: the same tokens, and the same parameters after a step."""
-    it, one = scaling._compiled(config, (*scaling.SMALL, *TINY))
+    ((it, one),) = scaling.compiled(config, [(*scaling.SMALL, *TINY)])
     states, prompts = scaling.several(it, 2)
     stacked = scaling.stack(states), scaling.stack(prompts)
     together, _, outcome = scaling.side_by_side(it)(stacked[0], it.frozen, stacked[1])
