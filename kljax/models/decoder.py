@@ -72,9 +72,9 @@ class Decoder(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], list[Activations]]:
         """Hidden states after the final norm, and what each layer used and computed, keys and values first.
 
-        Without a cache the T tokens look at one another (S = T). With one they are written at `slot` and look at all S
-        slots that the mask allows. Dropout is applied only where a key is given. What is `known` of the layers is not
-        computed again.
+        Without a cache the T tokens look at one another (S = T). With one they are written at `slot`, more than one at the
+        last slots, and look at all S that the mask allows, which shows no token a later one. Dropout is applied only where a
+        key is given. What is `known` of the layers is not computed again.
         """
         x = self.embed(tokens)
         if self.learned_positions is not None:
@@ -159,7 +159,7 @@ class Attention(nnx.Module):
             v = jax.lax.dynamic_update_slice_in_dim(cache[1], v.astype(cache[1].dtype), slot, axis=2)
         q, k, v = recall((q, k, v), None if known.queries is None else (known.queries, known.keys, known.values))
         already = None if known.attended is None else Attended(known.attended, known.log_total)
-        out, log_total = attention(q, k, v, mask, already, True)
+        out, log_total = attention(q, k, v, mask, already, causal=True)
         found = NOTHING._replace(keys=k, values=v, queries=q, attended=out, log_total=log_total)
         return self.out(join_heads(out)), found
 

@@ -132,6 +132,14 @@ def test_a_part_of_the_batch_lies_on_every_device_and_keeps_a_prompt_together():
     np.testing.assert_array_equal(beside, batch)
 
 
+def test_what_there_is_of_a_prompt_goes_with_its_samples():
+    samples, of_prompts = 2, jnp.arange(8.0)
+    apart, _ = accumulate(
+        lambda part: (part[0][::samples] - part[1], part[0]), (jnp.repeat(of_prompts, samples), of_prompts), 4, samples
+    )
+    np.testing.assert_array_equal(apart, 0.0)
+
+
 def test_a_reference_in_the_hosts_memory_is_the_same_reference(tiny):
     on_device, on_host = (trainer_on(tiny, (2, 1, 1), f"reference.memory={place}") for place in ("device", "host"))
     _, frozen = start(on_host)
