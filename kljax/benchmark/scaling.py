@@ -269,7 +269,7 @@ def _step_by(program: Program, state: TrainState, frozen: Frozen, batch: Batch) 
 
 
 def _build(jobs: Sequence[tuple[Any, ...]]) -> list[Program]:
-    """Programs, each with its inputs, compiled in turn: a process that has compiled more compiles more slowly.
+    """Programs, each with its inputs, compiled in turn, so that a process that grows is no slower for the last of them.
 
     Cold but for JAX's persistent cache, which whoever measures has to switch off.
     """
