@@ -45,7 +45,8 @@ convergence: $(VENV)/base
 
 benchmark: $(VENV)/base
 	$(BIN)/python experiments/benchmark.py --size xs --loop
-	$(BIN)/python experiments/benchmark.py --size s --size m
+	$(BIN)/python experiments/benchmark.py --size s
+	$(BIN)/python experiments/benchmark.py --size m
 
 scaling: $(VENV)/base
 	$(BIN)/python experiments/scaling.py

@@ -27,14 +27,40 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="not glibc, which this is about")
+HEAPS = """
+import ctypes, re, sys, tempfile, threading
+{imports}
+thread = threading.Thread(target=bytearray, args=(10**6,))
+thread.start()
+thread.join()
+libc = ctypes.CDLL(None)
+libc.fdopen.restype = ctypes.c_void_p
+with tempfile.TemporaryFile() as report:
+    stream = ctypes.c_void_p(libc.fdopen(report.fileno(), b"w"))
+    libc.malloc_info(0, stream)
+    libc.fflush(stream)
+    report.seek(0)
+    print(len(re.findall(b"<heap nr", report.read())))
+"""
+
+only_glibc = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="not glibc, which this is about")
+
+
+def _printed(program: str) -> int:
+    return int(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)
+
+
+@only_glibc
+def test_every_thread_of_a_process_that_imports_the_library_has_the_same_heap():
+    assert _printed(HEAPS.format(imports="import kljax, datasets")) == 1
+    assert _printed(HEAPS.format(imports="import datasets")) > 1
+
+
+@only_glibc
 def test_what_a_step_frees_is_there_for_the_next():
     size = 2**26
     pages = size // resource.getpagesize()
-    kept, given_back = (
-        int(subprocess.run([sys.executable, "-c", FAULTS.format(keep=keep, size=size)], capture_output=True, check=True).stdout)
-        for keep in (True, False)
-    )
+    kept, given_back = (_printed(FAULTS.format(keep=keep, size=size)) for keep in (True, False))
     assert kept < pages / 100
     assert given_back > 0.9 * pages
 
