@@ -166,8 +166,8 @@ def test_the_script_refuses_a_file_without_the_section_before_it_measures(monkey
 
 
 def test_the_script_takes_no_sizes_that_want_the_cpu_divided_differently(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["benchmark.py", "--size", "xs", "--size", "s"])
-    with pytest.raises(UserError, match=r"^--size: xs, s differ in run.cpu_devices"):
+    monkeypatch.setattr("sys.argv", ["benchmark.py", "--size", "xs", "--size", "m"])
+    with pytest.raises(UserError, match=r"^--size: xs, m differ in run.cpu_devices"):
         runpy.run_path(str(SCRIPT))["main"]()
 
 
