@@ -28,7 +28,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 HEAPS = """
-import ctypes, re, sys, tempfile, threading
+import ctypes, re, tempfile, threading
 {imports}
 thread = threading.Thread(target=bytearray, args=(10**6,))
 thread.start()
