@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kljax.benchmark.collectives import KINDS, Collectives, Traffic, count_collectives, total
+from kljax.benchmark.compilation import seconds_to_compile
 from kljax.benchmark.tables import Rows
 from kljax.benchmark.timing import WARM, Subject, Timed, subject, timed_step
 from kljax.benchmark.work import Sizes, step_work
@@ -30,7 +31,7 @@ from kljax.types import Params, Prompts
 
 Overrides = tuple[str, ...]
 Compose = Callable[[Overrides], Config]
-"""From overrides to the config: command_line.compose, which is above this room."""
+"""From overrides to the config: command_line.compose, which is above this room. Processes are sent it: no lambda."""
 
 BASE: Overrides = (
     "experiment=benchmark_s",
@@ -78,15 +79,12 @@ MESHES = {
 }
 """data, fsdp, tensor."""
 
-COMPILES = 3  # of each program, in turn, the fastest counts: the first of a process also loads what compiling needs
-
 
 @dataclass(frozen=True)
 class Program:
-    """A compiled program, the seconds that it took to trace, lower and compile, and the bytes of its temporaries."""
+    """A compiled program, and the bytes of its temporaries."""
 
     run: Callable[..., Any]
-    seconds: float
     temporaries: int
 
 
@@ -127,24 +125,33 @@ class Layout:
 
 def measure_series(compose: Compose, name: str, steps: int, changed: Overrides = ()) -> list[Cost]:
     """The members of a series, `steps` steps of each in turn; `changed` is changed in all of them."""
-    members = compiled(compose, [(*BASE, *changed, *overrides) for overrides in SERIES[name].values()])
-    timed = in_turn([partial(timed_step, it) for it, _ in members], steps)
-    return [_cost(label, it, program, step) for label, (it, program), step in zip(SERIES[name], members, timed, strict=True)]
+    members = [(*BASE, *changed, *overrides) for overrides in SERIES[name].values()]
+    seconds = seconds_to_compile([partial(_one_step, compose, overrides) for overrides in members])
+    steppers = compiled(compose, members)
+    timed = in_turn([partial(timed_step, it) for it, _ in steppers], steps)
+    return [
+        _cost(label, it, program, step, took)
+        for label, (it, program), step, took in zip(SERIES[name], steppers, timed, seconds, strict=True)
+    ]
 
 
 def measure_runs(compose: Compose, steps: int, changed: Overrides = (), counts: Sequence[int] = RUNS) -> list[Runs]:
     """Runs of one config that differ in their noise and prompts."""
-    ((it, one),) = compiled(compose, [(*SMALL, *changed)])
+    overrides = *SMALL, *changed
+    seconds = seconds_to_compile([partial(_steps_side_by_side, compose, overrides, runs) for runs in counts])
+    ((it, one),) = compiled(compose, [overrides])
     alone = [several(it, runs) for runs in counts]
     together = [(stack(states), stack(prompts)) for states, prompts in alone]
-    programs = _build([(side_by_side(it), states, it.frozen, prompts) for states, prompts in together])
+    programs = [_build(side_by_side(it), states, it.frozen, prompts) for states, prompts in together]
     ways = []
     for program, (states, prompts), (stacked, their_prompts) in zip(programs, alone, together, strict=True):
         ways += [_stepper([stacked], it, program, [their_prompts]), _stepper(states, it, one, prompts)]
     timed = in_turn(ways, steps)
     return [
-        Runs(runs, together, after_one_another, program.seconds, program.temporaries)
-        for runs, together, after_one_another, program in zip(counts, timed[::2], timed[1::2], programs, strict=True)
+        Runs(runs, together, after_one_another, took, program.temporaries)
+        for runs, together, after_one_another, took, program in zip(
+            counts, timed[::2], timed[1::2], seconds, programs, strict=True
+        )
     ]
 
 
@@ -257,8 +264,8 @@ def _traffic(traffic: Traffic) -> str:
 
 def compiled(compose: Compose, members: Sequence[Overrides]) -> list[tuple[Subject, Program]]:
     """The configs' steps, compiled anew; each subject takes its steps by that very program."""
-    subjects = [subject(compose((*overrides, "mesh.data=1"))) for overrides in members]
-    programs = _build([(compile_step(it.trainer.parts), it.state, it.frozen, it.trainer.batch(0).prompts) for it in subjects])
+    subjects = [_on_one_device(compose, overrides) for overrides in members]
+    programs = [_build(*_step_and_inputs(it)) for it in subjects]
     for it, program in zip(subjects, programs, strict=True):
         it.trainer = replace(it.trainer, take_step=partial(_step_by, program))
     return list(zip(subjects, programs, strict=True))
@@ -268,30 +275,34 @@ def _step_by(program: Program, state: TrainState, frozen: Frozen, batch: Batch) 
     return program.run(state, frozen, batch.prompts)
 
 
-def _build(jobs: Sequence[tuple[Any, ...]]) -> list[Program]:
-    """Programs, each with its inputs, compiled in turn, so that a process that grows is no slower for the last of them.
-
-    Cold but for JAX's persistent cache, which whoever measures has to switch off.
-    """
-    seconds: list[list[float]] = [[] for _ in jobs]
-    found: list[Any] = [None] * len(jobs)
-    for _ in range(COMPILES):
-        for i, (program, *inputs) in enumerate(jobs):
-            jax.clear_caches()  # what is remembered of an earlier trace would make this one faster
-            began = time.perf_counter()
-            found[i] = program.lower(*inputs).compile()
-            seconds[i].append(time.perf_counter() - began)
-    return [
-        Program(program, min(took), program.memory_analysis().temp_size_in_bytes)
-        for program, took in zip(found, seconds, strict=True)
-    ]
+def _build(program: Any, *inputs: Any) -> Program:
+    built = program.lower(*inputs).compile()
+    return Program(built, built.memory_analysis().temp_size_in_bytes)
 
 
-def _cost(label: str, it: Subject, program: Program, step: Timed) -> Cost:
+def _one_step(compose: Compose, overrides: Overrides) -> tuple[Any, ...]:
+    return _step_and_inputs(_on_one_device(compose, overrides))
+
+
+def _steps_side_by_side(compose: Compose, overrides: Overrides, runs: int) -> tuple[Any, ...]:
+    it = _on_one_device(compose, overrides)
+    states, prompts = several(it, runs)
+    return side_by_side(it), stack(states), it.frozen, stack(prompts)
+
+
+def _on_one_device(compose: Compose, overrides: Overrides) -> Subject:
+    return subject(compose((*overrides, "mesh.data=1")))
+
+
+def _step_and_inputs(it: Subject) -> tuple[Any, ...]:
+    return compile_step(it.trainer.parts), it.state, it.frozen, it.trainer.batch(0).prompts
+
+
+def _cost(label: str, it: Subject, program: Program, step: Timed, compile_seconds: float) -> Cost:
     task = it.trainer.task
     work = step_work(task.decoder, task.vocab_size, it.sizes)
     flops = sum(part.flops for part in work.values())
-    return Cost(label, it.sizes, it.parameters, flops, step, program.seconds, program.temporaries)
+    return Cost(label, it.sizes, it.parameters, flops, step, compile_seconds, program.temporaries)
 
 
 def _stepper(states: list[TrainState], it: Subject, program: Program, prompts: list[Prompts]) -> Callable[[int], float]:
