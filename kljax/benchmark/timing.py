@@ -24,6 +24,7 @@ from kljax.training.references import first_reference
 from kljax.training.state import TrainState
 from kljax.training.step import Parts, compile_halves, compile_step, score_rollout
 from kljax.training.task import Task, prepare
+from kljax.training.temporaries import with_room
 from kljax.types import Params, Prompts, Rollout
 
 WARM = 2  # steps before any that is timed: the first compiles, the memory of the second is watched
@@ -120,7 +121,7 @@ def subject(config: Config) -> Subject:
     _check(trainer)
     # Completions of one length make steps of one length: no token ends them.
     parts = replace(trainer.parts, sampler=replace(trainer.parts.sampler, eos_id=NEVER))
-    step = compile_step(parts)
+    step = with_room(compile_step(parts))
     trainer = replace(trainer, parts=parts, take_step=lambda state, frozen, batch: step(state, frozen, batch.prompts))
     params = _params(task)
     reference = first_reference(task, params)
@@ -161,8 +162,9 @@ def timed_step(it: Subject, step: int) -> float:
 def time_parts(it: Subject, steps: int) -> tuple[Timed, Timed, Timed]:
     """Rollout, scoring and update, each a program of its own."""
     parts = it.trainer.parts
-    rollout_half, update_half = compile_halves(parts)
+    rollout_half, update_half = map(with_room, compile_halves(parts))
 
+    @with_room
     @jax.jit
     def scoring(state: TrainState, frozen: Frozen, rollout: Rollout):
         return score_rollout(parts, state.params, frozen, state.reference, rollout)

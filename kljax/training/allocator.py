@@ -2,7 +2,10 @@
 
 import ctypes
 
-ARENAS, MMAPS, TRIM = -8, -4, -1  # M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD of glibc's malloc.h
+ARENAS, MMAPS, TRIM, FAST = -8, -4, -1, 1  # M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD, M_MXFAST of glibc's malloc.h
+ALIGNMENT, HEADER = 64, 8  # bytes: of XLA's blocks, and what glibc adds to each
+GUARD = 2048  # bytes of what is never freed: a multiple of ALIGNMENT, so that a block fits without a gap in front
+SLACK, SMALL = 2**26, 2**25  # bytes, see make_room
 
 
 def share_one_heap() -> None:
@@ -23,10 +26,40 @@ def keep_freed_memory() -> None:
     the system and comes again page by page, a tenth of the step's time. The price is a process that does not shrink, with
     holes in its heap. `share_one_heap` before, or it is true of some threads only.
     """
-    _tell_malloc({MMAPS: 0, TRIM: -1})  # no block with pages of its own, nothing given back
+    # No block with pages of its own, nothing given back; what is freed becomes one with free memory beside it at once.
+    _tell_malloc({MMAPS: 0, TRIM: -1, FAST: 0})
+
+
+def make_room(size: int, blocks: int) -> None:
+    """Leave so many holes in the heap, each with room for an aligned block of `size` bytes whenever there is none in it.
+
+    For an aligned block glibc looks for a hole a hundred bytes larger than the block, and gives back what it does not need. If
+    a thread keeps that for itself, or something small that stays lies there, the hole that the block leaves is too small for
+    the very same request: the next block gets memory that was never used, and the process grows. Here a hole begins where a
+    block may (nothing in front is given back), and goes on behind it for SLACK bytes, with which what is given back becomes
+    one. Small things stay out of that as long as a smaller hole is left: one of SMALL bytes is added. What lies between the
+    holes is never freed. None is touched: until it is written to, a hole is a range of addresses.
+    """
+    if (libc := _glibc()) is None:
+        return
+    # The last one is for the others' sake: a hole at the heap's end would become part of that.
+    sizes = [SMALL, *[size + SLACK] * blocks, size + SLACK]
+    for room in [libc.aligned_alloc(ALIGNMENT, GUARD + size) for size in sizes]:
+        if room is not None:
+            libc.realloc(room, GUARD - HEADER)
 
 
 def _tell_malloc(options: dict[int, int]) -> None:
-    if hasattr(libc := ctypes.CDLL(None), "gnu_get_libc_version"):
+    if (libc := _glibc()) is not None:
         for option, value in options.items():
             libc.mallopt(option, value)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    libc = ctypes.CDLL(None)
+    if not hasattr(libc, "gnu_get_libc_version"):
+        return None
+    address, size = ctypes.c_void_p, ctypes.c_size_t
+    libc.aligned_alloc.restype, libc.aligned_alloc.argtypes = address, (size, size)
+    libc.realloc.restype, libc.realloc.argtypes = address, (address, size)
+    return libc

@@ -1,13 +1,16 @@
 """Memory that a step frees, and takes again."""
 
 import ctypes
+import json
 import resource
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
 from kljax.training import task
+from kljax.training.allocator import SLACK
 
 FAULTS = """
 import ctypes, resource
@@ -25,6 +28,32 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 take_and_give_back()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
+
+ROOMS = """
+import ctypes, json, resource
+from kljax.training.allocator import keep_freed_memory, make_room
+keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.aligned_alloc.restype = ctypes.c_void_p
+libc.malloc.argtypes, libc.aligned_alloc.argtypes = [ctypes.c_size_t], [ctypes.c_size_t] * 2
+libc.free.argtypes = [ctypes.c_void_p]
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+if {room}:
+    make_room({size}, blocks=2)
+touched = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+steps = []
+for _ in range(8):
+    for thing in [libc.malloc({behind}) for _ in range({kept})]:
+        libc.free(thing)
+    blocks = [libc.aligned_alloc(64, {size}) for _ in range(2)]
+    small = [libc.malloc(size) for size in range(128, 4096, 16)]  # stays
+    for block in blocks:
+        libc.free(block)
+    steps.append([sorted(blocks), small])
+print(json.dumps([touched, steps]))
+"""
+BEHIND = 104  # bytes: what malloc asks for beside an aligned block whose hole is aligned, and gives back
+KEPT = 7  # freed things of one size that a thread keeps for itself, wherever they lie: full, so that BEHIND is not kept, too
 
 
 HEAPS = """
@@ -46,8 +75,8 @@ with tempfile.TemporaryFile() as report:
 only_glibc = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="not glibc, which this is about")
 
 
-def _printed(program: str) -> int:
-    return int(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)
+def _printed(program: str) -> Any:
+    return json.loads(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)
 
 
 @only_glibc
@@ -60,9 +89,23 @@ def test_every_thread_of_a_process_that_imports_the_library_has_the_same_heap():
 def test_what_a_step_frees_is_there_for_the_next():
     size = 2**26
     pages = size // resource.getpagesize()
-    kept, given_back = (_printed(FAULTS.format(keep=keep, size=size)) for keep in (True, False))
+    kept, given_back = (_printed(FAULTS.format(keep=keep, size=size, behind=88)) for keep in (True, False))
     assert kept < pages / 100
     assert given_back > 0.9 * pages
+
+
+@only_glibc
+def test_blocks_of_two_devices_find_the_same_room_in_every_step_and_what_is_small_stays_out_of_it():
+    size = 2**27
+    touched, steps = _printed(ROOMS.format(room=True, size=size, behind=BEHIND, kept=KEPT))
+    first, _ = steps[0]
+    assert [blocks for blocks, _ in steps] == [first] * len(steps)
+    small = [address for _, addresses in steps for address in addresses]
+    assert not any(block <= address < block + size + SLACK for block in first for address in small)
+    assert touched < size / resource.getpagesize() / 100
+
+    _, steps = _printed(ROOMS.format(room=False, size=size, behind=BEHIND, kept=KEPT))
+    assert len({block for blocks, _ in steps for block in blocks}) > 2 * len(first)
 
 
 @pytest.mark.parametrize(("keep", "devices"), [(True, "null"), (False, 2)])

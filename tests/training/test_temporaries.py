@@ -1,0 +1,57 @@
+"""Room for the temporaries of compiled programs."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from kljax.training import temporaries
+from kljax.training.temporaries import with_room
+
+
+@pytest.fixture
+def rooms(monkeypatch):
+    """What room was made: size and number."""
+    made = []
+    monkeypatch.setattr(temporaries, "make_room", lambda size, blocks: made.append((size, blocks)))
+    return made
+
+
+def _program():
+    """Its temporary is a product of x with itself, one row of which it returns."""
+
+    @jax.jit
+    def program(x):
+        traced.append(x)
+        square = x @ x
+        return jnp.sort(square, axis=0)[0]
+
+    traced = []
+    return program, traced
+
+
+def test_room_is_made_once_before_the_first_call_and_the_program_is_compiled_once(rooms):
+    program, traced = _program()
+    x = jnp.arange(2048.0 * 2048).reshape(2048, 2048) % 7
+    expected = jnp.sort(x @ x, axis=0)[0]
+    called = with_room(program)
+    assert jnp.array_equal(called(x), expected)
+    assert jnp.array_equal(called(x), expected)
+    ((size, blocks),) = rooms
+    assert size >= x.nbytes
+    assert blocks == 1
+    assert len(traced) == program._cache_size() == 1
+
+
+def test_every_device_of_the_program_has_room(rooms):
+    mesh = jax.make_mesh((4,), ("data",))
+    rows = jax.device_put(jnp.ones((4, 2**22)), jax.NamedSharding(mesh, jax.P("data")))
+    with_room(jax.jit(lambda x: jnp.cumsum(jnp.sort(x, axis=1), axis=1).sum(axis=1)))(rows)
+    ((size, blocks),) = rooms
+    assert rows.nbytes / 4 <= size < rows.nbytes
+    assert blocks == 4
+
+
+def test_a_small_program_needs_none(rooms):
+    program, _ = _program()
+    with_room(program)(jnp.ones((8, 8)))
+    assert rooms == []
