@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from kljax.training import temporaries
+from kljax.training.loop import train
 from kljax.training.temporaries import with_room
 
 
@@ -55,3 +56,19 @@ def test_a_small_program_needs_none(rooms):
     program, _ = _program()
     with_room(program)(jnp.ones((8, 8)))
     assert rooms == []
+
+
+ON_DEVICE = ["reward=[even_tokens]"]
+ON_HOST = ["reward=[vader]", "reward.vader.function=rewards_of_lengths.reward"]
+
+
+@pytest.mark.parametrize(("reward", "programs"), [(ON_DEVICE, 1), (ON_HOST, 2)])
+def test_a_run_makes_room_for_the_fit_of_its_base_model_and_for_each_program_of_its_steps(
+    rooms, monkeypatch, tiny, tmp_path, reward, programs
+):
+    monkeypatch.setattr(temporaries, "WORTH_IT", 0)
+    function = "def reward(prompts, completions, **columns):\n    return [float(len(text)) for text in completions]\n"
+    (tmp_path / "rewards_of_lengths.py").write_text(function)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    train(tiny(*reward, "steps=2", "run.save_every=2"))
+    assert len(rooms) == 1 + programs
