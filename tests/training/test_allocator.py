@@ -89,7 +89,7 @@ def test_every_thread_of_a_process_that_imports_the_library_has_the_same_heap():
 def test_what_a_step_frees_is_there_for_the_next():
     size = 2**26
     pages = size // resource.getpagesize()
-    kept, given_back = (_printed(FAULTS.format(keep=keep, size=size, behind=88)) for keep in (True, False))
+    kept, given_back = (_printed(FAULTS.format(keep=keep, size=size)) for keep in (True, False))
     assert kept < pages / 100
     assert given_back > 0.9 * pages
 
