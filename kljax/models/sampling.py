@@ -74,10 +74,11 @@ def _sample(
     hidden, cache, of_prompts = prefill(model, prompts.tokens, prompts.mask, sampler.samples, stages[0], sampler.cache_dtype)
     given = jax.tree.map(lambda x: jnp.repeat(x, sampler.samples, axis=0), prompts)
     prompt_length, batch = given.mask.sum(axis=1), len(given.tokens)
+    uniforms = _uniforms(key, length, batch)
 
     def with_next(at: _Progress, hidden: Float[Array, "B D"]) -> _Progress:
         """A token more, drawn from what the model says after the last one."""
-        token, logp = draw(model.logits(hidden) / sampler.scoring_temperature, jax.random.fold_in(key, at.step), sampler)
+        token, logp = draw(model.logits(hidden) / sampler.scoring_temperature, uniforms[at.step], sampler)
         token = jnp.where(at.running, token, sampler.pad_id)
         return replace(
             at,
@@ -167,11 +168,18 @@ def sample_jit(graphdef: nnx.GraphDef, params: Params, prompts: Prompts, key: Ke
     return sample(nnx.merge(graphdef, params), prompts, key, sampler)
 
 
-def draw(logits: Float[Array, "B V"], key: Key[Array, ""], sampler: Sampler) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
+def _uniforms(key: Key[Array, ""], length: int, batch: int) -> Float[Array, "T B"]:
+    """The random number of every token, at once: on a CPU, Threefry is a loop of many small programs at each call."""
+    return jax.vmap(lambda step: jax.random.uniform(jax.random.fold_in(key, step), (batch,)))(jnp.arange(length))
+
+
+def draw(
+    logits: Float[Array, "B V"], uniform: Float[Array, "B"], sampler: Sampler
+) -> tuple[Int[Array, "B"], Float[Array, "B"]]:
     """One token a row from softmax(logits), cut by top-k and top-p, or the likeliest at temperature 0; and its log-prob.
 
-    The log-prob is that under softmax(logits), cut or not. Tokens are drawn by inversion of the cumulative distribution, with
-    one uniform number a row: first the block of the vocabulary, then the token in it. On a CPU, Gumbel noise for every
+    The log-prob is that under softmax(logits), cut or not. Tokens are drawn by inversion of the cumulative distribution, by
+    the row's number in [0, 1): first the block of the vocabulary, then the token in it. On a CPU, Gumbel noise for every
     token costs more than the output projection, and so do cumulative sums over the whole vocabulary.
     """
     weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -180,10 +188,7 @@ def draw(logits: Float[Array, "B V"], key: Key[Array, ""], sampler: Sampler) -> 
         kept = jnp.where(truncate(logits, sampler.top_k, sampler.top_p) > -jnp.inf, weights, 0.0)
     blocks = _blocks(kept)
     cumulative = jnp.cumsum(blocks.sum(axis=-1), axis=-1)
-    if sampler.temperature == 0:
-        token = jnp.argmax(logits, axis=-1)
-    else:
-        token = _invert(blocks, cumulative, jax.random.uniform(key, logits.shape[:1]))
+    token = jnp.argmax(logits, axis=-1) if sampler.temperature == 0 else _invert(blocks, cumulative, uniform)
     total = cumulative[:, -1] if kept is weights else weights.sum(axis=-1)
     return token, jnp.log(_at(weights, token) / total)
 
