@@ -1,11 +1,16 @@
 """What this process does with memory that it frees."""
 
 import ctypes
+from collections.abc import Iterator
+from xml.etree import ElementTree
 
 ARENAS, MMAPS, TRIM, FAST = -8, -4, -1, 1  # M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD, M_MXFAST of glibc's malloc.h
 ALIGNMENT, HEADER = 64, 8  # bytes: of XLA's blocks, and what glibc adds to each
+STEP = 16  # bytes: sizes are multiples of it; in what malloc reports the lowest bits say something else
 GUARD = 2048  # bytes of what is never freed: a multiple of ALIGNMENT, so that a block fits without a gap in front
 SLACK, SMALL = 2**26, 2**25  # bytes, see make_room
+FRAGMENTS = range(2**10, 2**20)  # bytes: glibc has a list for each smaller size; of larger pieces there are few
+ROUNDS = 4  # what a piece has beyond the smallest one of its list remains, as a piece of a smaller list
 
 
 def share_one_heap() -> None:
@@ -49,6 +54,36 @@ def make_room(size: int, blocks: int) -> None:
             libc.realloc(room, GUARD - HEADER)
 
 
+def retire_fragments() -> None:
+    """Take what lies free in small pieces out of use, and give their pages back to the system.
+
+    Compilation leaves tens of thousands of them. glibc keeps them in sorted lists, and searches these whenever a step asks for
+    a few kilobytes, while all other threads wait. Here they are allocated, each as it is, and never freed: what that costs is
+    addresses, and memory where a piece has a part of a page only.
+    """
+    if (libc := _glibc()) is None:
+        return
+    libc.malloc_trim(0)
+    for _ in range(ROUNDS):
+        for size, number in sorted(_free_pieces(libc), reverse=True):
+            if size in FRAGMENTS:
+                for _ in range(number):
+                    libc.malloc(size - HEADER)
+
+
+def _free_pieces(libc: ctypes.CDLL) -> Iterator[tuple[int, int]]:
+    """For each list of the first heap, the size of its smallest piece in bytes, and how many there are."""
+    text, length = ctypes.c_void_p(), ctypes.c_size_t()
+    stream = libc.open_memstream(ctypes.byref(text), ctypes.byref(length))
+    libc.malloc_info(0, stream)
+    libc.fclose(stream)
+    report = ElementTree.fromstring(ctypes.string_at(text, length.value))
+    libc.free(text)
+    for each in report.iterfind("heap[@nr='0']/sizes/*"):
+        size = int(each.attrib["from"])
+        yield size - size % STEP, int(each.attrib["count"])
+
+
 def _tell_malloc(options: dict[int, int]) -> None:
     if (libc := _glibc()) is not None:
         for option, value in options.items():
@@ -62,4 +97,8 @@ def _glibc() -> ctypes.CDLL | None:
     address, size = ctypes.c_void_p, ctypes.c_size_t
     libc.aligned_alloc.restype, libc.aligned_alloc.argtypes = address, (size, size)
     libc.realloc.restype, libc.realloc.argtypes = address, (address, size)
+    libc.malloc.restype, libc.malloc.argtypes = address, (size,)
+    libc.open_memstream.restype = address
+    libc.malloc_info.argtypes = ctypes.c_int, address
+    libc.fclose.argtypes = libc.free.argtypes = (address,)
     return libc

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from kljax.training.allocator import make_room
+from kljax.training.allocator import make_room, retire_fragments
 
 WORTH_IT = 2**24  # bytes: what is smaller finds room anywhere, and new pages for it cost little
 
@@ -28,10 +28,12 @@ def room_for(compiled: jax.stages.Compiled) -> None:
     """Make room for the temporaries of a program, on CPUs: each device takes them as one block at every call and frees it.
 
     In a process that keeps what it frees (`allocator.keep_freed_memory`) a block so finds the memory of the one before. To
-    other processes it does nothing.
+    other processes it does nothing. What its compilation left in small pieces is out of the way before
+    (`allocator.retire_fragments`).
     """
     if jax.default_backend() != "cpu":
         return
+    retire_fragments()
     memory, executable = compiled.memory_analysis(), compiled.runtime_executable()
     if memory is not None and executable is not None and memory.temp_size_in_bytes >= WORTH_IT:
         make_room(memory.temp_size_in_bytes, len(executable.local_devices()))

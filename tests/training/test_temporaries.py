@@ -58,6 +58,17 @@ def test_a_small_program_needs_none(rooms):
     assert rooms == []
 
 
+def test_what_compilation_left_is_out_of_the_way_before_room_is_made(monkeypatch):
+    program, traced = _program()
+    done = []
+    monkeypatch.setattr(temporaries, "retire_fragments", lambda: done.append(f"retired after {len(traced)}"))
+    monkeypatch.setattr(temporaries, "make_room", lambda *_: done.append("room"))
+    called = with_room(program)
+    called(jnp.ones((2048, 2048)))
+    called(jnp.ones((2048, 2048)))
+    assert done == ["retired after 1", "room"]
+
+
 ON_DEVICE = ["reward=[even_tokens]"]
 ON_HOST = ["reward=[vader]", "reward.vader.function=rewards_of_lengths.reward"]
 
