@@ -27,8 +27,8 @@ def with_room(program: Callable[..., Any]) -> Callable[..., Any]:
 def room_for(compiled: jax.stages.Compiled) -> None:
     """Make room for the temporaries of a program, on CPUs: each device takes them as one block at every call and frees it.
 
-    In a process that keeps what it frees (`allocator.keep_freed_memory`) a block so finds the memory of the one before. To
-    other processes it does nothing. What its compilation left in small pieces is out of the way before
+    In a process that keeps what it frees (`allocator.keep_freed_memory`) a block so finds the memory of the one before; in
+    others room makes no difference. First, in any process, what compilation left in small pieces is taken out of the way
     (`allocator.retire_fragments`).
     """
     if jax.default_backend() != "cpu":
