@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kljax.models.attention import HALVED_FROM, attend, attention, join_heads, split_heads
+from kljax.models.attention import HALVED_FROM, TILE, attend, attention, join_heads, split_heads
 from kljax.models.decoder import causal_mask
 
 B, T, S, K = 2, 5, 7, 4
@@ -16,10 +16,15 @@ B, T, S, K = 2, 5, 7, 4
 
 @pytest.fixture
 def inputs():
+    return inputs_of(T)
+
+
+def inputs_of(length):
     """Four heads that read two key/value heads; S − T keys lie before the queries, some of them padding."""
-    rng = np.random.default_rng(0)
-    q, k, v = (jnp.array(rng.normal(size=shape), jnp.float32) for shape in ((B, 4, T, K), (B, 2, S, K), (B, 2, S, K)))
-    real = jnp.arange(S) >= jnp.array([[0], [2]])
+    rng, slots = np.random.default_rng(0), length + S - T
+    shapes = (B, 4, length, K), (B, 2, slots, K), (B, 2, slots, K)
+    q, k, v = (jnp.array(rng.normal(size=shape), jnp.float32) for shape in shapes)
+    real = jnp.arange(slots) >= jnp.array([[0], [2]])
     return q, k, v, causal_mask(real)[:, S - T :]
 
 
@@ -27,8 +32,11 @@ def jax_own(q, k, v, mask):
     return jax.nn.dot_product_attention(*(x.swapaxes(1, 2) for x in (q, k, v)), mask=mask[:, None]).swapaxes(1, 2)
 
 
-def test_value_and_gradient_are_those_of_jax(inputs):
-    *qkv, mask = inputs
+@pytest.mark.parametrize("masked", [slice(None), slice(-1, None)], ids=["a mask for each query", "one for all"])
+@pytest.mark.parametrize("length", [T, TILE - 1, TILE, TILE + 1])
+def test_value_and_gradient_are_those_of_jax(length, masked):
+    *qkv, mask = inputs_of(length)
+    mask = mask[:, masked]
     weights = jnp.array(np.random.default_rng(1).normal(size=qkv[0].shape), jnp.float32)
 
     def total(function, *qkv):
@@ -92,15 +100,23 @@ def test_halves_of_causal_queries_are_the_whole_and_leave_out_what_is_hidden(len
 
     halved, whole = (jax.value_and_grad(partial(total, causal), argnums=(0, 1, 2)) for causal in (True, False))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), halved(q, k, v), whole(q, k, v))
-    first, second = length // 2, length - length // 2
-    assert pairs_seen(halved, q, k, v) == {(first, before + first), (second, before + length)}
-    assert pairs_seen(whole, q, k, v) == {(length, before + length)}
+    first, heads = HALVED_FROM // 2, 2  # of one key/value head
+    halves = {
+        (tiled(before + first), heads * tiled(first)),
+        (tiled(before + length), heads * tiled(length - first)),
+    }
+    assert pairs_seen(halved, q, k, v) == {(min(pair), max(pair)) for pair in halves}
+    assert pairs_seen(whole, q, k, v) == {(tiled(before + length), heads * tiled(length))}
+
+
+def tiled(rows):
+    return -(-rows // TILE) * TILE
 
 
 def pairs_seen(function, *inputs):
-    """Queries and keys of each product over pairs of them."""
-    products = re.findall(r"f32\[2,2,2,(\d+),(\d+)\] = dot_general", str(jax.make_jaxpr(function)(*inputs)))
-    return {(int(queries), int(keys)) for queries, keys in products if int(keys) != K}
+    """Queries (those of both heads) and keys of each product over pairs of them, the smaller number first."""
+    products = re.findall(r"f32\[2,2,(\d+),(\d+)\] = dot_general", str(jax.make_jaxpr(function)(*inputs)))
+    return {(min(pair), max(pair)) for pair in (tuple(map(int, product)) for product in products) if K not in pair}
 
 
 def test_heads_are_split_and_joined():
