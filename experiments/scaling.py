@@ -24,11 +24,13 @@ from kljax.command_line import compose, reporting_mistakes
 from kljax.config import Config
 from kljax.errors import UserError
 from kljax.training.allocator import keep_freed_memory
+from kljax.training.mesh import divide_cpu
 from kljax.training.progress import console
 from kljax.training.run_directory import write_atomically
 
 RUNS, DEVICES = "runs", "devices"
-NAMES = [*scaling.SERIES, RUNS, DEVICES]
+ALONE = (RUNS, DEVICES)
+NAMES = [*scaling.SERIES, *ALONE]
 
 
 def parse() -> argparse.Namespace:
@@ -52,11 +54,11 @@ def main() -> None:
             parts_around(arguments.docs, f"scaling:{name}")  # refused now and not after minutes
     keep_freed_memory()
     jax.config.update("jax_compilation_cache_dir", None)  # what is compiled here is compiled anew
-    if names == [DEVICES]:
-        jax.config.update("jax_num_cpu_devices", scaling.DEVICES)
+    if (devices := devices_of(names[0], tuple(arguments.overrides))) is not None:
+        divide_cpu(devices)
     for name in names:
-        if name == DEVICES and len(names) > 1:
-            alone(arguments)
+        if name in ALONE and len(names) > 1:
+            alone(arguments, name)
             continue
         environment = machine.describe()
         found, tables = measure(name, arguments.steps, tuple(arguments.overrides))
@@ -68,10 +70,16 @@ def main() -> None:
             write_between(arguments.docs, f"scaling:{name}", heading, tables)
 
 
-def alone(arguments: argparse.Namespace) -> None:
-    """The devices, in a process of their own: one that has begun to use its one device cannot simulate eight."""
+def devices_of(name: str, changed: scaling.Overrides) -> int | None:
+    """What the series needs this machine's CPU to be taken for; None: one device."""
+    fixed = {RUNS: None, DEVICES: scaling.DEVICES}
+    return fixed[name] if name in fixed else config((*scaling.BASE, *changed)).run.cpu_devices
+
+
+def alone(arguments: argparse.Namespace, name: str) -> None:
+    """A series in a process of its own: one that has begun to use its CPU as two devices cannot take it for one or eight."""
     docs = [] if arguments.docs is None else ["--docs", str(arguments.docs)]
-    given = ["--series", DEVICES, "--out", str(arguments.out), *docs, *arguments.overrides]
+    given = ["--series", name, "--steps", str(arguments.steps), "--out", str(arguments.out), *docs, *arguments.overrides]
     if code := subprocess.run([sys.executable, sys.argv[0], *given], check=False).returncode:
         sys.exit(code)  # it has said why
 

@@ -24,6 +24,7 @@ from kljax.config import Config
 from kljax.models.sampling import rooms
 from kljax.training.adaptation import Frozen
 from kljax.training.loop import Batch, build_trainer
+from kljax.training.mesh import divide_cpu
 from kljax.training.state import TrainState
 from kljax.training.step import compile_step
 from kljax.training.task import prepare
@@ -128,7 +129,7 @@ def measure_series(compose: Compose, name: str, steps: int, changed: Overrides =
     """The members of a series, `steps` steps of each in turn; `changed` is changed in all of them."""
     members = [(*BASE, *changed, *overrides) for overrides in SERIES[name].values()]
     seconds = seconds_to_compile([partial(_one_step, compose, overrides) for overrides in members])
-    steppers = compiled(compose, members)
+    steppers = compiled([as_configured(compose, overrides) for overrides in members])
     timed = in_turn([partial(timed_step, it) for it, _ in steppers], steps)
     return [
         _cost(label, it, program, step, took)
@@ -140,7 +141,7 @@ def measure_runs(compose: Compose, steps: int, changed: Overrides = (), counts: 
     """Runs of one config that differ in their noise and prompts."""
     overrides = *SMALL, *changed
     seconds = seconds_to_compile([partial(_steps_side_by_side, compose, overrides, runs) for runs in counts])
-    ((it, one),) = compiled(compose, [overrides])
+    ((it, one),) = compiled([on_one_device(compose, overrides)])
     alone = [several(it, runs) for runs in counts]
     together = [(stack(states), stack(prompts)) for states, prompts in alone]
     programs = [_build(side_by_side(it), states, it.frozen, prompts) for states, prompts in together]
@@ -263,9 +264,21 @@ def _traffic(traffic: Traffic) -> str:
     return f"{traffic.number:,} ({_mib(traffic.bytes)})" if traffic.number else "–"
 
 
-def compiled(compose: Compose, members: Sequence[Overrides]) -> list[tuple[Subject, Program]]:
-    """The configs' steps, compiled anew; each subject takes its steps by that very program."""
-    subjects = [_on_one_device(compose, overrides) for overrides in members]
+def as_configured(compose: Compose, overrides: Overrides) -> Subject:
+    """On the devices that the config has, in a process that has begun to use no others."""
+    config = compose(overrides)
+    if config.run.cpu_devices is not None:
+        divide_cpu(config.run.cpu_devices)
+    return subject(config)
+
+
+def on_one_device(compose: Compose, overrides: Overrides) -> Subject:
+    """On the first device, which is the whole CPU in a process that has not divided it."""
+    return subject(compose((*overrides, "mesh.data=1")))
+
+
+def compiled(subjects: Sequence[Subject]) -> list[tuple[Subject, Program]]:
+    """Their steps, compiled anew; each subject takes its steps by that very program."""
     programs = [_build(*_step_and_inputs(it)) for it in subjects]
     for it, program in zip(subjects, programs, strict=True):
         it.trainer = replace(it.trainer, take_step=partial(_step_by, program))
@@ -283,17 +296,13 @@ def _build(program: Any, *inputs: Any) -> Program:
 
 
 def _one_step(compose: Compose, overrides: Overrides) -> tuple[Any, ...]:
-    return _step_and_inputs(_on_one_device(compose, overrides))
+    return _step_and_inputs(as_configured(compose, overrides))
 
 
 def _steps_side_by_side(compose: Compose, overrides: Overrides, runs: int) -> tuple[Any, ...]:
-    it = _on_one_device(compose, overrides)
+    it = on_one_device(compose, overrides)
     states, prompts = several(it, runs)
     return side_by_side(it), stack(states), it.frozen, stack(prompts)
-
-
-def _on_one_device(compose: Compose, overrides: Overrides) -> Subject:
-    return subject(compose((*overrides, "mesh.data=1")))
 
 
 def _step_and_inputs(it: Subject) -> tuple[Any, ...]:

@@ -33,6 +33,8 @@ TINY = (
     "data.source.sentences=400",
     "rollout.samples=2",
     "rollout.max_new_tokens=4",
+    "run.cpu_devices=null",  # the suite has its devices
+    "mesh.data=1",
 )
 PARAMETERS = (WORDS + 3) * D_MODEL + 4 * D_MODEL**2 + 3 * D_MODEL * D_MLP + 3 * D_MODEL  # embedding, attention, MLP, norms
 
@@ -107,9 +109,18 @@ def test_ways_take_turns_and_what_warms_up_is_left_out():
     assert first.seconds == second.seconds == tuple(float(WARM + turn) for turn in range(3))
 
 
+def test_a_series_has_the_devices_of_its_config():
+    there = jax.device_count()
+    tiny = (*scaling.BASE, *TINY, "mesh.data=-1")
+    assert scaling.as_configured(config, (*tiny, f"run.cpu_devices={there}")).trainer.task.mesh.size == there
+    assert scaling.on_one_device(config, tiny).trainer.task.mesh.size == 1
+    with pytest.raises(UserError, match=f"^run.cpu_devices: got {there + 1}"):
+        scaling.as_configured(config, (*tiny, f"run.cpu_devices={there + 1}"))
+
+
 def test_runs_side_by_side_are_the_runs_one_after_another():
     """The same states, noise and prompts: the same tokens, and the same parameters after a step."""
-    ((it, one),) = scaling.compiled(config, [(*scaling.SMALL, *TINY)])
+    ((it, one),) = scaling.compiled([scaling.on_one_device(config, (*scaling.SMALL, *TINY))])
     states, prompts = scaling.several(it, 2)
     stacked = scaling.stack(states), scaling.stack(prompts)
     together, _, outcome = scaling.side_by_side(it)(stacked[0], it.frozen, stacked[1])
@@ -200,6 +211,14 @@ def test_the_script_replaces_one_series_and_keeps_the_others(script, tmp_path, l
     assert "old" not in text
     assert "| data=8 | sampling | 5 (0.0) |" in text
     assert "1 device" in capsys.readouterr().out
+
+
+def test_the_script_takes_the_cpu_for_the_devices_that_a_series_needs():
+    devices_of = runpy.run_path(str(SCRIPT))["devices_of"]
+    assert devices_of("tokens", ()) == config(scaling.BASE).run.cpu_devices == 2
+    assert devices_of("batch", ("run.cpu_devices=1",)) == 1
+    assert devices_of("runs", ()) is None
+    assert devices_of("devices", ()) == scaling.DEVICES
 
 
 @pytest.mark.parametrize(
