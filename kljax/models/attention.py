@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-TILE = 8  # rows: products of other numbers of queries or keys take a fifth longer on a CPU
+ALIGNED = 8  # rows: products of other numbers of queries or keys take up to a third longer on a CPU
 HIDDEN = -1e30  # finite, so that a row that may look at nothing (padding) gets numbers and no NaN
 HALVED_FROM = 64  # causal queries: with fewer, what the halves save is lost in smaller products
 
@@ -84,7 +84,7 @@ def _forward(causal, q, k, v, mask, known):
 def _halves(q, k, v, mask, causal):
     """Queries, the keys and values that they may look at, their part of the mask, and which rows they are; or all at once."""
     length, slots = q.shape[2], k.shape[2]
-    half = length // 2 + -(length // 2) % TILE
+    half = length // 2 + -(length // 2) % ALIGNED
     for start, stop in pairwise((0, half, length) if causal and length >= HALVED_FROM else (0, length)):
         rows, shown = slice(start, stop), slots - length + stop
         yield q[:, :, rows], k[:, :, :shown], v[:, :, :shown], mask[:, rows, :shown], rows
@@ -92,7 +92,7 @@ def _halves(q, k, v, mask, causal):
 
 def _attended(q, k, v, mask):
     length = q.shape[2]
-    (q,), (k, v), mask = _tiled((q,), (k, v), mask)
+    (q,), (k, v), mask = _aligned((q,), (k, v), mask)
     rows, shape = _grouped(q, k), q.shape
     scores = _product("bhtk,bhsk->bhts", rows, k) * shape[-1] ** -0.5
     scores = jnp.where(_repeated(mask, q, k)[:, None], scores, HIDDEN)
@@ -121,7 +121,7 @@ def _added(sums, of_first):
 
 def _gradients(q, k, v, mask, out, log_total, cotangent):
     length, slots = q.shape[2], k.shape[2]
-    of_queries, (k, v), mask = _tiled((q, out, log_total, cotangent), (k, v), mask)
+    of_queries, (k, v), mask = _aligned((q, out, log_total, cotangent), (k, v), mask)
     shown = _repeated(mask, of_queries[0], k).swapaxes(1, 2)[:, None]
     rows, out, log_total, cotangent = (_grouped(x, k) for x in of_queries)
     scale = q.shape[-1] ** -0.5
@@ -139,12 +139,12 @@ def _gradients(q, k, v, mask, out, log_total, cotangent):
 _attention.defvjp(_forward, _backward)
 
 
-def _tiled(of_queries, of_keys, mask):
-    """All with zeros up to a multiple of TILE rows, the new keys hidden. With fewer queries (a cache is read) as they are."""
+def _aligned(of_queries, of_keys, mask):
+    """All with zeros up to a multiple of ALIGNED rows, new keys hidden. With fewer queries (a cache is read) as they are."""
     length, slots = of_queries[0].shape[2], of_keys[0].shape[2]
-    if length < TILE:
+    if length < ALIGNED:
         return of_queries, of_keys, mask
-    queries, keys = -length % TILE, -slots % TILE
+    queries, keys = -length % ALIGNED, -slots % ALIGNED
     mask = jnp.pad(mask, [(0, 0), (0, queries if mask.shape[1] > 1 else 0), (0, keys)])
     return [_longer(x, queries) for x in of_queries], [_longer(x, keys) for x in of_keys], mask
 

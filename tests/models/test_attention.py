@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kljax.models.attention import HALVED_FROM, TILE, attend, attention, join_heads, split_heads
+from kljax.models.attention import ALIGNED, HALVED_FROM, attend, attention, join_heads, split_heads
 from kljax.models.decoder import causal_mask
 
 B, T, S, K = 2, 5, 7, 4
@@ -33,7 +33,7 @@ def jax_own(q, k, v, mask):
 
 
 @pytest.mark.parametrize("masked", [slice(None), slice(-1, None)], ids=["a mask for each query", "one for all"])
-@pytest.mark.parametrize("length", [T, TILE - 1, TILE, TILE + 1])
+@pytest.mark.parametrize("length", [T, ALIGNED - 1, ALIGNED, ALIGNED + 1])
 def test_value_and_gradient_are_those_of_jax(length, masked):
     *qkv, mask = inputs_of(length)
     mask = mask[:, masked]
@@ -102,15 +102,15 @@ def test_halves_of_causal_queries_are_the_whole_and_leave_out_what_is_hidden(len
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), halved(q, k, v), whole(q, k, v))
     first, heads = HALVED_FROM // 2, 2  # of one key/value head
     halves = {
-        (tiled(before + first), heads * tiled(first)),
-        (tiled(before + length), heads * tiled(length - first)),
+        (aligned(before + first), heads * aligned(first)),
+        (aligned(before + length), heads * aligned(length - first)),
     }
     assert pairs_seen(halved, q, k, v) == {(min(pair), max(pair)) for pair in halves}
-    assert pairs_seen(whole, q, k, v) == {(tiled(before + length), heads * tiled(length))}
+    assert pairs_seen(whole, q, k, v) == {(aligned(before + length), heads * aligned(length))}
 
 
-def tiled(rows):
-    return -(-rows // TILE) * TILE
+def aligned(rows):
+    return -(-rows // ALIGNED) * ALIGNED
 
 
 def pairs_seen(function, *inputs):
