@@ -164,10 +164,13 @@ def test_a_cache_that_grows_gives_the_samples_of_one_that_is_whole(make_decoder,
 
 
 def test_attention_reads_the_slots_of_its_stage_alone(make_decoder, prompts):
-    """Half of the room for the first half of the tokens: [B, kv_heads, heads/kv_heads, 1, slots] are the scores of a step."""
+    """Half of the room for the first half of the tokens: [B, kv_heads, heads/kv_heads, slots] are the scores of a step."""
     sampler, model = Sampler(**PLAIN | {"max_new_tokens": 9}), make_decoder("llama")
     shapes = product_shapes(jax.make_jaxpr(lambda: sample(model, prompts, jax.random.key(0), sampler))().jaxpr)
-    assert {shape[-1] for shape in shapes if len(shape) == 5 and shape[3] == 1} >= {WIDTH + 4, WIDTH + 8}
+    config = model.config
+    heads = config.kv_heads, config.heads // config.kv_heads
+    found = {shape[-1] for shape in shapes if len(shape) == 4 and shape[1:3] == heads}
+    assert found == {WIDTH + 4, WIDTH + 8, config.head_dim}
 
 
 def counting(function, calls):
