@@ -8,6 +8,7 @@ In the gradient weights lie keys first, so that no product but that for the quer
 quarter less time on a CPU. Going forward, sums over each query's keys are fastest where those lie side by side.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -76,18 +77,31 @@ def _attention(causal, q, k, v, mask, known):
 def _forward(causal, q, k, v, mask, known):
     found = known
     if found is None:
-        found = [_attended(*inputs) for *inputs, _ in _halves(q, k, v, mask, causal)]
-        found = Attended(*(jnp.concatenate(parts, axis=2) for parts in zip(*found, strict=True)))
+        found = []
+        for part in _parts(q.shape[2], k.shape[2], causal):
+            values = _attended(*part.of(q, k, v, mask))
+            found.append([x[:, :, part.again :] for x in values])
+        found = Attended(*(jnp.concatenate(rows, axis=2) for rows in zip(*found, strict=True)))
     return found, (q, k, v, mask, found)
 
 
-def _halves(q, k, v, mask, causal):
-    """Queries, the keys and values that they may look at, their part of the mask, and which rows they are; or all at once."""
-    length, slots = q.shape[2], k.shape[2]
+class _Part(NamedTuple):
+    """Queries that are taken at once, how many of them the part before has had, and how many keys they may look at."""
+
+    rows: slice
+    again: int
+    keys: int
+
+    def of(self, q, k, v, mask):
+        return q[:, :, self.rows], k[:, :, : self.keys], v[:, :, : self.keys], mask[:, self.rows, : self.keys]
+
+
+def _parts(length, slots, causal) -> Iterator[_Part]:
+    """Halves, or all at once. Rather than being filled up to a multiple of ALIGNED, the second half begins a little earlier."""
     half = length // 2 + -(length // 2) % ALIGNED
     for start, stop in pairwise((0, half, length) if causal and length >= HALVED_FROM else (0, length)):
-        rows, shown = slice(start, stop), slots - length + stop
-        yield q[:, :, rows], k[:, :, :shown], v[:, :, :shown], mask[:, rows, :shown], rows
+        again = -(stop - start) % ALIGNED if start else 0
+        yield _Part(slice(start - again, stop), again, slots - length + stop)
 
 
 def _attended(q, k, v, mask):
@@ -107,9 +121,13 @@ def _attended(q, k, v, mask):
 def _backward(causal, saved, cotangent):
     q, k, v, mask, found = saved
     d_q, d_k, d_v = [], jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
-    for *inputs, rows in _halves(q, k, v, mask, causal):
-        of_queries, of_keys, of_values = _gradients(*inputs, *(x[:, :, rows] for x in (*found, cotangent.out)))
-        d_q.append(of_queries)
+    for part in _parts(q.shape[2], k.shape[2], causal):
+        *inputs, shown = part.of(q, k, v, mask)
+        if part.again:
+            shown &= (jnp.arange(shown.shape[1]) >= part.again)[:, None]
+        values = (x[:, :, part.rows] for x in (*found, cotangent.out))
+        of_queries, of_keys, of_values = _gradients(*inputs, shown, *values)
+        d_q.append(of_queries[:, :, part.again :])
         d_k, d_v = _added(d_k, of_keys), _added(d_v, of_values)
     return jnp.concatenate(d_q, axis=2), d_k.astype(k.dtype), d_v.astype(v.dtype), None, None
 
@@ -129,9 +147,9 @@ def _gradients(q, k, v, mask, out, log_total, cotangent):
     weights = jnp.where(shown, jnp.exp(scores - log_total.swapaxes(2, 3)), 0.0)
     d_weights = _product("bhsk,bhtk->bhst", v, cotangent)
     shared = jnp.sum(cotangent.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
-    d_scores = (weights * (d_weights - shared[:, :, None]) * scale).astype(q.dtype)
-    d_q = _product("bhks,bhst->bhkt", k.swapaxes(2, 3), d_scores).swapaxes(2, 3)
-    d_k = _product("bhst,bhtk->bhsk", d_scores, rows)
+    d_scores = (weights * (d_weights - shared[:, :, None])).astype(q.dtype)  # but for the scale, which smaller arrays get
+    d_q = _product("bhks,bhst->bhkt", k.swapaxes(2, 3), d_scores).swapaxes(2, 3) * scale
+    d_k = _product("bhst,bhtk->bhsk", d_scores, rows) * scale
     d_v = _product("bhst,bhtk->bhsk", weights.astype(v.dtype), cotangent)
     return d_q.astype(q.dtype).reshape(of_queries[0].shape)[:, :, :length], d_k[:, :, :slots], d_v[:, :, :slots]
 
