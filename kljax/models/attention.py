@@ -122,11 +122,11 @@ def _backward(causal, saved, cotangent):
     q, k, v, mask, found = saved
     d_q, d_k, d_v = [], jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
     for part in _parts(q.shape[2], k.shape[2], causal):
-        *of_part, shown = part.of(q, k, v, mask)
+        queries, keys, values, shown = part.of(q, k, v, mask)
         if part.again:
             shown &= (jnp.arange(shown.shape[1]) >= part.again)[:, None]
         out, log_total, d_out = (x[:, :, part.rows] for x in (*found, cotangent.out))
-        of_queries, of_keys, of_values = _gradients(*of_part, shown, out, log_total, d_out)
+        of_queries, of_keys, of_values = _gradients(queries, keys, values, shown, out, log_total, d_out)
         d_q.append(of_queries[:, :, part.again :])
         d_k, d_v = _added(d_k, of_keys), _added(d_v, of_values)
     return jnp.concatenate(d_q, axis=2), d_k.astype(k.dtype), d_v.astype(v.dtype), None, None
