@@ -107,6 +107,8 @@ def test_halves_of_causal_queries_are_the_whole_and_leave_out_what_is_hidden(len
     }
     assert pairs_seen(halved, q, k, v) == {(min(pair), max(pair)) for pair in halves}
     assert pairs_seen(whole, q, k, v) == {(aligned(before + length), heads * aligned(length))}
+    assert not queries_filled_up(halved, q, k, v)
+    assert queries_filled_up(whole, q, k, v) == (aligned(length) != length)
 
 
 def aligned(rows):
@@ -117,6 +119,13 @@ def pairs_seen(function, *inputs):
     """Queries (those of both heads) and keys of each product over pairs of them, the smaller number first."""
     products = re.findall(r"f32\[2,2,(\d+),(\d+)\] = dot_general", str(jax.make_jaxpr(function)(*inputs)))
     return {(min(pair), max(pair)) for pair in (tuple(map(int, product)) for product in products) if K not in pair}
+
+
+def queries_filled_up(function, *inputs):
+    """Whether any queries, which have four heads, are given more rows; a pad by nothing is none."""
+    pads = re.findall(rf"f32\[{B},4,\d+,{K}\] = pad\[\s*padding_config=(.*)", str(jax.make_jaxpr(function)(*inputs)))
+    assert pads
+    return any(re.search(r"[1-9]", pad.replace("int64", "")) for pad in pads)
 
 
 def test_heads_are_split_and_joined():
