@@ -2,13 +2,16 @@
 
 import ctypes
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
 from xml.etree import ElementTree
 
 ARENAS, MMAPS, TRIM, FAST = -8, -4, -1, 1  # M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD, M_MXFAST of glibc's malloc.h
 ALIGNMENT, HEADER = 64, 8  # bytes: of XLA's blocks, and what glibc adds to each
 STEP = 16  # bytes: sizes are multiples of it; in what malloc reports the lowest bits say something else
-GUARD = 2048  # bytes of what is never freed: a multiple of ALIGNMENT, so that a block fits without a gap in front
-SLACK, SMALL = 2**26, 2**25  # bytes, see make_room
+SPARE = ALIGNMENT + 48  # bytes: by so much the hole is larger that glibc looks for; it gives back what it does not need
+GUARD, SLACK, SMALL = 2**26, 2**26, 2**25  # bytes, see Room and make_room
+MENDED = 2**20  # bytes, see Room.mended
 FRAGMENTS = range(2**10, 2**20)  # bytes: glibc has a list for each smaller size; of larger pieces there are few
 ROUNDS = 4  # what a piece has beyond the smallest one of its list remains, as a piece of a smaller list
 
@@ -35,23 +38,58 @@ def keep_freed_memory() -> None:
     _tell_malloc({MMAPS: 0, TRIM: -1, FAST: 0})
 
 
-def make_room(size: int, blocks: int) -> None:
+@dataclass(frozen=True)
+class Room:
+    """A hole in the heap for an aligned block of `size` bytes, behind `kept` bytes from `begin` on that are never freed.
+
+    For an aligned block glibc looks for a hole that is larger by SPARE, and gives back what it does not need: here from behind
+    the block, since the hole begins where a block may. What is given back becomes one with SLACK bytes that the hole has more,
+    so that the next block finds the same memory. But for one thing: a thread keeps a few freed pieces of each small size for
+    itself, and where it keeps that one, the hole ends with the block. `found` is where the next block would lie.
+    """
+
+    begin: int
+    kept: int
+    size: int
+    found: int
+
+    def mended(self) -> "Room":
+        """The room, made longer where its end was lost: the next block lies where it would have before, or MENDED in front.
+
+        If it would lie elsewhere all the same (something large is in the hole), the pages of all holes are given back to the
+        system, and there is another room: this process never has two blocks.
+        """
+        if self._is_near(found := _place(self.size)):
+            return replace(self, found=found)
+        libc = _glibc()
+        assert libc is not None
+        if (kept := self.kept - MENDED) > 0:
+            libc.realloc(self.begin, kept - HEADER)
+            if self._is_near(found := _place(self.size)):
+                return replace(self, kept=kept, found=found)
+        libc.malloc_trim(0)
+        return make_room(self.size, blocks=1)[0]
+
+    def _is_near(self, found: int) -> bool:
+        return abs(found - self.found) <= MENDED
+
+
+def make_room(size: int, blocks: int) -> list[Room]:
     """Leave so many holes in the heap, each with room for an aligned block of `size` bytes whenever there is none in it.
 
-    For an aligned block glibc looks for a hole a hundred bytes larger than the block, and gives back what it does not need. If
-    a thread keeps that for itself, or something small that stays lies there, the hole that the block leaves is too small for
-    the very same request: the next block gets memory that was never used, and the process grows. Here a hole begins where a
-    block may (nothing in front is given back), and goes on behind it for SLACK bytes, with which what is given back becomes
-    one. Small things stay out of that as long as a smaller hole is left: one of SMALL bytes is added. What lies between the
-    holes is never freed. None is touched: until it is written to, a hole is a range of addresses.
+    Small things stay out of them as long as a smaller hole is left: one of SMALL bytes is added. None is touched: until it is
+    written to, a hole is a range of addresses.
     """
     if (libc := _glibc()) is None:
-        return
-    # The last one is for the others' sake: a hole at the heap's end would become part of that.
-    sizes = [SMALL, *[size + SLACK] * blocks, size + SLACK]
-    for room in [libc.aligned_alloc(ALIGNMENT, GUARD + size) for size in sizes]:
-        if room is not None:
-            libc.realloc(room, GUARD - HEADER)
+        return []
+    # The last one is for the others' sake: a hole at the heap's end would become part of that. It is larger, since glibc takes
+    # the smallest that fits.
+    sizes = [SMALL, *[size + SLACK] * blocks, size + 2 * SLACK]
+    begins = [libc.aligned_alloc(ALIGNMENT, GUARD + each) for each in sizes]
+    for begin in begins:
+        if begin is not None:
+            libc.realloc(begin, GUARD - HEADER)
+    return [Room(begin, GUARD, size, _place(size)) for begin in begins[1:-1] if begin is not None]
 
 
 def retire_fragments() -> None:
@@ -69,6 +107,15 @@ def retire_fragments() -> None:
             if size in FRAGMENTS:
                 for _ in range(number):
                     libc.malloc(size - HEADER)
+
+
+def _place(size: int) -> int:
+    """The address that the next aligned block of so many bytes would get."""
+    libc = _glibc()
+    assert libc is not None
+    found = libc.malloc(size + SPARE)  # not aligned: nothing of it is given back
+    libc.free(found)
+    return found
 
 
 def _free_pieces(libc: ctypes.CDLL) -> Iterator[tuple[int, int]]:
@@ -90,6 +137,7 @@ def _tell_malloc(options: dict[int, int]) -> None:
             libc.mallopt(option, value)
 
 
+@cache
 def _glibc() -> ctypes.CDLL | None:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
@@ -98,6 +146,7 @@ def _glibc() -> ctypes.CDLL | None:
     libc.aligned_alloc.restype, libc.aligned_alloc.argtypes = address, (size, size)
     libc.realloc.restype, libc.realloc.argtypes = address, (address, size)
     libc.malloc.restype, libc.malloc.argtypes = address, (size,)
+    libc.malloc_trim.argtypes = (size,)
     libc.open_memstream.restype = address
     libc.malloc_info.argtypes = ctypes.c_int, address
     libc.fclose.argtypes = libc.free.argtypes = (address,)

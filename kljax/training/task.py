@@ -21,6 +21,7 @@ from kljax.models.sampling import Sampler
 from kljax.training import mesh as meshes
 from kljax.training.allocator import keep_freed_memory
 from kljax.training.state import Architecture, decoder_architecture
+from kljax.training.temporaries import free_before_the_next
 from kljax.validation import check_lengths
 
 HASHED_AT_ONCE = 1000  # rows: one by one, `datasets` takes ten times as long
@@ -112,6 +113,7 @@ def set_up_process(run: RunConfig) -> None:
     """What the config says of this process as a whole. Before the first use of a device."""
     if run.keep_freed_memory:
         keep_freed_memory()
+    free_before_the_next()
     if run.cpu_devices is not None:
         meshes.divide_cpu(run.cpu_devices)
     use_compilation_cache(run.compilation_cache)

@@ -5,26 +5,42 @@ from typing import Any
 
 import jax
 
-from kljax.training.allocator import make_room, retire_fragments
+from kljax.training.allocator import Room, make_room, retire_fragments
 
 WORTH_IT = 2**24  # bytes: what is smaller finds room anywhere, and new pages for it cost little
+ASYNC = "jax_cpu_enable_async_dispatch"
+
+
+def free_before_the_next() -> None:
+    """Let the call of a program on a CPU return when its temporaries are freed. Before the first use of a device.
+
+    By default a thread takes the program, and says that the results are there a moment before it frees the temporaries. The
+    next step waits for the results alone: it asks for its block while the one before is still there, always where the host
+    runs ahead, by chance where it waits for results. The process then has two blocks, for good where it keeps what it frees.
+    Here the calling thread computes, with the GIL released. Programs over several devices have threads whatever is said here.
+    """
+    jax.config.update(ASYNC, False)
 
 
 def with_room(program: Callable[..., Any]) -> Callable[..., Any]:
-    """A jitted program for which room is made before its first call (`room_for`)."""
-    ready = False
+    """A jitted program for which room is made before its first call (`room_for`).
+
+    Before each later call the room is mended, where the block of the call before is free for certain (`free_before_the_next`).
+    """
+    rooms: list[Room] | None = None
 
     def call(*inputs: Any) -> Any:
-        nonlocal ready
-        if not ready:
-            room_for(program.lower(*inputs).compile())  # pyright: ignore  # compiled once: the call below finds it
-            ready = True
+        nonlocal rooms
+        if rooms is None:
+            rooms = room_for(program.lower(*inputs).compile())  # pyright: ignore  # compiled once: the call below finds it
+        elif len(rooms) == 1 and not jax.config.read(ASYNC):
+            rooms = [rooms[0].mended()]
         return program(*inputs)
 
     return call
 
 
-def room_for(compiled: jax.stages.Compiled) -> None:
+def room_for(compiled: jax.stages.Compiled) -> list[Room]:
     """Make room for the temporaries of a program, on CPUs: each device takes them as one block at every call and frees it.
 
     In a process that keeps what it frees (`allocator.keep_freed_memory`) a block so finds the memory of the one before; in
@@ -32,8 +48,9 @@ def room_for(compiled: jax.stages.Compiled) -> None:
     (`allocator.retire_fragments`).
     """
     if jax.default_backend() != "cpu":
-        return
+        return []
     retire_fragments()
     memory, executable = compiled.memory_analysis(), compiled.runtime_executable()
-    if memory is not None and executable is not None and memory.temp_size_in_bytes >= WORTH_IT:
-        make_room(memory.temp_size_in_bytes, len(executable.local_devices()))
+    if memory is None or executable is None or memory.temp_size_in_bytes < WORTH_IT:
+        return []
+    return make_room(memory.temp_size_in_bytes, len(executable.local_devices()))

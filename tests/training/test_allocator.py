@@ -2,15 +2,18 @@
 
 import ctypes
 import json
+import os
 import resource
 import subprocess
 import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from kljax.training import task
-from kljax.training.allocator import SLACK
+from kljax.training.allocator import MENDED, SLACK
 
 FAULTS = """
 import ctypes, resource
@@ -43,8 +46,6 @@ if {room}:
 touched = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 steps = []
 for _ in range(8):
-    for thing in [libc.malloc({behind}) for _ in range({kept})]:
-        libc.free(thing)
     blocks = [libc.aligned_alloc(64, {size}) for _ in range(2)]
     small = [libc.malloc(size) for size in 4 * [*range(128, 4096, 16)]]  # stays, more than fits elsewhere
     for block in blocks:
@@ -52,8 +53,40 @@ for _ in range(8):
     steps.append([sorted(blocks), small])
 print(json.dumps([touched, steps]))
 """
-BEHIND = 104  # bytes: what malloc asks for beside an aligned block whose hole is aligned, and gives back
-KEPT = 7  # freed things of one size that a thread keeps for itself, wherever they lie: full, so that BEHIND is not kept, too
+BEHIND = 104  # bytes: what malloc gives back of the hole that it found for an aligned block
+KEPT = 7  # freed things of one size that a thread keeps for itself, wherever they lie
+KEEP_NONE = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=0"}  # no thread keeps any: what they keep is another test's matter
+
+BROKEN = """
+import ctypes, json, resource
+from pathlib import Path
+from kljax.training.allocator import _glibc, keep_freed_memory, make_room
+keep_freed_memory()
+libc = _glibc()
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+def write_block():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    block = libc.aligned_alloc(64, {size})
+    ctypes.memset(block, 1, {size})
+    return block, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+(room,) = make_room({size}, blocks=1)
+cached = [libc.malloc({behind}) for _ in range({kept})]  # the thread keeps none of this size: it will keep the next
+block, first = write_block()
+{stays}
+libc.free(block)
+{comes}
+with_block = resident()
+after = room.mended()
+given_back = with_block - resident()
+mended = after.mended() == after
+block_after, again = write_block()
+print(json.dumps([after != room, mended, after.begin == room.begin, first, again, given_back, block_after == after.found]))
+"""
+
 
 FRAGMENTED = """
 import ctypes, json, random
@@ -62,8 +95,6 @@ from kljax.training import allocator
 allocator.keep_freed_memory()
 libc = allocator._glibc()
 allocator.make_room({room}, blocks=1)
-for thing in [libc.malloc({behind}) for _ in range({kept})]:
-    libc.free(thing)
 block = libc.aligned_alloc(64, {room})
 libc.free(block)
 sizes = [random.Random(i).randrange(2**10, 2**17) for i in range(2 * {pieces})]
@@ -102,8 +133,9 @@ with tempfile.TemporaryFile() as report:
 only_glibc = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="not glibc, which this is about")
 
 
-def _printed(program: str) -> Any:
-    return json.loads(subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout)
+def _printed(program: str, environment: Mapping[str, str] = MappingProxyType({})) -> Any:
+    command, env = [sys.executable, "-c", program], os.environ | environment
+    return json.loads(subprocess.run(command, env=env, capture_output=True, check=True).stdout)
 
 
 @only_glibc
@@ -124,22 +156,50 @@ def test_what_a_step_frees_is_there_for_the_next():
 @only_glibc
 def test_blocks_of_two_devices_find_the_same_room_in_every_step_and_what_is_small_stays_out_of_it():
     size = 2**27
-    touched, steps = _printed(ROOMS.format(room=True, size=size, behind=BEHIND, kept=KEPT))
+    touched, steps = _printed(ROOMS.format(room=True, size=size), KEEP_NONE)
     first, _ = steps[0]
     assert [blocks for blocks, _ in steps] == [first] * len(steps)
     small = [address for _, addresses in steps for address in addresses]
     assert not any(block <= address < block + size + SLACK for block in first for address in small)
     assert touched < size / resource.getpagesize() / 100
 
-    _, steps = _printed(ROOMS.format(room=False, size=size, behind=BEHIND, kept=KEPT))
+    _, steps = _printed(ROOMS.format(room=False, size=size))
     assert len({block for blocks, _ in steps for block in blocks}) > 2 * len(first)
+
+
+@only_glibc
+@pytest.mark.parametrize("stays", ["", f"libc.malloc({BEHIND})"])
+def test_a_room_whose_end_a_thread_keeps_is_made_longer_and_the_next_block_needs_no_new_pages(stays):
+    size = 2**27
+    broken, whole, same, first, again, given_back, foreseen = _printed(
+        BROKEN.format(size=size, behind=BEHIND, kept=KEPT, stays=stays, comes="")
+    )
+    assert broken
+    assert whole
+    assert foreseen
+    assert same
+    assert given_back <= 0
+    assert again < 2 * MENDED / resource.getpagesize() < 0.02 * first
+
+
+@only_glibc
+def test_a_room_that_something_large_lies_in_is_given_back_and_made_elsewhere():
+    size = 2**27
+    broken, whole, same, _, _, given_back, foreseen = _printed(
+        BROKEN.format(size=size, behind=BEHIND, kept=KEPT, stays="", comes=f"libc.malloc({size // 4 * 3})")
+    )
+    assert broken
+    assert whole
+    assert foreseen
+    assert not same
+    assert given_back > size / 5
 
 
 @only_glibc
 def test_small_pieces_leave_the_lists_of_what_is_free_and_their_pages_the_process_but_a_room_stays_free():
     pieces = 200  # twice as many are smaller together than the hole that make_room has for what is small
     size, (free, pages), (free_after, pages_after), room_is_free = _printed(
-        FRAGMENTED.format(pieces=pieces, room=2**27, behind=BEHIND, kept=KEPT)
+        FRAGMENTED.format(pieces=pieces, room=2**27), KEEP_NONE
     )
     assert free > 0.9 * pieces  # what threads keep for themselves is not free
     assert free_after < 0.05 * pieces
@@ -152,7 +212,8 @@ def test_a_process_is_set_up_as_its_config_says(tiny, monkeypatch, keep, devices
     called = []
     monkeypatch.setattr(task.meshes, "divide_cpu", called.append)
     monkeypatch.setattr(task, "keep_freed_memory", lambda: called.append("kept"))
+    monkeypatch.setattr(task, "free_before_the_next", lambda: called.append("in turn"))
     monkeypatch.setattr(task, "use_compilation_cache", lambda folder: called.append(folder))
     run = tiny(f"run.keep_freed_memory={keep}", f"run.cpu_devices={devices}").run
     task.set_up_process(run)
-    assert called == (["kept"] if keep else [devices]) + [run.compilation_cache]
+    assert called == [*(["kept", "in turn"] if keep else ["in turn", devices]), run.compilation_cache]

@@ -1,19 +1,48 @@
 """Room for the temporaries of compiled programs."""
 
+import ctypes
+import subprocess
+import sys
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from kljax.training import temporaries
+from kljax.training.allocator import Room
 from kljax.training.loop import train
 from kljax.training.temporaries import with_room
+
+AHEAD = """
+import jax, jax.numpy as jnp
+from kljax.benchmark.timing import begin_peak, peak
+from kljax.training import temporaries
+from kljax.training.allocator import keep_freed_memory
+keep_freed_memory()
+if {in_turn}:
+    temporaries.free_before_the_next()
+x = jnp.ones(4096)
+program = jax.jit(lambda x: jnp.cumsum(jnp.sin(jnp.outer(x, x)), axis=0)[-1])
+temporary = program.lower(x).compile().memory_analysis().temp_size_in_bytes
+step = temporaries.with_room(program)
+begin_peak()
+begin = peak()
+for _ in range(6):
+    x = step(x)  # the host waits for no result
+x.block_until_ready()
+print((peak() - begin) / temporary)
+"""
+
+
+only_glibc = pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="not glibc, which this is about")
 
 
 @pytest.fixture
 def rooms(monkeypatch):
     """What room was made: size and number."""
     made = []
-    monkeypatch.setattr(temporaries, "make_room", lambda size, blocks: made.append((size, blocks)))
+    monkeypatch.setattr(temporaries, "make_room", lambda size, blocks: made.append((size, blocks)) or [])
     return made
 
 
@@ -43,6 +72,15 @@ def test_room_is_made_once_before_the_first_call_and_the_program_is_compiled_onc
     assert len(traced) == program._cache_size() == 1
 
 
+@only_glibc
+@pytest.mark.parametrize(("in_turn", "blocks"), [(True, (0.9, 1.1)), (False, (1.5, 7.0))])
+def test_a_host_that_runs_ahead_has_the_temporaries_of_one_step(in_turn, blocks):
+    command = [sys.executable, "-c", AHEAD.format(in_turn=in_turn)]
+    seen = float(subprocess.run(command, capture_output=True, check=True).stdout)
+    least, most = blocks
+    assert least < seen < most
+
+
 def test_every_device_of_the_program_has_room(rooms):
     mesh = jax.make_mesh((4,), ("data",))
     rows = jax.device_put(jnp.ones((4, 2**22)), jax.NamedSharding(mesh, jax.P("data")))
@@ -62,11 +100,24 @@ def test_what_compilation_left_is_out_of_the_way_before_room_is_made(monkeypatch
     program, traced = _program()
     done = []
     monkeypatch.setattr(temporaries, "retire_fragments", lambda: done.append(f"retired after {len(traced)}"))
-    monkeypatch.setattr(temporaries, "make_room", lambda *_: done.append("room"))
+    monkeypatch.setattr(temporaries, "make_room", lambda *_: done.append("room") or [])
     called = with_room(program)
     called(jnp.ones((2048, 2048)))
     called(jnp.ones((2048, 2048)))
     assert done == ["retired after 1", "room"]
+
+
+@pytest.mark.parametrize(("in_turn", "number", "mended"), [(True, 1, 2), (False, 1, 0), (True, 4, 0)])
+def test_a_room_is_mended_before_each_later_call_where_its_block_is_free_for_certain(monkeypatch, in_turn, number, mended):
+    seen = []
+    monkeypatch.setattr(Room, "mended", lambda room: seen.append(room.kept) or replace(room, kept=room.kept + 1))
+    monkeypatch.setattr(temporaries, "make_room", lambda size, _: [Room(0, 0, size, 0) for _ in range(number)])
+    monkeypatch.setattr(jax.config, "read", lambda name: {temporaries.ASYNC: not in_turn}[name])
+    program, _ = _program()
+    called = with_room(program)
+    for _ in range(3):
+        called(jnp.ones((2048, 2048)))
+    assert seen == [*range(mended)]
 
 
 ON_DEVICE = ["reward=[even_tokens]"]
