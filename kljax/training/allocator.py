@@ -1,6 +1,7 @@
 """What this process does with memory that it frees."""
 
 import ctypes
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,7 +12,7 @@ ALIGNMENT, HEADER = 64, 8  # bytes: of XLA's blocks, and what glibc adds to each
 STEP = 16  # bytes: sizes are multiples of it; in what malloc reports the lowest bits say something else
 SPARE = ALIGNMENT + 48  # bytes: by so much the hole is larger that glibc looks for; it gives back what it does not need
 GUARD, SLACK, SMALL = 2**26, 2**26, 2**25  # bytes, see Room and make_room
-MENDED = 2**20  # bytes, see Room.mended
+MENDED, PATIENCE, MOMENT = 2**20, 20, 0.001  # bytes, times and seconds, see mended
 FRAGMENTS = range(2**10, 2**20)  # bytes: glibc has a list for each smaller size; of larger pieces there are few
 ROUNDS = 4  # what a piece has beyond the smallest one of its list remains, as a piece of a smaller list
 
@@ -45,33 +46,20 @@ class Room:
     For an aligned block glibc looks for a hole that is larger by SPARE, and gives back what it does not need: here from behind
     the block, since the hole begins where a block may. What is given back becomes one with SLACK bytes that the hole has more,
     so that the next block finds the same memory. But for one thing: a thread keeps a few freed pieces of each small size for
-    itself, and where it keeps that one, the hole ends with the block. `found` is where the next block would lie.
+    itself, and where it keeps that one, the hole ends with the block. `place` is where the next block would lie.
     """
 
     begin: int
     kept: int
     size: int
-    found: int
+    place: int
 
-    def mended(self) -> "Room":
-        """The room, made longer where its end was lost: the next block lies where it would have before, or MENDED in front.
-
-        If it would lie elsewhere all the same (something large is in the hole), the pages of all holes are given back to the
-        system, and there is another room: this process never has two blocks.
-        """
-        if self._is_near(found := _place(self.size)):
-            return replace(self, found=found)
-        libc = _glibc()
-        assert libc is not None
-        if (kept := self.kept - MENDED) > 0:
-            libc.realloc(self.begin, kept - HEADER)
-            if self._is_near(found := _place(self.size)):
-                return replace(self, kept=kept, found=found)
-        libc.malloc_trim(0)
-        return make_room(self.size, blocks=1)[0]
-
-    def _is_near(self, found: int) -> bool:
-        return abs(found - self.found) <= MENDED
+    def made_longer(self) -> "Room":
+        """MENDED bytes of those that are kept become part of the hole, while there are any."""
+        if (libc := _glibc()) is None or self.kept <= MENDED:
+            return self
+        libc.realloc(self.begin, self.kept - MENDED - HEADER)
+        return replace(self, kept=self.kept - MENDED)
 
 
 def make_room(size: int, blocks: int) -> list[Room]:
@@ -89,7 +77,29 @@ def make_room(size: int, blocks: int) -> list[Room]:
     for begin in begins:
         if begin is not None:
             libc.realloc(begin, GUARD - HEADER)
-    return [Room(begin, GUARD, size, _place(size)) for begin in begins[1:-1] if begin is not None]
+    if None in begins:
+        return []
+    return [Room(begin, GUARD, size, place) for begin, place in zip(sorted(begins[1:-1]), _places(size, blocks), strict=True)]
+
+
+def mended(rooms: list[Room]) -> list[Room]:
+    """The rooms, those made longer whose end was lost: the next blocks lie where they would have before, or MENDED in front.
+
+    If they would lie elsewhere all the same (something large is in a hole), the pages of all holes are given back to the
+    system, and there are other rooms: this process never has the blocks twice. For rooms whose blocks are free, or will be in
+    a moment: so long it waits, before anything is made longer.
+    """
+    for _ in range(PATIENCE):
+        if (same := _in_their_places(rooms)) is not None:
+            return same
+        time.sleep(MOMENT)
+    now = _places(rooms[0].size, len(rooms))
+    longer = [room if _near(room, now) else room.made_longer() for room in rooms]
+    if (same := _in_their_places(longer)) is not None:
+        return same
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+    return make_room(rooms[0].size, len(rooms))
 
 
 def retire_fragments() -> None:
@@ -109,13 +119,26 @@ def retire_fragments() -> None:
                     libc.malloc(size - HEADER)
 
 
-def _place(size: int) -> int:
-    """The address that the next aligned block of so many bytes would get."""
+def _in_their_places(rooms: list[Room]) -> list[Room] | None:
+    """The rooms with the next blocks' places, if these are near the places before."""
+    places = _places(rooms[0].size, len(rooms))
+    if not all(_near(room, [place]) for room, place in zip(rooms, places, strict=True)):
+        return None
+    return [replace(room, place=place) for room, place in zip(rooms, places, strict=True)]
+
+
+def _near(room: Room, places: list[int]) -> bool:
+    return any(abs(place - room.place) <= MENDED for place in places)
+
+
+def _places(size: int, blocks: int) -> list[int]:
+    """The addresses that the next aligned blocks of so many bytes would get, in order."""
     libc = _glibc()
     assert libc is not None
-    found = libc.malloc(size + SPARE)  # not aligned: nothing of it is given back
-    libc.free(found)
-    return found
+    found = [libc.malloc(size + SPARE) for _ in range(blocks)]  # not aligned: nothing of them is given back
+    for each in found:
+        libc.free(each)
+    return sorted(found)
 
 
 def _free_pieces(libc: ctypes.CDLL) -> Iterator[tuple[int, int]]:

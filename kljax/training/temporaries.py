@@ -5,9 +5,10 @@ from typing import Any
 
 import jax
 
-from kljax.training.allocator import Room, make_room, retire_fragments
+from kljax.training.allocator import Room, make_room, mended, retire_fragments
 
 WORTH_IT = 2**24  # bytes: what is smaller finds room anywhere, and new pages for it cost little
+WORTH_WAITING = 2**27  # bytes: a step with so much takes long beside what the host does meanwhile
 ASYNC = "jax_cpu_enable_async_dispatch"
 
 
@@ -23,9 +24,11 @@ def free_before_the_next() -> None:
 
 
 def with_room(program: Callable[..., Any]) -> Callable[..., Any]:
-    """A jitted program for which room is made before its first call (`room_for`).
+    """A jitted program for which room is made before its first call (`room_for`), and mended before each later one.
 
-    Before each later call the room is mended, where the block of the call before is free for certain (`free_before_the_next`).
+    What is mended has to be free: a program over several devices waits for its inputs, results of the call before, where the
+    room is WORTH_WAITING for. One of several devices that runs on frees its temporaries as it likes, as does one that a thread
+    takes (`free_before_the_next`).
     """
     rooms: list[Room] | None = None
 
@@ -33,11 +36,17 @@ def with_room(program: Callable[..., Any]) -> Callable[..., Any]:
         nonlocal rooms
         if rooms is None:
             rooms = room_for(program.lower(*inputs).compile())  # pyright: ignore  # compiled once: the call below finds it
-        elif len(rooms) == 1 and not jax.config.read(ASYNC):
-            rooms = [rooms[0].mended()]
+        elif _may_be_mended(rooms):
+            jax.block_until_ready(inputs)
+            rooms = mended(rooms)
         return program(*inputs)
 
     return call
+
+
+def _may_be_mended(rooms: list[Room]) -> bool:
+    in_turn = not jax.config.read(ASYNC)
+    return in_turn and (len(rooms) == 1 or (len(rooms) > 1 and rooms[0].size >= WORTH_WAITING))
 
 
 def room_for(compiled: jax.stages.Compiled) -> list[Room]:
