@@ -66,19 +66,21 @@ def make_room(size: int, blocks: int) -> list[Room]:
     """Leave so many holes in the heap, each with room for an aligned block of `size` bytes whenever there is none in it.
 
     Small things stay out of them as long as a smaller hole is left: one of SMALL bytes is added. None is touched: until it is
-    written to, a hole is a range of addresses.
+    written to, a hole is a range of addresses. No room where such blocks have pages of their own (`keep_freed_memory`).
     """
     if (libc := _glibc()) is None:
         return []
+    before = _with_own_pages(libc)
     # The last one is for the others' sake: a hole at the heap's end would become part of that. It is larger, since glibc takes
     # the smallest that fits.
     sizes = [SMALL, *[size + SLACK] * blocks, size + 2 * SLACK]
     begins = [libc.aligned_alloc(ALIGNMENT, GUARD + each) for each in sizes]
-    for begin in begins:
-        if begin is not None:
-            libc.realloc(begin, GUARD - HEADER)
-    if None in begins:
+    if None in begins or _with_own_pages(libc) > before:
+        for begin in begins:
+            libc.free(begin)
         return []
+    for begin in begins:
+        libc.realloc(begin, GUARD - HEADER)
     return [Room(begin, GUARD, size, place) for begin, place in zip(sorted(begins[1:-1]), _places(size, blocks), strict=True)]
 
 
@@ -143,15 +145,25 @@ def _places(size: int, blocks: int) -> list[int]:
 
 def _free_pieces(libc: ctypes.CDLL) -> Iterator[tuple[int, int]]:
     """For each list of the first heap, the size of its smallest piece in bytes, and how many there are."""
+    for each in _report(libc).iterfind("heap[@nr='0']/sizes/*"):
+        size = int(each.attrib["from"])
+        yield size - size % STEP, int(each.attrib["count"])
+
+
+def _with_own_pages(libc: ctypes.CDLL) -> int:
+    """How many blocks of this process are no part of the heap."""
+    return sum(int(total.attrib["count"]) for total in _report(libc).iterfind("total[@type='mmap']"))
+
+
+def _report(libc: ctypes.CDLL) -> ElementTree.Element:
+    """What malloc says of itself."""
     text, length = ctypes.c_void_p(), ctypes.c_size_t()
     stream = libc.open_memstream(ctypes.byref(text), ctypes.byref(length))
     libc.malloc_info(0, stream)
     libc.fclose(stream)
     report = ElementTree.fromstring(ctypes.string_at(text, length.value))
     libc.free(text)
-    for each in report.iterfind("heap[@nr='0']/sizes/*"):
-        size = int(each.attrib["from"])
-        yield size - size % STEP, int(each.attrib["count"])
+    return report
 
 
 def _tell_malloc(options: dict[int, int]) -> None:

@@ -219,6 +219,13 @@ def test_a_block_that_is_free_in_a_moment_is_waited_for():
 
 
 @only_glibc
+def test_no_room_is_left_where_a_block_has_pages_of_its_own():
+    rooms = "from kljax.training import allocator; {}; print(len(allocator.make_room(2**27, blocks=2)))"
+    assert _printed(rooms.format("allocator.keep_freed_memory()")) == 2
+    assert _printed(rooms.format("pass")) == 0
+
+
+@only_glibc
 def test_small_pieces_leave_the_lists_of_what_is_free_and_their_pages_the_process_but_a_room_stays_free():
     pieces = 200  # twice as many are smaller together than the hole that make_room has for what is small
     size, (free, pages), (free_after, pages_after), room_is_free = _printed(
