@@ -134,10 +134,10 @@ def _near(room: Room, places: list[int]) -> bool:
 
 
 def _places(size: int, blocks: int) -> list[int]:
-    """The addresses that the next aligned blocks of so many bytes would get, in order."""
+    """The addresses that the next aligned blocks of so many bytes would get, in order; 0 for one that would get none."""
     libc = _glibc()
     assert libc is not None
-    found = [libc.malloc(size + SPARE) for _ in range(blocks)]  # not aligned: nothing of them is given back
+    found = [libc.malloc(size + SPARE) or 0 for _ in range(blocks)]  # not aligned: nothing of them is given back
     for each in found:
         libc.free(each)
     return sorted(found)
