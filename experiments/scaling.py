@@ -23,7 +23,6 @@ from kljax.benchmark.tables import Rows, measured_on, parts_around, show, write_
 from kljax.command_line import compose, reporting_mistakes
 from kljax.config import Config
 from kljax.errors import UserError
-from kljax.training.allocator import keep_freed_memory
 from kljax.training.mesh import divide_cpu
 from kljax.training.progress import console
 from kljax.training.run_directory import write_atomically
@@ -52,7 +51,6 @@ def main() -> None:
     if arguments.docs is not None:
         for name in names:
             parts_around(arguments.docs, f"scaling:{name}")  # refused now and not after minutes
-    keep_freed_memory()
     jax.config.update("jax_compilation_cache_dir", None)  # what is compiled here is compiled anew
     if (devices := devices_of(names[0], tuple(arguments.overrides))) is not None:
         divide_cpu(devices)

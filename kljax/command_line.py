@@ -68,6 +68,8 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
 @contextmanager
 def reporting_mistakes(schema: type | None = None) -> Iterator[None]:
     """One sentence and exit code 2 for a mistake of the user's, 130 after Ctrl-C; bugs keep their traceback."""
+    # transformers would advise everyone to install PyTorch, which nothing here needs.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
         yield
     except UserError as error:

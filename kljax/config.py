@@ -479,7 +479,6 @@ class RunConfig:
     oracle_every: Natural  # steps between exact looks at a task that can be enumerated (oracle/… metrics); 0: none
     export_to: str | None  # experiments/pretrain.py writes the fitted model here, too, as a Hugging Face directory
     compilation_cache: str  # directory of JAX's persistent cache
-    keep_freed_memory: bool  # on CPUs: faster steps, more memory
     cpu_devices: Positive | None  # what JAX takes a CPU for, to be shared out by `mesh`; null: as it does, one
 
 

@@ -10,13 +10,19 @@ Log-probs, KLs and entropies are float32, in nats, whatever the model's dtype.
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 from jax.tree_util import GetAttrKey, register_pytree_with_keys
 from jaxtyping import Array, Bool, Float, Int
 
 Params = Any
 """A nested dict of arrays: a model's parameters without the model."""
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig as HuggingFaceConfig
+    from transformers import PreTrainedTokenizerBase as Tokenizer
+else:  # names for annotations: transformers is imported where something is loaded with it, which takes a second
+    HuggingFaceConfig = Tokenizer = Any
 
 Cls = TypeVar("Cls")
 

@@ -28,7 +28,6 @@ from kljax.training.mesh import divide_cpu
 from kljax.training.state import TrainState
 from kljax.training.step import compile_step
 from kljax.training.task import prepare
-from kljax.training.temporaries import room_for
 from kljax.types import Params, Prompts
 
 Overrides = tuple[str, ...]
@@ -291,7 +290,6 @@ def _step_by(program: Program, state: TrainState, frozen: Frozen, batch: Batch) 
 
 def _build(program: Any, *inputs: Any) -> Program:
     built = program.lower(*inputs).compile()
-    room_for(built)
     return Program(built, built.memory_analysis().temp_size_in_bytes)
 
 

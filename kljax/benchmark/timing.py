@@ -18,14 +18,12 @@ from kljax.config import Config
 from kljax.errors import UserError
 from kljax.models import huggingface
 from kljax.training.adaptation import Frozen
-from kljax.training.allocator import retire_fragments
 from kljax.training.loop import Trainer, build_trainer
 from kljax.training.recorder import Recorder
 from kljax.training.references import first_reference
 from kljax.training.state import TrainState
 from kljax.training.step import Parts, compile_halves, compile_step, score_rollout
 from kljax.training.task import Task, prepare
-from kljax.training.temporaries import with_room
 from kljax.types import Params, Prompts, Rollout
 
 WARM = 2  # steps before any that is timed: the first compiles, the memory of the second is watched
@@ -122,7 +120,7 @@ def subject(config: Config) -> Subject:
     _check(trainer)
     # Completions of one length make steps of one length: no token ends them.
     parts = replace(trainer.parts, sampler=replace(trainer.parts.sampler, eos_id=NEVER))
-    step = with_room(compile_step(parts))
+    step = compile_step(parts)
     trainer = replace(trainer, parts=parts, take_step=lambda state, frozen, batch: step(state, frozen, batch.prompts))
     params = _params(task)
     reference = first_reference(task, params)
@@ -160,9 +158,8 @@ def timed_step(it: Subject, step: int) -> float:
 def time_parts(it: Subject, steps: int) -> tuple[Timed, Timed, Timed]:
     """Rollout, scoring and update, each a program of its own."""
     parts = it.trainer.parts
-    rollout_half, update_half = map(with_room, compile_halves(parts))
+    rollout_half, update_half = compile_halves(parts)
 
-    @with_room
     @jax.jit
     def scoring(state: TrainState, frozen: Frozen, rollout: Rollout):
         return score_rollout(parts, state.params, frozen, state.reference, rollout)
@@ -183,7 +180,6 @@ def compile_seconds(it: Subject) -> tuple[float, float]:
     prompts = it.trainer.batch(0).prompts
     with tempfile.TemporaryDirectory() as folder, _cache_in(folder):
         cold, cached = (_compile(it.trainer.parts, it.state, it.frozen, prompts) for _ in range(2))
-    retire_fragments()  # as after any program's compilation: what is timed next must not be slower for it
     return cold, cached
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
-from transformers import PreTrainedTokenizerBase
 
 from kljax.config import Augmentation
 from kljax.data.labelled import Texts
 from kljax.errors import UserError
+from kljax.types import Tokenizer
 
 STREAM = 1  # of the random numbers of (seed, step): 0 and none are others'
 
@@ -21,7 +21,7 @@ def is_off(config: Augmentation) -> bool:
     return config.delete == config.swap == config.mask == 0
 
 
-def mask_token(config: Augmentation, tokenizer: PreTrainedTokenizerBase) -> int:
+def mask_token(config: Augmentation, tokenizer: Tokenizer) -> int:
     """The token that takes the place of masked ones: the mask token, or else the unknown one."""
     found: Any = tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
     if found is None and config.mask > 0:

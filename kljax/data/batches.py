@@ -9,13 +9,12 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 from jaxtyping import Bool, Int
-from transformers import PreTrainedTokenizerBase
 
 from kljax.config import ChatPrompt, PrefixPrompt, WholePrompt
 from kljax.data.text import whole_column
 from kljax.data.tokenizers import encode
 from kljax.errors import UserError
-from kljax.types import Prompts
+from kljax.types import Prompts, Tokenizer
 
 
 def rows_at(seed: int, step: int, batch: int, total: int) -> Int[np.ndarray, "batch"]:
@@ -42,7 +41,7 @@ class TokenRows:
         return self.tokens[rows], self.mask[rows]
 
 
-def token_rows(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int) -> TokenRows:
+def token_rows(tokenizer: Tokenizer, texts: list[str], length: int) -> TokenRows:
     """Beginning token, text, end token, in windows of `length` that overlap by the one token from which the next follows."""
     bos, eos, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
     windows = []
@@ -74,7 +73,7 @@ class PromptRows:
 
 
 def prompt_rows(
-    tokenizer: PreTrainedTokenizerBase, rows: datasets.Dataset, config: PrefixPrompt | WholePrompt | ChatPrompt, seed: int
+    tokenizer: Tokenizer, rows: datasets.Dataset, config: PrefixPrompt | WholePrompt | ChatPrompt, seed: int
 ) -> PromptRows:
     """Prompts of all rows, each with a beginning token (a chat template has its own), padded on the left to max_tokens + 1.
 
@@ -102,7 +101,7 @@ def prompt_rows(
     return PromptRows(tokens, mask, rows)
 
 
-def _chats(tokenizer: PreTrainedTokenizerBase, texts: list[str], config: ChatPrompt) -> list[list[int]]:
+def _chats(tokenizer: Tokenizer, texts: list[str], config: ChatPrompt) -> list[list[int]]:
     """Each text in the message, in the tokenizer's chat template, up to where the assistant's answer begins."""
     if not tokenizer.chat_template:
         raise UserError(

@@ -11,13 +11,12 @@ import datasets
 import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from transformers import PreTrainedTokenizerBase
 
 from kljax.data.batches import rows_at
 from kljax.data.text import whole_column
 from kljax.data.tokenizers import encode
 from kljax.errors import UserError, did_you_mean
-from kljax.types import struct
+from kljax.types import Tokenizer, struct
 
 T = TypeVar("T")
 
@@ -55,14 +54,14 @@ def batch(rows: T, seed: int, step: int, size: int) -> T:
     return take(rows, rows_at(seed, step, size, count(rows)))
 
 
-def whole_texts(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int) -> Texts:
+def whole_texts(tokenizer: Tokenizer, texts: list[str], length: int) -> Texts:
     """A row a text. One that is too long loses its end, but not the end token."""
     _check_length(length)
     bos, eos = _ends(tokenizer)
     return _padded(tokenizer, [[bos, *text[: length - 2], eos] for text in encode(tokenizer, texts)], length)
 
 
-def text_pieces(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: int) -> Texts:
+def text_pieces(tokenizer: Tokenizer, texts: list[str], length: int) -> Texts:
     """Every token of every text once: one that is too long makes several rows, each with a beginning and an end token."""
     _check_length(length)
     (bos, eos), inner = _ends(tokenizer), length - 2
@@ -72,7 +71,7 @@ def text_pieces(tokenizer: PreTrainedTokenizerBase, texts: list[str], length: in
     return _padded(tokenizer, pieces, length)
 
 
-def text_pairs(tokenizer: PreTrainedTokenizerBase, rows: datasets.Dataset, rejected: str, length: int, part: str) -> Texts:
+def text_pairs(tokenizer: Tokenizer, rows: datasets.Dataset, rejected: str, length: int, part: str) -> Texts:
     """Preference pairs: the column `text` holds the chosen texts, `rejected` the others."""
     others = column(rows, rejected, part, "pretrain.objective.rejected")
     for i, text in enumerate(others):
@@ -178,11 +177,11 @@ def _check_length(length: int) -> None:
         )
 
 
-def _ends(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, Any]:
+def _ends(tokenizer: Tokenizer) -> tuple[Any, Any]:
     return tokenizer.bos_token_id, tokenizer.eos_token_id
 
 
-def _padded(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]], length: int) -> Texts:
+def _padded(tokenizer: Tokenizer, rows: list[list[int]], length: int) -> Texts:
     mask = np.arange(length) < np.array([len(row) for row in rows])[:, None]
     tokens = np.full(mask.shape, tokenizer.pad_token_id, np.int32)
     tokens[mask] = np.concatenate([np.asarray(row, np.int32) for row in rows])

@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from kljax.config import BpeTokenizer, PretrainedTokenizer, WordTokenizer
 from kljax.errors import UserError
-from kljax.types import Rollout
+from kljax.types import Rollout, Tokenizer
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
 MASK = {"mask_token": "<mask>"}
@@ -21,7 +20,7 @@ ALL_WORDS = 2**31  # the trainer keeps 30,000 unless told otherwise
 
 def build(
     config: WordTokenizer | BpeTokenizer | PretrainedTokenizer, texts: Iterable[str], special: Mapping[str, str] = SPECIAL
-) -> PreTrainedTokenizerBase:
+) -> Tokenizer:
     """The configured tokenizer; `texts` are what a trained one is trained on, `special` its special tokens (or with MASK)."""
     match config:
         case WordTokenizer():
@@ -32,11 +31,13 @@ def build(
             return load(config.path, field="tokenizer.path")
 
 
-def load(path: str | Path, field: str = "tokenizer") -> PreTrainedTokenizerBase:
+def load(path: str | Path, field: str = "tokenizer") -> Tokenizer:
     """A tokenizer from a directory or the hub. One without padding or beginning token uses its end token for them.
 
     That is safe here: masks, never token ids, say what is padding. An encoder's begins with [CLS] and ends with [SEP].
     """
+    from transformers import AutoTokenizer
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path))
     except Exception as error:  # transformers raises OSError, ValueError and hub errors alike
@@ -58,7 +59,7 @@ def load(path: str | Path, field: str = "tokenizer") -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     """Token ids of each text, no special tokens added."""
     if not texts:
         return []
@@ -83,12 +84,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[in
     return rows
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, tokens: Iterable[Iterable[int]]) -> list[str]:
+def decode(tokenizer: Tokenizer, tokens: Iterable[Iterable[int]]) -> list[str]:
     """Texts of token rows, special tokens left out."""
     return tokenizer.batch_decode([list(row) for row in tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def completion_texts(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> tuple[list[str], list[str]]:
+def completion_texts(tokenizer: Tokenizer, rollout: Rollout) -> tuple[list[str], list[str]]:
     """Prompts and completions as text."""
     tokens, prompt_mask, mask = (np.asarray(x) for x in (rollout.tokens, rollout.prompt_mask, rollout.mask))
     width = prompt_mask.shape[1]
@@ -96,15 +97,15 @@ def completion_texts(tokenizer: PreTrainedTokenizerBase, rollout: Rollout) -> tu
     return prompts, decode(tokenizer, (row[width:][m] for row, m in zip(tokens, mask, strict=True)))
 
 
-def _train_words(texts: Iterable[str], special: Mapping[str, str]) -> PreTrainedTokenizerFast:
+def _train_words(texts: Iterable[str], special: Mapping[str, str]) -> Tokenizer:
     tokenizer = tokenizers.Tokenizer(models.WordLevel({}))  # no unknown token: a closed vocabulary
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.WordLevelTrainer(vocab_size=ALL_WORDS, special_tokens=list(special.values()), show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    return _as_hugging_face(tokenizer, special)
 
 
-def _train_bpe(texts: Iterable[str], vocab_size: int, special: Mapping[str, str]) -> PreTrainedTokenizerFast:
+def _train_bpe(texts: Iterable[str], vocab_size: int, special: Mapping[str, str]) -> Tokenizer:
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -115,4 +116,10 @@ def _train_bpe(texts: Iterable[str], vocab_size: int, special: Mapping[str, str]
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return _as_hugging_face(tokenizer, special)
+
+
+def _as_hugging_face(tokenizer: tokenizers.Tokenizer, special: Mapping[str, str]) -> Tokenizer:
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from huggingface_hub import snapshot_download
 from jax.tree_util import tree_leaves_with_path
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from kljax.config import DecoderConfig, EncoderConfig, HuggingFaceModel
 from kljax.errors import UserError
@@ -23,7 +22,7 @@ from kljax.models import huggingface_configs as configs
 from kljax.models import huggingface_files as files
 from kljax.models.huggingface_files import Tensor
 from kljax.models.huggingface_names import NAMES, RENAMED, Kind, Names, Source, find_source, may_be_ignored
-from kljax.types import Params
+from kljax.types import HuggingFaceConfig, Params, Tokenizer
 
 __all__ = ["Kind", "Pretrained", "check_exportable", "check_tokenizer", "describe", "load_params", "save"]
 
@@ -77,7 +76,7 @@ def load_params(pretrained: Pretrained, kind: Kind, shapes: Params, shardings: P
     return params
 
 
-def check_tokenizer(pretrained: Pretrained, tokenizer: PreTrainedTokenizerBase, field: str = "tokenizer") -> None:
+def check_tokenizer(pretrained: Pretrained, tokenizer: Tokenizer, field: str = "tokenizer") -> None:
     """UserError where the tokenizer has tokens that the model has no embedding for."""
     size = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
     if size > pretrained.vocab_size:
@@ -87,9 +86,7 @@ def check_tokenizer(pretrained: Pretrained, tokenizer: PreTrainedTokenizerBase, 
         )
 
 
-def check_exportable(
-    config: DecoderConfig | EncoderConfig, kind: Kind, tokenizer: PreTrainedTokenizerBase | None = None
-) -> None:
+def check_exportable(config: DecoderConfig | EncoderConfig, kind: Kind, tokenizer: Tokenizer | None = None) -> None:
     """UserError where no Hugging Face architecture has these parts, or none goes with this tokenizer, saying what would do."""
     model_type = configs.family_of(config, kind)
     if tokenizer is not None:
@@ -102,7 +99,7 @@ def save(
     config: DecoderConfig | EncoderConfig,
     vocab_size: int,
     params: Params,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     dtype: str,
     labels: Sequence[str] = (),
 ) -> None:
@@ -146,7 +143,7 @@ def _directory(path: str, field: str) -> Path:
         ) from None
 
 
-def _count_outputs(theirs: PreTrainedConfig, tensors: dict[str, Tensor], name: str) -> int:
+def _count_outputs(theirs: HuggingFaceConfig, tensors: dict[str, Tensor], name: str) -> int:
     family, names = configs.FAMILIES[theirs.model_type], NAMES[theirs.model_type]
     head = f"{names.heads['classifier']['out']}.weight"
     if head not in tensors:

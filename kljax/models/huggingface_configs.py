@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from kljax.config import DecoderConfig, EncoderConfig, HuggingFaceModel
 from kljax.errors import UserError
 from kljax.models.huggingface_names import Kind
+from kljax.types import HuggingFaceConfig, Tokenizer
 
 ROPE_THETA = 10000.0  # of a model whose positions are learned: any will do
 ONE_OR_MORE = range(1, 2**31)
@@ -35,7 +35,7 @@ class Family:
     square: bool = False  # heads · head_dim must be d_model
 
 
-def read(path: Path, name: str) -> PreTrainedConfig:
+def read(path: Path, name: str) -> HuggingFaceConfig:
     """The config.json of a directory, checked to be of a supported architecture. `name` is how messages begin."""
     file = path / "config.json"
     try:
@@ -50,6 +50,8 @@ def read(path: Path, name: str) -> PreTrainedConfig:
         raise UserError(f"{name}: '{path}' is of the architecture {model_type!r}, expected one of {supported}.")
     if raw.get("quantization_config"):
         raise UserError(f"{name}: '{path}' holds quantised weights (quantization_config); expected plain floats.")
+    from transformers import AutoConfig
+
     try:
         return AutoConfig.from_pretrained(str(path))
     except Exception as error:  # a class of its own for each kind of bad value
@@ -57,7 +59,7 @@ def read(path: Path, name: str) -> PreTrainedConfig:
         raise UserError(f"{name}: transformers cannot read '{file}': {reason}") from None
 
 
-def resolve(theirs: PreTrainedConfig, source: HuggingFaceModel, name: str) -> DecoderConfig | EncoderConfig:
+def resolve(theirs: HuggingFaceConfig, source: HuggingFaceModel, name: str) -> DecoderConfig | EncoderConfig:
     """Our config of the same model, with what the source says of dtypes, dropout and context."""
     family = FAMILIES[theirs.model_type]
     _refuse_what_we_cannot_do(theirs, family, f"{name}: '{source.path}'")
@@ -84,7 +86,7 @@ def resolve(theirs: PreTrainedConfig, source: HuggingFaceModel, name: str) -> De
         raise UserError(f"{name}: '{source.path}' gives {first['input']!r} for {key}: {first['msg']}.") from None
 
 
-def _refuse_what_we_cannot_do(theirs: PreTrainedConfig, family: Family, name: str) -> None:
+def _refuse_what_we_cannot_do(theirs: HuggingFaceConfig, family: Family, name: str) -> None:
     for key, allowed in family.fixed.items():
         value = getattr(theirs, key, allowed[0])
         if value not in allowed:
@@ -117,7 +119,7 @@ def family_of(config: DecoderConfig | EncoderConfig, kind: Kind) -> str:
     return nearest
 
 
-def check_tokenizer_of(model_type: str, config: DecoderConfig | EncoderConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_tokenizer_of(model_type: str, config: DecoderConfig | EncoderConfig, tokenizer: Tokenizer) -> None:
     """UserError where transformers would read this tokenizer, or positions, otherwise than we do."""
     made = type(tokenizer).__name__
     if model_type == "qwen2" and made.removesuffix("Fast") != "Qwen2Tokenizer":

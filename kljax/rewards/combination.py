@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from transformers import PreTrainedTokenizerBase
 
 from kljax.config import RewardTerm
 from kljax.errors import UserError, did_you_mean
 from kljax.rewards.device import DEVICE_REWARDS, DeviceReward
 from kljax.rewards.model import ModelReward
 from kljax.rewards.text import PREPARATIONS, TEXT_REWARDS
-from kljax.types import Params, Rollout
+from kljax.types import Params, Rollout, Tokenizer
 
 Terms = dict[str, Float[Array | np.ndarray, "B"]]
 """Each term's value of every completion, before its weight."""
@@ -46,7 +45,7 @@ class Reward:
         return jnp.asarray(sum((self.weights[name] * values for name, values in terms.items() if self.weights[name]), zero))
 
 
-def build(terms: Mapping[str, RewardTerm], tokenizer: PreTrainedTokenizerBase) -> Reward:
+def build(terms: Mapping[str, RewardTerm], tokenizer: Tokenizer) -> Reward:
     """The reward of the config, or a `UserError` that names the term that cannot be found or made."""
     made = {name: _make(f"reward.{name}", term, tokenizer) for name, term in terms.items() if term.kind == "jax"}
     host = {name: (term, _bound(f"reward.{name}", term)) for name, term in terms.items() if term.kind == "python"}
@@ -93,7 +92,7 @@ def _resolve(field: str, name: str, table: Mapping[str, Callable[..., Any]]) -> 
     return function
 
 
-def _make(field: str, term: RewardTerm, tokenizer: PreTrainedTokenizerBase) -> DeviceReward | ModelReward:
+def _make(field: str, term: RewardTerm, tokenizer: Tokenizer) -> DeviceReward | ModelReward:
     """The JAX function, or the model, that the term's factory makes."""
     factory = _resolve(field, term.function, DEVICE_REWARDS)
     try:

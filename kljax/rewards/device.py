@@ -9,17 +9,16 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from transformers import PreTrainedTokenizerBase
 
 from kljax.data.grammar import MODIFIER, VALENCE
 from kljax.errors import UserError
 from kljax.rewards import model
-from kljax.types import Rollout
+from kljax.types import Rollout, Tokenizer
 
 DeviceReward = Callable[[Rollout], Float[Array, "B"]]
 
 
-def sentiment(tokenizer: PreTrainedTokenizerBase) -> DeviceReward:
+def sentiment(tokenizer: Tokenizer) -> DeviceReward:
     """The review grammar's sentiment: Σ valence(word) · modifier(word before) over the completion's words."""
     vocabulary = tokenizer.get_vocab()
     missing = sorted((VALENCE.keys() | MODIFIER.keys()) - vocabulary.keys())
@@ -41,17 +40,17 @@ def sentiment(tokenizer: PreTrainedTokenizerBase) -> DeviceReward:
     return reward
 
 
-def length(tokenizer: PreTrainedTokenizerBase) -> DeviceReward:
+def length(tokenizer: Tokenizer) -> DeviceReward:
     """Tokens of the completion, its end-of-sequence token included."""
     return lambda rollout: rollout.mask.sum(axis=-1).astype(jnp.float32)
 
 
-def even_tokens(tokenizer: PreTrainedTokenizerBase) -> DeviceReward:
+def even_tokens(tokenizer: Tokenizer) -> DeviceReward:
     """Tokens of the completion whose id is even: a reward that costs next to nothing, for measuring speed (make benchmark)."""
     return lambda rollout: (rollout.mask & (rollout.completion % 2 == 0)).sum(axis=-1).astype(jnp.float32)
 
 
-def repetition(tokenizer: PreTrainedTokenizerBase) -> DeviceReward:
+def repetition(tokenizer: Tokenizer) -> DeviceReward:
     """The share of the completion's bigrams that occurred in it before: 0 for none. Give it a negative weight."""
 
     def reward(rollout: Rollout) -> Float[Array, "B"]:
@@ -65,7 +64,7 @@ def repetition(tokenizer: PreTrainedTokenizerBase) -> DeviceReward:
     return reward
 
 
-def pairs(tokenizer: PreTrainedTokenizerBase, seed: int) -> DeviceReward:
+def pairs(tokenizer: Tokenizer, seed: int) -> DeviceReward:
     """Σ over the completion of a value for each token after the one before it, normal numbers drawn by `seed`.
 
     For vocabularies of a few tokens: the values are a table V × V.

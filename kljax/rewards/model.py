@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
-from transformers import PreTrainedTokenizerBase
 
 from kljax.config import HuggingFaceModel
 from kljax.data import tokenizers
@@ -22,7 +21,7 @@ from kljax.data.labelled import whole_texts
 from kljax.errors import UserError, did_you_mean
 from kljax.models import huggingface
 from kljax.models.classifier import Classifier
-from kljax.types import Params, Rollout
+from kljax.types import Params, Rollout, Tokenizer
 
 FIELD = "arguments.path"
 
@@ -40,14 +39,14 @@ class FittedModel:
     """A reward model in memory. `score(params, tokens, mask)` is one number a row."""
 
     path: Path
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Tokenizer
     context: int
     params: Params
     score: Callable[[Params, Int[Array, "B S"], Bool[Array, "B S"]], Float[Array, "B"]]
 
 
 def on_tokens(
-    tokenizer: PreTrainedTokenizerBase, path: str, label: str | None = None, scale: str = "log_odds", of: str = "whole"
+    tokenizer: Tokenizer, path: str, label: str | None = None, scale: str = "log_odds", of: str = "whole"
 ) -> ModelReward:
     """The model's score of prompt and completion (`of="completion"`: of that alone), for a policy with the same tokenizer."""
     fitted = load(path, label, scale)

@@ -36,7 +36,6 @@ from kljax.training.progress import ProgressBar
 from kljax.training.state import Leaf, TrainState, initial_state, make_optimizer, state_shapes, state_shardings
 from kljax.training.supervised_metrics import Figures
 from kljax.training.task import Task, base_identity, base_path
-from kljax.training.temporaries import with_room
 from kljax.types import Params, struct
 
 RESULT, HUGGINGFACE = "result.json", "huggingface"
@@ -213,7 +212,6 @@ def _compile(task: Task, objective: Objective, outputs: Callable[[Params, Rows],
     number = jax.ShapeDtypeStruct((), jnp.float32)
     counter = jax.ShapeDtypeStruct((), jnp.int32)
 
-    @with_room
     @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
     def step(state: TrainState, batch: Any):
         key = jax.random.fold_in(state.key, state.step)

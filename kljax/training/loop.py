@@ -30,7 +30,6 @@ from kljax.training.regularisation import ablation_note, make_controller, make_d
 from kljax.training.state import TrainState, initial_state, rl_optimizer, state_shapes, state_shardings
 from kljax.training.step import Metrics, Outcome, Parts, compile_halves, compile_step
 from kljax.training.task import Task, prepare
-from kljax.training.temporaries import with_room
 from kljax.types import Params
 
 MAX_KL_AT_START = {"float32": 1e-6, "bfloat16": 1e-2}  # nats per token, for pi = rho, by the precision of rho's parameters
@@ -162,9 +161,9 @@ def build_trainer(task: Task) -> Trainer:
 def _step_taker(task: Task, prompts: PromptRows, parts: Parts, host: combination.HostReward | None) -> TakeStep:
     """One compiled program where every reward is on the device; two halves around the host's reward otherwise."""
     if host is None:
-        step = with_room(compile_step(parts))
+        step = compile_step(parts)
         return lambda state, frozen, batch: step(state, frozen, batch.prompts)
-    rollout_half, update_half = map(with_room, compile_halves(parts))
+    rollout_half, update_half = compile_halves(parts)
 
     def take_step(state: TrainState, frozen: Frozen, batch: Batch):
         rollout, terms, known = rollout_half(state, frozen, batch.prompts)

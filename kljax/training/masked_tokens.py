@@ -11,14 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
-from transformers import PreTrainedTokenizerBase
 
 from kljax.errors import UserError
 from kljax.kl.next_token import log_prob
 from kljax.kl.sequences import masked_sum
 from kljax.models.encoder import MaskedLm
 from kljax.models.vocabulary import map_logits, of_whole_logits
-from kljax.types import struct
+from kljax.types import Tokenizer, struct
 
 MASKED, REPLACED = 0.8, 0.1  # of the chosen tokens; the rest stay
 
@@ -43,7 +42,7 @@ class Masked:
     chosen: Bool[Array | np.ndarray, "B L"]
 
 
-def recipe(tokenizer: PreTrainedTokenizerBase, probability: float) -> Recipe:
+def recipe(tokenizer: Tokenizer, probability: float) -> Recipe:
     """The recipe of a tokenizer, which needs a mask token."""
     mask_id: Any = tokenizer.mask_token_id
     if mask_id is None:

@@ -25,10 +25,7 @@ class BudgetExceeded(Exception):
 
 
 class Recorder:
-    """Logs and bar of a run. Metrics are fetched one step late, so that the device never waits for the host.
-
-    A CPU that is one device is the host itself: a step is done when its call returns (temporaries.free_before_the_next).
-    """
+    """Logs and bar of a run. Metrics are fetched one step late, so that the device never waits for the host."""
 
     def __init__(self, task: Task, path: Path, first: int):
         self._task = task

@@ -20,6 +20,7 @@ from kljax.errors import UserError
 from kljax.validation import validate
 
 CONFIG, MODEL = "config.yaml", "model.json"
+RETIRED = ("keep_freed_memory",)  # keys of `run` in older config.yaml files that are no more and never changed a number
 RECORDED_VERSIONS = ("kljax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -93,6 +94,8 @@ def read_config(path: Path) -> dict[str, Any]:
         values = None
     if not isinstance(values, dict):
         raise UserError(f"run: {path / CONFIG} cannot be read as a YAML mapping; restore it, or choose another name=….")
+    if isinstance(values.get("run"), dict):
+        values["run"] = {key: value for key, value in values["run"].items() if key not in RETIRED}
     return values
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
-from transformers import PreTrainedTokenizerBase
 
 from kljax.config import Config, DecoderConfig, EncoderConfig, HuggingFaceModel, RunConfig, to_dict
 from kljax.data import tokenizers
@@ -19,9 +18,8 @@ from kljax.errors import UserError
 from kljax.models import huggingface
 from kljax.models.sampling import Sampler
 from kljax.training import mesh as meshes
-from kljax.training.allocator import keep_freed_memory
 from kljax.training.state import Architecture, decoder_architecture
-from kljax.training.temporaries import free_before_the_next
+from kljax.types import Tokenizer
 from kljax.validation import check_lengths
 
 HASHED_AT_ONCE = 1000  # rows: one by one, `datasets` takes ten times as long
@@ -34,7 +32,7 @@ class Task:
     config: Config
     mesh: Mesh
     splits: Splits
-    tokenizer: PreTrainedTokenizerBase
+    tokenizer: Tokenizer
     model: DecoderConfig | EncoderConfig
     vocab_size: int
     pretrained: huggingface.Pretrained | None
@@ -94,7 +92,7 @@ def make_task(
     config: Config,
     mesh: Mesh,
     splits: Splits,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     pretrained: huggingface.Pretrained | None,
 ) -> Task:
     """The task, its sizes checked."""
@@ -111,9 +109,9 @@ def make_task(
 
 def set_up_process(run: RunConfig) -> None:
     """What the config says of this process as a whole. Before the first use of a device."""
-    if run.keep_freed_memory:
-        keep_freed_memory()
-    free_before_the_next()
+    # A program on a CPU that is one device then computes in the calling thread, and has freed its temporaries when it returns.
+    # Otherwise the next step takes its own while those are still there: twice the memory in a loop that runs ahead.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if run.cpu_devices is not None:
         meshes.divide_cpu(run.cpu_devices)
     use_compilation_cache(run.compilation_cache)

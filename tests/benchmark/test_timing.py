@@ -50,15 +50,6 @@ def test_every_program_is_timed_as_often_as_asked(measured):
     assert it.parameters == sum(leaf.size for leaf in jax.tree.leaves(it.state.params))
 
 
-def test_what_compilation_leaves_is_out_of_the_way_of_what_is_timed_next(measured, monkeypatch):
-    _, it = measured
-    done = []
-    monkeypatch.setattr(timing, "_compile", lambda *_: done.append("compiled") or 1.0)
-    monkeypatch.setattr(timing, "retire_fragments", lambda: done.append("retired"))
-    timing.compile_seconds(it)
-    assert done == ["compiled", "compiled", "retired"]
-
-
 def test_every_step_is_a_whole_one(measured):
     """No token ends a completion, and the policy moves away from the reference, at which it began."""
     _, it = measured

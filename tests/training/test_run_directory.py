@@ -36,6 +36,14 @@ def complaint(path, config):
     return str(raised.value)
 
 
+def test_a_key_of_an_older_version_that_changed_no_number_is_passed_over(owned):
+    config, path = owned
+    values = run_directory.to_dict(config)
+    values["run"]["keep_freed_memory"] = True
+    (path / "config.yaml").write_text(yaml.safe_dump(values))
+    assert read_config(path) == run_directory.to_dict(config)
+
+
 def test_the_owner_is_let_in_and_nothing_is_written(owned):
     config, path = owned
     before = contents(path)
