@@ -4,10 +4,15 @@ Values live in `configs/` (Hydra), types and docs here, each once. `validation.v
 `Config`; the library sees only the validated object.
 """
 
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.dataclasses import dataclass
+
+from kljax.kl.divergences import DIVERGENCES, WITH_PARAMETERS
+from kljax.kl.penalties import PENALTIES
+from kljax.policy.algorithms import ALGORITHMS
+from kljax.policy.scaling import REWARD_SCALES
 
 Schema = TypeVar("Schema")
 
@@ -34,6 +39,14 @@ Remat = Literal["none", "mlp", "layer"]
 Devices = Annotated[int, Field(ge=-1, strict=True)]
 Two = Annotated[int, Field(ge=2, strict=True)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=200)]
+if TYPE_CHECKING:
+    PenaltyName: TypeAlias = str
+    AlgorithmName: TypeAlias = str
+    RewardScaleName: TypeAlias = str
+    PlainDivergenceName: TypeAlias = str
+else:  # what there is to choose stands in the tables, once
+    PenaltyName, AlgorithmName, RewardScaleName = (Literal[tuple(t)] for t in (PENALTIES, ALGORITHMS, REWARD_SCALES))
+    PlainDivergenceName = Literal[tuple(name for name in DIVERGENCES if name not in WITH_PARAMETERS)]
 
 
 @strict
@@ -409,7 +422,7 @@ class TargetBeta:
 class PlainDivergence:
     """A divergence of two next-token distributions that has no parameter; p is the policy, q the reference."""
 
-    kind: Literal["reverse_kl", "forward_kl", "jeffreys", "chi_squared", "total_variation", "squared_hellinger"]
+    kind: PlainDivergenceName
 
 
 @strict
@@ -440,17 +453,7 @@ class AlphaDivergence:
 class KlConfig:
     """The penalty for leaving the frozen reference."""
 
-    penalty: Literal[
-        "exact",
-        "k1_reward",
-        "exact_token",
-        "k2_loss",
-        "weighted_k3_loss",
-        "k3_loss",
-        "k1_loss",
-        "k3_reward",
-        "k2_reward",
-    ]
+    penalty: PenaltyName
     beta: NonNegative  # reward units per nat; at the start, where a controller moves it
     controller: FixedBeta | ScheduledBeta | AdaptiveBeta | TargetBeta = Field(discriminator="kind")
     divergence: PlainDivergence | JensenShannon | Renyi | AlphaDivergence = Field(discriminator="kind")  # of exact, exact_token
@@ -506,8 +509,8 @@ class Config:
     reference: ReferenceConfig
     rollout: RolloutConfig
     reward: Annotated[dict[str, RewardTerm], Field(min_length=1)]
-    algorithm: Literal["rloo", "reinforce"]
-    reward_scale: Literal["none", "batch_std", "prompt_std"]  # what rewards are divided by; any but none rescales beta
+    algorithm: AlgorithmName
+    reward_scale: RewardScaleName  # what rewards are divided by; any but none rescales beta
     kl: KlConfig
     optimizer: OptimizerConfig
     mesh: MeshConfig

@@ -141,6 +141,21 @@ def squared_hellinger(logits: Float[Array, "*dims V"], ref_logits: Float[Array, 
     return f_divergence(logits, ref_logits, GENERATORS["squared_hellinger"])
 
 
+DIVERGENCES: dict[str, Callable[..., Float[Array, "*dims"]]] = {
+    "reverse_kl": reverse_kl,
+    "forward_kl": forward_kl,
+    "jeffreys": jeffreys,
+    "jensen_shannon": jensen_shannon,
+    "renyi": renyi,
+    "alpha_divergence": alpha_divergence,
+    "chi_squared": chi_squared,
+    "total_variation": total_variation,
+    "squared_hellinger": squared_hellinger,
+}
+"""What a penalty can take in place of the reverse KL, by the name that configs and metrics have."""
+
+WITH_PARAMETERS = ("jensen_shannon", "renyi", "alpha_divergence")
+
 FAR = 80.0  # nats: exp(80) is within float32, and exp(-80) is nothing beside any probability of interest
 
 Tail = Callable[[Float[Array, "*dims V"], Float[Array, "*dims V"]], Float[Array, "*dims V"]]

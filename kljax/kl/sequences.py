@@ -70,9 +70,9 @@ def on_policy(mask: Bool[Array, "B T"]) -> Weights:
     return Weights(zeros, zeros)
 
 
-def importance_weights(logp: Float[Array, "B T"], behaviour_logp: Float[Array, "B T"], mask: Bool[Array, "B T"]) -> Weights:
-    """Σ log pi(y_s)/mu(y_s) over s < t (`log_state`) and s <= t (`log_token`), mu the policy that sampled."""
-    each = jax.lax.stop_gradient(jnp.where(mask, logp, 0.0) - jnp.where(mask, behaviour_logp, 0.0))
+def importance_weights(logp: Float[Array, "B T"], old_logp: Float[Array, "B T"], mask: Bool[Array, "B T"]) -> Weights:
+    """Σ log pi(y_s)/mu(y_s) over s < t (`log_state`) and s <= t (`log_token`), mu the policy that sampled (`old_logp`)."""
+    each = jax.lax.stop_gradient(jnp.where(mask, logp, 0.0) - jnp.where(mask, old_logp, 0.0))
     upto = jnp.cumsum(each, axis=-1)
     return Weights(log_state=upto - each, log_token=upto)
 

@@ -11,7 +11,14 @@ from jaxtyping import Array, Float
 
 
 def dot_general(x: Array, kernel: Array, dimension_numbers: Any, precision: Any = None, **options: Any) -> Array:
-    """`lax.dot_general` as `nnx.Linear` calls it: the last axis of x with the first of the kernel."""
+    """`lax.dot_general` as `nnx.Linear` calls it: the last axis of x with the first of the kernel, and no option.
+
+    Raises:
+        ValueError: for what the product would not follow: other axes, a precision, a result's type or sharding.
+    """
+    asked = {name: value for name, value in {"precision": precision, **options}.items() if value is not None}
+    if asked or dimension_numbers != (((x.ndim - 1,), (0,)), ((), ())):
+        raise ValueError(f"dot_general: got axes {dimension_numbers} and {asked}, expected x·W as it is, and nothing else.")
     return product(x, kernel)
 
 

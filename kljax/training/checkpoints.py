@@ -29,8 +29,11 @@ class Checkpoints:
         """The steps that can be restored, in order."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: Any, reference_hash: str) -> None:
-        """Write `state` in the background. It is copied first: the next step may donate its buffers."""
+    def save(self, step: int, state: Any, reference_hash: str | None = None) -> None:
+        """Write `state` in the background. It is copied first: the next step may donate its buffers.
+
+        A fit has no reference.
+        """
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(
@@ -39,13 +42,13 @@ class Checkpoints:
         )
         self._manager.save(step, args=args)
 
-    def restore(self, step: int, shapes: Any, shardings: Any, reference_hash: str) -> Any:
+    def restore(self, step: int, shapes: Any, shardings: Any, reference_hash: str | None = None) -> Any:
         """The state of `step`, laid out by `shardings`; refused if it was trained against another reference."""
         about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
         if about["reference"] != reference_hash:
             raise UserError(
-                f"{self._folder / str(step)} was trained against the reference {about['reference'][:12]}…, this one is "
-                f"{reference_hash[:12]}…; KL to it would mean something else. "
+                f"{self._folder / str(step)} was trained against the reference {str(about['reference'])[:12]}…, this one is "
+                f"{str(reference_hash)[:12]}…; KL to it would mean something else. "
                 "Restore the reference or start another run (name=…)."
             )
         _check_shapes(self._folder / str(step) / "state", shapes)

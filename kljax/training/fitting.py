@@ -24,7 +24,6 @@ from jaxtyping import Array
 
 from kljax.data.labelled import count, take
 from kljax.errors import UserError
-from kljax.kl import controllers
 from kljax.models import huggingface
 from kljax.training import objectives, run_directory
 from kljax.training.checkpoints import Checkpoints, load_params, save_params
@@ -33,7 +32,7 @@ from kljax.training.mesh import batch_sharding, replicated
 from kljax.training.objective import Objective, Rows, in_units
 from kljax.training.objectives import kind_of, watched
 from kljax.training.progress import ProgressBar
-from kljax.training.state import Leaf, TrainState, initial_state, make_optimizer, state_shapes, state_shardings
+from kljax.training.state import Leaf, make_optimizer, opt_shardings
 from kljax.training.supervised_metrics import Figures
 from kljax.training.task import Task, base_identity, base_path
 from kljax.types import Params, struct
@@ -44,10 +43,20 @@ LOWER_IS_BETTER = ("loss",)  # of what pretrain.watch can name
 
 
 @struct
-class FitState:
-    """A train state with what early stopping remembers."""
+class Trained:
+    """What a step changes, and the key of its noise; the data position follows from the step."""
 
-    train: TrainState
+    params: Params
+    opt_state: Any
+    key: Leaf
+    step: Leaf
+
+
+@struct
+class FitState:
+    """What is trained, with what early stopping remembers."""
+
+    train: Trained
     best_params: Params
     best: Leaf  # the watched figure, negative where higher is better
     looks_since_best: Leaf
@@ -58,7 +67,7 @@ class Program:
     """The compiled parts of a fit."""
 
     init: Callable[[], FitState]
-    step: Callable[[TrainState, Rows], tuple[TrainState, dict[str, Array]]]
+    step: Callable[[Trained, Rows], tuple[Trained, dict[str, Array]]]
     outputs: Callable[[Params, Rows], np.ndarray]
     shapes: FitState
     shardings: FitState
@@ -150,7 +159,7 @@ def _fit(task: Task, objective: Objective, program: Program, path: Path) -> tupl
     checkpoints = Checkpoints(path)
     state = program.init()
     if done := checkpoints.steps():
-        state = checkpoints.restore(done[-1], program.shapes, program.shardings, reference_hash="none")
+        state = checkpoints.restore(done[-1], program.shapes, program.shardings)
     first = int(state.train.step)
     log = run_directory.MetricsLog(path, first)
     sharding = batch_sharding(task.mesh)
@@ -167,10 +176,10 @@ def _fit(task: Task, objective: Objective, program: Program, path: Path) -> tupl
                     state = _remember(state, values[f"fit/held_out_{watched(task, objective)}"], task)
                     log.write(step, values | {"time/seconds": time.perf_counter() - started})
                     shown = _shown(values, objective, watched(task, objective))
-                    checkpoints.save(step + 1, state, "none")
+                    checkpoints.save(step + 1, state)
                 bar.show(step + 1, shown)
                 if stop.asked:
-                    checkpoints.save(step + 1, state, "none")
+                    checkpoints.save(step + 1, state)
                     raise Interrupted(
                         f"Stopped while fitting the base model, saved at step {step + 1}. The same command goes on from there."
                     )
@@ -205,15 +214,18 @@ def _shown(values: dict[str, float], objective: Objective, watched: str) -> dict
 def _compile(task: Task, objective: Objective, outputs: Callable[[Params, Rows], np.ndarray]) -> Program:
     config, arch = task.config.pretrain, objective.architecture
     optimizer = make_optimizer(config.optimizer, config.steps)
-    controller = controllers.fixed(0.0)
-    shapes = state_shapes(arch.shapes, optimizer, controller)
-    shardings = state_shardings(shapes, optimizer, arch.shardings, arch.mesh)
     whole = replicated(task.mesh)
+
+    def begin(params: Params) -> Trained:
+        return Trained(params, optimizer.init(params), jax.random.key(config.seed), jnp.zeros((), jnp.int32))
+
+    shapes = jax.eval_shape(begin, arch.shapes)
+    shardings = Trained(arch.shardings, opt_shardings(shapes.opt_state, optimizer, arch.shardings, arch.mesh), whole, whole)
     number = jax.ShapeDtypeStruct((), jnp.float32)
     counter = jax.ShapeDtypeStruct((), jnp.int32)
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
-    def step(state: TrainState, batch: Any):
+    def step(state: Trained, batch: Any):
         key = jax.random.fold_in(state.key, state.step)
 
         def loss(params):
@@ -226,7 +238,8 @@ def _compile(task: Task, objective: Objective, outputs: Callable[[Params, Rows],
 
     def init() -> FitState:
         params = _start(task, objective)
-        train = initial_state(params, optimizer, controller, config.seed, shardings)
+        # Copied: a step donates its state, and these parameters are the best ones so far.
+        train = jax.jit(lambda params: begin(jax.tree.map(jnp.copy, params)), out_shardings=shardings)(params)
         infinity, zero = jax.device_put((np.float32(np.inf), np.int32(0)), whole)
         return FitState(train, params, infinity, zero)
 

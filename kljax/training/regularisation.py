@@ -5,25 +5,25 @@ from functools import partial
 
 import optax
 
-from kljax.config import AdaptiveBeta, Config, KlConfig, ScheduledBeta, TargetBeta
+from kljax.config import AdaptiveBeta, Config, KlConfig, ScheduledBeta, TargetBeta, to_dict
 from kljax.errors import UserError, did_you_mean
-from kljax.kl import controllers, divergences
+from kljax.kl import controllers
 from kljax.kl.controllers import Controller
-from kljax.kl.divergences import Divergence
+from kljax.kl.divergences import DIVERGENCES, Divergence
 from kljax.kl.penalties import PENALTIES
 
 
 def make_divergence(config: KlConfig) -> Divergence:
     """The divergence of two next-token distributions that the penalty counts."""
-    kind = config.divergence.kind
+    parameters = to_dict(config.divergence)
+    kind = parameters.pop("kind")
     if kind != "reverse_kl" and not PENALTIES[config.penalty].takes_divergence:
         exact = ", ".join(name for name, penalty in PENALTIES.items() if penalty.takes_divergence)
         raise UserError(
             f"kl.divergence: got {kind} with kl.penalty={config.penalty}, which estimates the reverse KL from samples; "
             f"expected kl.penalty to be one of {exact}."
         )
-    parameters = {name: getattr(config.divergence, name) for name in ("alpha", "mix") if hasattr(config.divergence, name)}
-    return partial(getattr(divergences, kind), **parameters) if parameters else getattr(divergences, kind)
+    return partial(DIVERGENCES[kind], **parameters) if parameters else DIVERGENCES[kind]
 
 
 def ablation_note(config: KlConfig) -> str:

@@ -155,11 +155,15 @@ def state_shapes(
 def state_shardings(shapes: TrainState, optimizer: optax.GradientTransformation, params: Params, mesh: Mesh) -> TrainState:
     """Moments and a moving reference lie where their parameters do, by the shardings `params`; all else is replicated."""
     whole = replicated(mesh)
-    opt_state = optax.tree.map_params(
-        optimizer, lambda _, sharding: sharding, shapes.opt_state, params, transform_non_params=lambda _: whole
-    )
+    opt_state = opt_shardings(shapes.opt_state, optimizer, params, mesh)
     controller = jax.tree.map(lambda _: whole, shapes.controller)
     return TrainState(params, opt_state, controller, whole, whole, None if shapes.reference is None else params)
+
+
+def opt_shardings(shapes: Any, optimizer: optax.GradientTransformation, params: Params, mesh: Mesh) -> Any:
+    """Of an optimiser's state: moments lie where their parameters do."""
+    whole = replicated(mesh)
+    return optax.tree.map_params(optimizer, lambda _, sharding: sharding, shapes, params, transform_non_params=lambda _: whole)
 
 
 def params_hash(params: Params) -> str:

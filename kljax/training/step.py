@@ -130,7 +130,7 @@ def update(
     if parts.updates > 1:
 
         def further(_: Any, carry: tuple[Params, Any, Any]):
-            now = _descend(parts, carry[0], carry[1], *batch, sampled_logp=first.scores.logp)
+            now = _descend(parts, carry[0], carry[1], *batch, old_logp=first.scores.logp)
             return now.params, now.opt_state, effective_fraction(now.weights.sequence)
 
         carry = params, opt_state, jnp.ones((), jnp.float32)
@@ -166,23 +166,20 @@ def _descend(
     rollout: Rollout,
     reward: Float[Array, "B"],
     beta: Float[Array, ""],
-    sampled_logp: Float[Array, "B T"] | None = None,
+    old_logp: Float[Array, "B T"] | None = None,
     known: Known | None = None,
 ) -> _Descent:
-    """One optimiser step; off-policy where `sampled_logp` is that of another policy, which sampled the rollout."""
+    """One optimiser step; off-policy where there is an `old_logp`: of the policy that sampled, before its first update."""
 
-    def loss_function(params, rollout, reward, sampled_logp, known):
+    def loss_function(params, rollout, reward, old_logp, known):
         scores = score_rollout(parts, params, frozen, reference, rollout, known)
-        if sampled_logp is None:
-            weights = on_policy(rollout.mask)
-        else:
-            weights = importance_weights(scores.logp, sampled_logp, rollout.mask)
+        weights = on_policy(rollout.mask) if old_logp is None else importance_weights(scores.logp, old_logp, rollout.mask)
         return loss(parts, scores, rollout.mask, reward, beta, weights), (scores, weights)
 
     def gradient(batch):
         return jax.grad(loss_function, has_aux=True)(params, *batch)
 
-    batch = rollout, scaled(parts, reward), sampled_logp, known
+    batch = rollout, scaled(parts, reward), old_logp, known
     gradients, (scores, weights) = accumulate(gradient, batch, parts.microbatches, parts.sampler.samples)
     changes, opt_state = parts.optimizer.update(gradients, opt_state, params)
     return _Descent(optax.apply_updates(params, changes), opt_state, scores, weights, optax.tree.norm(gradients))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from kljax.models.product import product
+from kljax.models.product import dot_general, product
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (5, 3)])
@@ -29,3 +29,21 @@ def test_the_narrower_factor_is_transposed(inputs, outputs):
     transposed = [e.invars[0].aval.shape for e in jaxpr.eqns if e.primitive is lax.transpose_p]
     assert (rows, min(inputs, outputs)) in transposed
     assert (rows, max(inputs, outputs)) not in transposed
+
+
+LAST_WITH_FIRST = (((1,), (0,)), ((), ()))
+
+
+@pytest.mark.parametrize(
+    ("axes", "options"),
+    [
+        ((((0,), (0,)), ((), ())), {}),
+        (LAST_WITH_FIRST, {"precision": lax.Precision.HIGHEST}),
+        (LAST_WITH_FIRST, {"preferred_element_type": jnp.float64}),
+    ],
+)
+def test_what_the_product_would_not_follow_is_refused(axes, options):
+    x = jnp.ones((2, 2))
+    np.testing.assert_array_equal(dot_general(x, x, LAST_WITH_FIRST, out_sharding=None), x @ x)
+    with pytest.raises(ValueError, match="dot_general: got axes"):
+        dot_general(x, x, axes, **options)

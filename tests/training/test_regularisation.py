@@ -27,6 +27,11 @@ def test_the_divergence_is_the_one_named_with_its_parameters(tiny, kind, overrid
     np.testing.assert_array_equal(chosen(LOGITS, REF_LOGITS), expected(LOGITS, REF_LOGITS))
 
 
+@pytest.mark.parametrize("kind", divergences.DIVERGENCES)
+def test_every_divergence_of_the_table_can_be_chosen(tiny, kind):
+    assert make_divergence(tiny(f"kl/divergence={kind}").kl)(LOGITS, REF_LOGITS) > 0
+
+
 def test_a_sampled_penalty_takes_no_other_divergence(tiny):
     with pytest.raises(UserError, match=r"model.vocab_chunk: got 8 with kl.divergence=forward_kl, .*; expected null"):
         tiny("kl/divergence=forward_kl", "model.vocab_chunk=8")

@@ -325,10 +325,10 @@ def test_a_second_update_is_a_step_with_the_importance_weights_of_the_first(tiny
     state, frozen = start(twice)
     parts, optimizer = twice.parts, twice.parts.optimizer
 
-    def gradient(params, sampled_logp, rollout, reward):
+    def gradient(params, old_logp, rollout, reward):
         def objective(params):
             scores = score_rollout(parts, params, frozen, None, rollout)
-            weights = importance_weights(scores.logp, sampled_logp, rollout.mask)
+            weights = importance_weights(scores.logp, old_logp, rollout.mask)
             return loss(parts, scores, rollout.mask, reward, jnp.float32(0.5), weights)
 
         return jax.grad(objective)(params)
@@ -337,10 +337,10 @@ def test_a_second_update_is_a_step_with_the_importance_weights_of_the_first(tiny
     def by_hand(state, prompts):
         rollout, terms, _ = roll_out(parts, state, frozen, prompts)
         reward = scaled(parts, parts.reward.total(terms))
-        sampled_logp = score_rollout(parts, state.params, frozen, None, rollout).logp
+        old_logp = score_rollout(parts, state.params, frozen, None, rollout).logp
         params, opt_state = state.params, state.opt_state
         for _ in range(2):
-            changes, opt_state = optimizer.update(gradient(params, sampled_logp, rollout, reward), opt_state, params)
+            changes, opt_state = optimizer.update(gradient(params, old_logp, rollout, reward), opt_state, params)
             params = optax.apply_updates(params, changes)
         return params
 
