@@ -5,7 +5,7 @@ python experiments/benchmark.py --size xs --loop --launch
 python experiments/benchmark.py --size s --peers --trl-python venv-trl/bin/python --tunix-python venv-tunix/bin/python
 python experiments/benchmark.py --size smollm2 adapter=lora
 
-A size is a config, configs/experiment/benchmark_<size>.yaml. What the figures mean: docs/benchmarks.md.
+A size is a config, configs/experiment/benchmark_<size>.yaml. What the figures mean: docs/performance.md.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from kljax.command_line import CONFIGS, compose, reporting_mistakes, variant
 from kljax.config import Config
 from kljax.errors import UserError
 from kljax.training.progress import console
+from kljax.training.resources import chosen_devices
 from kljax.training.task import prepare, set_up_process
 
 PREFIX = "benchmark_"
@@ -38,7 +39,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peers-scripts", type=Path, default=PEERS_SCRIPTS, help="their folder (default: %(default)s)")
     parser.add_argument("--only", choices=["step"], help="whole steps alone, printed as the peers' scripts print theirs")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="where the JSON files go (%(default)s)")
-    parser.add_argument("--docs", type=Path, help="a Markdown file whose section for the size is replaced")
     parser.add_argument("overrides", nargs="*", help="changes of the config, as for train.py")
     arguments = parser.parse_args()
     for name in ("steps", "rounds"):
@@ -52,16 +52,13 @@ def main() -> None:
     configs = {
         size: compose([f"experiment={PREFIX}{size}", *arguments.overrides], Config) for size in dict.fromkeys(arguments.size)
     }
-    if arguments.docs is not None:
-        for size in configs:
-            report.check_section(name_of(size, arguments.overrides), arguments.docs)  # refused now and not after minutes
-    if len({config.run.cpu_devices for config in configs.values()}) > 1:
+    if len({config.run.cpu_devices or chosen_devices(config) for config in configs.values()}) > 1:
         raise UserError(
             f"--size: {', '.join(configs)} differ in run.cpu_devices, which a process has once; expected sizes that agree, one "
             "command for each, or run.cpu_devices=1 for all."
         )
     for config in configs.values():
-        set_up_process(config.run)
+        set_up_process(config)
     if arguments.only == "step":
         for config in configs.values():
             peers.as_peer(timing.subject(config), arguments.steps)
@@ -79,12 +76,10 @@ def main() -> None:
             found["launch"] = report.launched(measure_launch([f"experiment={PREFIX}{size}", *arguments.overrides]))
         report.show(found)
         console.print(f"Written to {report.write_json(found, arguments.out)}", soft_wrap=True)
-        if arguments.docs is not None:
-            report.write_section(found, arguments.docs)
 
 
 def name_of(size: str, overrides: list[str]) -> str:
-    """Of the file and the section: the size and what is changed of it."""
+    """Of the file: the size and what is changed of it."""
     return "+".join([size, *([variant(overrides)] if overrides else [])])
 
 
@@ -100,7 +95,8 @@ def compare(size: str, config: Config, arguments: argparse.Namespace) -> list[re
     pythons = {"trl": arguments.trl_python, "tunix": arguments.tunix_python}
     others = peers.contestants(prepare(config), arguments.steps, pythons, arguments.peers_scripts)
     ours = (sys.executable, __file__, "--size", size, "--steps", str(arguments.steps), "--only", "step", *arguments.overrides)
-    return report.standings(peers.compare(peers.Contestant("kljax", ours), others, arguments.rounds))
+    contestants = peers.with_each_malloc([peers.Contestant("kljax", ours), *others])
+    return report.standings(peers.compare(contestants, arguments.rounds))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def main() -> None:
         for penalty in arguments.penalties
         for seed in range(arguments.seeds)
     ]
-    set_up_process(configs[0].run)
+    set_up_process(configs[0])
     outcomes = [convergence.run(config) for config in configs]
     convergence.write_csv(outcomes, arguments.out / "convergence.csv")
     convergence.show(outcomes, configs[0].kl.beta)

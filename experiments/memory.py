@@ -14,7 +14,7 @@ from kljax.training.task import set_up_process
 
 
 def run(config: Config) -> None:
-    set_up_process(config.run)
+    set_up_process(config)
     for name, size in asdict(measure(config)).items():
         tables.console.print(f"{name:10} {size / 2**20:8,.0f} MiB")
 

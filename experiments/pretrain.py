@@ -16,7 +16,7 @@ from kljax.training.task import prepare, set_up_process
 
 
 def run(config: Config) -> None:
-    set_up_process(config.run)
+    set_up_process(config)
     task = prepare(config)
     check_export(task)
     path = ensure_base(task)

@@ -3,9 +3,8 @@
 python experiments/scaling.py                                 # everything
 python experiments/scaling.py --series batch --series tokens  # some series
 python experiments/scaling.py --series devices model.layers=12 rollout.prompts=64
-python experiments/scaling.py --docs docs/scaling.md          # write the sections of that file, too
 
-What the figures mean: docs/scaling.md.
+What the figures mean: docs/performance.md.
 """
 
 import argparse
@@ -19,12 +18,12 @@ from typing import Any
 import jax
 
 from kljax.benchmark import machine, scaling
-from kljax.benchmark.tables import Rows, measured_on, parts_around, show, write_between
+from kljax.benchmark.tables import Rows, measured_on, show
 from kljax.command_line import compose, reporting_mistakes
 from kljax.config import Config
 from kljax.errors import UserError
-from kljax.training.mesh import divide_cpu
 from kljax.training.progress import console
+from kljax.training.resources import chosen_devices
 from kljax.training.run_directory import write_atomically
 
 RUNS, DEVICES = "runs", "devices"
@@ -37,7 +36,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--series", action="append", choices=NAMES, help="may be given several times (default: all)")
     parser.add_argument("--steps", type=int, default=8, help="timed steps of each (default: 8)")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark/scaling.json"), help="the JSON file (%(default)s)")
-    parser.add_argument("--docs", type=Path, help="a Markdown file whose sections are replaced")
     parser.add_argument("overrides", nargs="*", help="changes of every config, as for train.py")
     arguments = parser.parse_args()
     if arguments.steps < 1:
@@ -48,36 +46,32 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     names = [name for name in NAMES if name in (arguments.series or NAMES)]
-    if arguments.docs is not None:
-        for name in names:
-            parts_around(arguments.docs, f"scaling:{name}")  # refused now and not after minutes
     jax.config.update("jax_compilation_cache_dir", None)  # what is compiled here is compiled anew
     if (devices := devices_of(names[0], tuple(arguments.overrides))) is not None:
-        divide_cpu(devices)
+        jax.config.update("jax_num_cpu_devices", devices)
     for name in names:
         if name in ALONE and len(names) > 1:
             alone(arguments, name)
             continue
         environment = machine.describe()
         found, tables = measure(name, arguments.steps, tuple(arguments.overrides))
-        heading = measured_on(environment)
-        show(f"{name}: {heading}", tables)
+        show(f"{name}: {measured_on(environment)}", tables)
         add_to_json(arguments.out, name, {"environment": environment, "figures": found})
         console.print(f"Written to {arguments.out}", soft_wrap=True)
-        if arguments.docs is not None:
-            write_between(arguments.docs, f"scaling:{name}", heading, tables)
 
 
 def devices_of(name: str, changed: scaling.Overrides) -> int | None:
     """What the series needs this machine's CPU to be taken for; None: one device."""
     fixed = {RUNS: None, DEVICES: scaling.DEVICES}
-    return fixed[name] if name in fixed else config((*scaling.BASE, *changed)).run.cpu_devices
+    if name in fixed:
+        return fixed[name]
+    base = config((*scaling.BASE, *changed))
+    return base.run.cpu_devices or chosen_devices(base)
 
 
 def alone(arguments: argparse.Namespace, name: str) -> None:
     """A series in a process of its own: one that has begun to use its CPU as two devices cannot take it for one or eight."""
-    docs = [] if arguments.docs is None else ["--docs", str(arguments.docs)]
-    given = ["--series", name, "--steps", str(arguments.steps), "--out", str(arguments.out), *docs, *arguments.overrides]
+    given = ["--series", name, "--steps", str(arguments.steps), "--out", str(arguments.out), *arguments.overrides]
     if code := subprocess.run([sys.executable, sys.argv[0], *given], check=False).returncode:
         sys.exit(code)  # it has said why
 

@@ -14,7 +14,7 @@ from kljax.training.task import set_up_process
 
 
 def run(config: Config) -> None:
-    set_up_process(config.run)
+    set_up_process(config)
     path = train(config)
     result = evaluation.evaluate(restore(path, "latest", config.mesh), config.evaluation)
     evaluation.save(result, path)

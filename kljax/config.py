@@ -335,7 +335,7 @@ class RolloutConfig:
     cache_dtype: Dtype | None  # of keys and values while sampling; null: that of the activations
     updates: Positive  # optimiser steps a rollout; those after the first are off-policy, with importance weights
     microbatches: Positive  # parts of the batch whose gradients are added up, one after another: less memory, same gradient
-    keep_activations: bool  # of sampling, for the gradient, which then needs no forward pass of the policy
+    keep_activations: bool | None  # of sampling, for the gradient, which needs no forward pass then; null: where they fit
 
 
 @strict
@@ -482,7 +482,7 @@ class RunConfig:
     oracle_every: Natural  # steps between exact looks at a task that can be enumerated (oracle/… metrics); 0: none
     export_to: str | None  # experiments/pretrain.py writes the fitted model here, too, as a Hugging Face directory
     compilation_cache: str  # directory of JAX's persistent cache
-    cpu_devices: Positive | None  # what JAX takes a CPU for, to be shared out by `mesh`; null: as it does, one
+    cpu_devices: Positive | None  # what JAX takes a CPU for, to be shared out by `mesh`; null: two for a small model, or one
 
 
 @strict

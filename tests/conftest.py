@@ -1,21 +1,24 @@
 """Eight simulated devices for the tests of sharding, compiled programs shared between tests, an experiment of seconds."""
 
-import getpass
-import tempfile
+import os
 from pathlib import Path
+
+# Programs that run for milliseconds are compiled more cheaply, here and in scripts that tests start: without LLVM's expensive
+# passes, and by XLA's older code generator, which takes half the time. XLA's other passes stay as users have them.
+os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"
 
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_disable_most_optimizations", True)  # a plugin may have imported JAX before
 # Many tests compile the same small program; a second run of the suite compiles almost nothing.
-CACHE = Path(tempfile.gettempdir()) / f"kljax-tests-{getpass.getuser()}"
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "kljax-tests"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-# LLVM's expensive passes make programs that run for milliseconds no better; XLA's own passes stay as users have them.
-jax.config.update("jax_disable_most_optimizations", True)
 
-from kljax.command_line import compose  # noqa: E402  (devices first)
+from kljax.command_line import compose  # noqa: E402
 from kljax.config import Config  # noqa: E402
 
 TINY = [

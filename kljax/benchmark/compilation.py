@@ -17,7 +17,7 @@ Job = Callable[[], tuple[Any, ...]]
 def seconds_to_compile(jobs: Sequence[Job]) -> list[float]:
     """Seconds to trace, lower and compile what each job makes, no cache helping.
 
-    Each time in a new process, since one is the slower at it the more it has compiled: the step of docs/scaling.md's base,
+    Each time in a new process, since one is the slower at it the more it has compiled: the step of `scaling.BASE`,
     compiled as if it were three programs in turn, takes 9, 10 and 11 s.
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as processes:

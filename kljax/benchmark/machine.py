@@ -2,7 +2,6 @@
 
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kljax.training.run_directory import environment
+from kljax.training.run_directory import environment, git
 
 PRODUCTS = {
     "cpu": ((2048, 2048, 2048), (4096, 1024, 4096), (8192, 512, 2048)),
@@ -54,16 +53,9 @@ def measure_ceiling(dtype: str) -> Ceiling:
 
 def describe() -> dict[str, Any]:
     """Processor, memory, devices, versions, commit, command line, date and how busy the machine is at this moment."""
-    changed = subprocess.run(
-        ["git", "status", "--porcelain", "--untracked-files=no"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-        check=False,
-    )
     return environment() | {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "uncommitted_changes": bool(changed.stdout.strip()),
+        "uncommitted_changes": git("status", "--porcelain", "--untracked-files=no") is not None,
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),

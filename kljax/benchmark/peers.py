@@ -5,10 +5,12 @@ process of its own, so that nobody's memory or threads are in anybody's way.
 """
 
 import json
+import os
 import resource
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from ctypes.util import find_library
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ class Contestant:
 
     name: str
     command: tuple[str, ...]
+    malloc: str | None = None  # a library that replaces the C library's
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,19 @@ def as_peer(it: Subject, steps: int) -> None:
     print(json.dumps(figures), flush=True)
 
 
-def compare(ours: Contestant, others: Sequence[Contestant], rounds: int) -> list[Standing]:
-    """`rounds` turns of each, ours first. The steps that a script does to warm up are left out."""
-    seconds: dict[str, list[float]] = {contestant.name: [] for contestant in (ours, *others)}
+def with_each_malloc(contestants: Sequence[Contestant]) -> list[Contestant]:
+    """Each as it is, and again with tcmalloc where that is installed (Debian: libtcmalloc-minimal4)."""
+    library = find_library("tcmalloc_minimal")
+    others = [] if library is None else [replace(each, name=f"{each.name}, tcmalloc", malloc=library) for each in contestants]
+    return [*contestants, *others]
+
+
+def compare(contestants: Sequence[Contestant], rounds: int) -> list[Standing]:
+    """`rounds` turns of each. The steps that a script does to warm up are left out."""
+    seconds: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
     figures: dict[str, list[Figures]] = {name: [] for name in seconds}
     for _ in range(rounds):
-        for contestant in (ours, *others):
+        for contestant in contestants:
             steps, said = run(contestant)
             console.print(f"{contestant.name}: {Timed(tuple(steps[WARM:])).median:.3g} s a step", soft_wrap=True)
             seconds[contestant.name] += steps[WARM:]
@@ -106,7 +116,8 @@ def compare(ours: Contestant, others: Sequence[Contestant], rounds: int) -> list
 
 def run(contestant: Contestant) -> tuple[list[float], Figures]:
     """One turn: the seconds of each step, and the script's last line."""
-    done = subprocess.run(contestant.command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **({"LD_PRELOAD": contestant.malloc} if contestant.malloc else {})}
+    done = subprocess.run(contestant.command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode == 0 and (said := parse(done.stdout)) is not None:
         return said
     last = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]

@@ -1,4 +1,4 @@
-"""What was measured, as JSON, as tables on the terminal and as sections of a Markdown file."""
+"""What was measured, as JSON and as tables on the terminal."""
 
 import json
 from collections.abc import Sequence
@@ -89,16 +89,6 @@ def write_json(found: Figures, folder: Path) -> Path:
 def show(found: Figures) -> None:
     """The tables on the terminal."""
     as_tables.show(f"{found['size']}: {caption(found)}", tables(found))
-
-
-def check_section(size: str, file: Path) -> None:
-    """Refuse a file in which `write_section` would find no place."""
-    as_tables.parts_around(file, f"benchmark:{size}")
-
-
-def write_section(found: Figures, file: Path) -> None:
-    """Put the tables between the marks `<!-- benchmark:<size> -->` and `<!-- /benchmark:<size> -->`; all else stays."""
-    as_tables.write_between(file, f"benchmark:{found['size']}", caption(found), tables(found))
 
 
 def caption(found: Figures) -> str:

@@ -24,7 +24,7 @@ from kljax.config import Config
 from kljax.models.sampling import rooms
 from kljax.training.adaptation import Frozen
 from kljax.training.loop import Batch, build_trainer
-from kljax.training.mesh import divide_cpu
+from kljax.training.resources import divide_cpu
 from kljax.training.state import TrainState
 from kljax.training.step import compile_step
 from kljax.training.task import prepare
@@ -266,8 +266,7 @@ def _traffic(traffic: Traffic) -> str:
 def as_configured(compose: Compose, overrides: Overrides) -> Subject:
     """On the devices that the config has, in a process that has begun to use no others."""
     config = compose(overrides)
-    if config.run.cpu_devices is not None:
-        divide_cpu(config.run.cpu_devices)
+    divide_cpu(config)
     return subject(config)
 
 

@@ -167,9 +167,9 @@ def time_parts(it: Subject, steps: int) -> tuple[Timed, Timed, Timed]:
     seconds: list[list[float]] = []
     for step in range(WARM + steps):
         prompts = it.trainer.batch(step).prompts
-        (rollout, terms, known), of_rollout = _timed(rollout_half, it.state, it.frozen, prompts)
-        _, of_scoring = _timed(scoring, it.state, it.frozen, rollout)
-        (it.state, *_), of_update = _timed(update_half, it.state, it.frozen, rollout, terms, known)
+        (rollout, terms, known), of_rollout = timed(rollout_half, it.state, it.frozen, prompts)
+        _, of_scoring = timed(scoring, it.state, it.frozen, rollout)
+        (it.state, *_), of_update = timed(update_half, it.state, it.frozen, rollout, terms, known)
         seconds.append([of_rollout, of_scoring, of_update])
     rollouts, scorings, updates = zip(*seconds[WARM:], strict=True)
     return Timed(rollouts), Timed(scorings), Timed(updates)
@@ -228,7 +228,8 @@ def _params(task: Task) -> Params:
     return arch.complete(huggingface.load_params(task.pretrained, "decoder", arch.shapes, arch.shardings), seed)
 
 
-def _timed(program: Callable[..., Any], *inputs: Any) -> tuple[Any, float]:
+def timed(program: Callable[..., Any], *inputs: Any) -> tuple[Any, float]:
+    """What a program gives, and the seconds until it is there."""
     began = time.perf_counter()
     result = jax.block_until_ready(program(*inputs))
     return result, time.perf_counter() - began

@@ -159,7 +159,7 @@ class Attention(nnx.Module):
             v = jax.lax.dynamic_update_slice_in_dim(cache[1], v.astype(cache[1].dtype), slot, axis=2)
         q, k, v = recall((q, k, v), None if known.queries is None else (known.queries, known.keys, known.values))
         already = None if known.attended is None else Attended(known.attended, known.log_total)
-        out, log_total = attention(q, k, v, mask, already, causal=True)
+        out, log_total = attention(q, k, v, mask, already)
         found = NOTHING._replace(keys=k, values=v, queries=q, attended=out, log_total=log_total)
         return self.out(join_heads(out)), found
 

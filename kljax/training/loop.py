@@ -27,6 +27,7 @@ from kljax.training.progress import console
 from kljax.training.recorder import BudgetExceeded, Recorder
 from kljax.training.references import first_reference
 from kljax.training.regularisation import ablation_note, make_controller, make_divergence
+from kljax.training.resources import keeps_activations
 from kljax.training.state import TrainState, initial_state, rl_optimizer, state_shapes, state_shardings
 from kljax.training.step import Metrics, Outcome, Parts, compile_halves, compile_step
 from kljax.training.task import Task, prepare
@@ -152,7 +153,7 @@ def build_trainer(task: Task) -> Trainer:
         optimizer=optimizer,
         updates=config.rollout.updates,
         microbatches=config.rollout.microbatches,
-        keep_activations=config.rollout.keep_activations,
+        keep_activations=keeps_activations(config, task.decoder, task.mesh.size),
     )
     prompts = task.prompts()
     return Trainer(task, prompts, parts, reward, _step_taker(task, prompts, parts, reward.host), shapes)

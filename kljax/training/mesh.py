@@ -30,22 +30,6 @@ RULES = {
 """Logical axis of a parameter → axis of the mesh."""
 
 
-def divide_cpu(devices: int) -> None:
-    """Let JAX take this machine's CPU for so many devices, each with its part of the batch. Before the first use of a device.
-
-    Much of a small model's step runs on one core of a device (attention over the cache, norms, drawing tokens), and two
-    devices on two cores have two of them. Each holds its own copy of what the mesh does not divide.
-    """
-    try:
-        jax.config.update("jax_num_cpu_devices", devices)
-    except RuntimeError as late:
-        if (there := jax.local_device_count("cpu")) != devices:
-            raise UserError(
-                f"run.cpu_devices: got {devices}, but this process has begun to use its CPU as {there}; expected that, or a "
-                "process of its own."
-            ) from late
-
-
 def build(config: MeshConfig) -> Mesh:
     """The mesh over the devices that JAX sees; a config that leaves some out uses the first ones."""
     sizes = _sizes(config, jax.device_count())

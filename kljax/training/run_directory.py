@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +72,31 @@ def create(path: Path, config: Mapping[str, Any]) -> None:
 
 def environment() -> dict[str, Any]:
     """Command line, versions, devices and commit of this process."""
-    here = Path(__file__).parent
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=here, check=False)
     return {
         "command": sys.argv,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in RECORDED_VERSIONS},
+        "versions": {name: _version(name) for name in RECORDED_VERSIONS},
         "devices": [str(device) for device in jax.devices()],
         "platform": platform.platform(),
-        "git_commit": commit.stdout.strip() or None,
+        "git_commit": git("rev-parse", "HEAD"),
     }
+
+
+def git(*arguments: str) -> str | None:
+    """What git says of this code; None where there is no git, no repository or nothing to say."""
+    try:
+        said = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+    except FileNotFoundError:
+        return None
+    return said.stdout.strip() or None
+
+
+def _version(name: str) -> str | None:
+    """Of an installed package; None for kljax in a checkout that is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 from jax.tree_util import tree_leaves_with_path, tree_map_with_path
+from jaxtyping import Array, Key
 
 from kljax.config import Config, DecoderConfig, OptimizerConfig
 from kljax.kl.controllers import Controller, ControllerState
@@ -48,10 +49,11 @@ class Architecture:
     shapes: Params
     shardings: Params
     mesh: Mesh
+    fresh: Callable[[Key[Array, ""]], Params]
 
     def init(self, seed: int) -> Params:
         """Fresh parameters, made where they shall lie."""
-        return self.complete({}, seed)
+        return self.fresh(jax.random.key(seed))
 
     def complete(self, given: Params, seed: int) -> Params:
         """`given`, a part of the parameters, with fresh ones for the rest."""
@@ -70,9 +72,12 @@ class Architecture:
 def architecture(make: Callable[[nnx.Rngs], nnx.Module], mesh: Mesh) -> Architecture:
     """The structure of the model that `make` makes, on this mesh; nothing is computed."""
     graphdef, abstract = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
-    return Architecture(make, graphdef, nnx.to_pure_dict(abstract), param_shardings(abstract, mesh), mesh)  # pyright: ignore
+    shardings = param_shardings(abstract, mesh)
+    fresh = jax.jit(lambda key: nnx.to_pure_dict(nnx.state(make(nnx.Rngs(key)))), out_shardings=shardings)  # pyright: ignore
+    return Architecture(make, graphdef, nnx.to_pure_dict(abstract), shardings, mesh, fresh)  # pyright: ignore
 
 
+@lru_cache(maxsize=8)  # the jobs of a sweep share theirs
 def decoder_architecture(config: DecoderConfig, vocab_size: int, mesh: Mesh) -> Architecture:
     """A decoder whose activations lie as the batch does."""
     rows = batch_sharding(mesh)

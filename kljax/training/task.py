@@ -10,7 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from kljax.config import Config, DecoderConfig, EncoderConfig, HuggingFaceModel, RunConfig, to_dict
+from kljax.config import Config, DecoderConfig, EncoderConfig, HuggingFaceModel, to_dict
 from kljax.data import tokenizers
 from kljax.data.batches import PromptRows, prompt_rows
 from kljax.data.text import Splits, load_splits, whole_column
@@ -18,6 +18,7 @@ from kljax.errors import UserError
 from kljax.models import huggingface
 from kljax.models.sampling import Sampler
 from kljax.training import mesh as meshes
+from kljax.training.resources import divide_cpu
 from kljax.training.state import Architecture, decoder_architecture
 from kljax.types import Tokenizer
 from kljax.validation import check_lengths
@@ -107,14 +108,13 @@ def make_task(
     return Task(config, mesh, splits, tokenizer, model, vocab_size, pretrained)
 
 
-def set_up_process(run: RunConfig) -> None:
+def set_up_process(config: Config) -> None:
     """What the config says of this process as a whole. Before the first use of a device."""
     # A program on a CPU that is one device then computes in the calling thread, and has freed its temporaries when it returns.
     # Otherwise the next step takes its own while those are still there: twice the memory in a loop that runs ahead.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    if run.cpu_devices is not None:
-        meshes.divide_cpu(run.cpu_devices)
-    use_compilation_cache(run.compilation_cache)
+    divide_cpu(config)
+    use_compilation_cache(config.run.compilation_cache)
 
 
 def use_compilation_cache(folder: str) -> None:

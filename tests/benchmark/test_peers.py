@@ -47,12 +47,25 @@ def scripts(tmp_path):
 
 
 def test_turns_alternate_and_their_steps_are_pooled_without_the_warm_up(fake, tmp_path):
-    ours, slow = peers.compare(fake("ours"), [fake("slow")], rounds=2)
+    ours, slow = peers.compare([fake("ours"), fake("slow")], rounds=2)
     assert (tmp_path / "log").read_text().split() == ["ours", "slow", "ours", "slow"]
     assert ours.step.seconds == (1.0, 2.0, 2.0, 3.0)
     assert slow.step.seconds == (3.0, 6.0, 6.0, 9.0)
     assert (slow.step.median, slow.step.min, slow.step.max) == (6.0, 3.0, 9.0)
     assert (ours.parameters, ours.peak_rss_mb, ours.tokens_per_second) == (7, 101, 4 * 10 / 2.0)
+
+
+def test_where_tcmalloc_is_installed_each_runs_with_it_too(monkeypatch):
+    said = f"dict.fromkeys({peers.NEEDED}, os.environ.get('LD_PRELOAD'))"
+    says = f"import json, os; print('step_s', [1, 1, 1]); print(json.dumps({said}))"
+    one = Contestant("one", (sys.executable, "-c", says))
+    monkeypatch.setattr(peers, "find_library", lambda name: None)
+    assert peers.with_each_malloc([one]) == [one]
+    monkeypatch.setattr(peers, "find_library", lambda name: f"lib{name}.so.none")
+    plain, other = peers.with_each_malloc([one])
+    assert (plain, other.name) == (one, "one, tcmalloc")
+    assert peers.run(plain)[1]["params"] is None
+    assert peers.run(other)[1]["params"] == "libtcmalloc_minimal.so.none"
 
 
 def test_only_peers_whose_interpreter_is_given_run_and_they_know_the_sizes(task, scripts):

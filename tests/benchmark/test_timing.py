@@ -78,37 +78,17 @@ def test_figures_are_consistent_and_written(figures, tmp_path):
     assert json.loads(report.write_json(figures, tmp_path / "new").read_text()) == json.loads(json.dumps(figures))
 
 
-def test_a_section_is_replaced_and_nothing_else(figures, tmp_path):
-    file, standing = tmp_path / "docs.md", {"parameters": 7, "tokens_per_second": 9.0, "peak_rss_mb": 100}
-    first, last = "<!-- benchmark:tiny -->", "<!-- /benchmark:tiny -->"
-    around = (
-        "# Prose\n\n<!-- benchmark:s -->\nof another size\n<!-- /benchmark:s -->\n\n",
-        "\n\nmore prose, no newline at the end",
-    )
-    file.write_text(f"{around[0]}{first}\nold\n{last}{around[1]}")
+def test_tables_have_a_cell_for_every_head_and_the_peers_stand_beside_ours(figures):
+    standing = {"parameters": 7, "tokens_per_second": 9.0, "peak_rss_mb": 100}
     named = (("kljax", 1.0), ("theirs", 2.5))
     standings = [standing | {"name": name, "step": {"median": x, "min": x, "max": x}} for name, x in named]
-    for found in (figures, figures | {"peers": standings}):  # a second time, over the first
-        report.write_section(found, file)
-        text = file.read_text()
-        assert text.startswith(around[0] + first)
-        assert text.endswith(last + around[1])
-    assert "\nold\n" not in text
-    assert "| theirs | 2.5 | 2.5 | 2.5 | 2.50 |" in text
-    assert f"| median | {report._short(figures['seconds']['rollout']['median'])} |" in text
-    tables = [block.splitlines() for block in text.split(first)[1].split(last)[0].split("\n\n") if block.startswith("|")]
+    tables = report.tables(figures | {"peers": standings})
     assert len(tables) == 3
-    for table in tables:
-        assert len({line.count("|") for line in table}) == 1
-    report.show(found)
-
-
-def test_a_file_without_the_section_is_left_alone(figures, tmp_path):
-    file = tmp_path / "docs.md"
-    file.write_text("<!-- benchmark:tiny -->\nand no end")
-    with pytest.raises(UserError, match="has no section between lines '<!-- benchmark:tiny -->' and"):
-        report.write_section(figures, file)
-    assert file.read_text() == "<!-- benchmark:tiny -->\nand no end"
+    for rows in tables:
+        assert len({len(row) for row in rows}) == 1
+    assert tables[0][1][:2] == ["median", report._short(figures["seconds"]["rollout"]["median"])]
+    assert tables[2][2][:5] == ["theirs", "2.5", "2.5", "2.5", "2.50"]
+    report.show(figures | {"peers": standings})
 
 
 @pytest.mark.parametrize(
@@ -156,13 +136,6 @@ def test_no_steps_are_refused(monkeypatch):
     monkeypatch.setattr("sys.argv", ["benchmark.py", "--size", "s", "--steps", "0"])
     with pytest.raises(UserError, match=r"^--steps: got 0, expected at least 1"):
         runpy.run_path(str(SCRIPT))["parse"]()
-
-
-def test_the_script_refuses_a_file_without_the_section_before_it_measures(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "measure_ceiling", lambda dtype: pytest.fail("measured"))
-    monkeypatch.setattr("sys.argv", ["benchmark.py", "--size", "xs", "--docs", str(tmp_path / "absent.md")])
-    with pytest.raises(UserError, match=r"^--docs: .*absent.md has no section between lines '<!-- benchmark:xs -->'"):
-        runpy.run_path(str(SCRIPT))["main"]()
 
 
 def test_the_script_takes_no_sizes_that_want_the_cpu_divided_differently(monkeypatch):

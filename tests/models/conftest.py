@@ -1,5 +1,7 @@
 """Two small decoders, one of each family, with weights large enough for their logits to differ."""
 
+from functools import cache
+
 import jax
 import pytest
 from flax import nnx
@@ -52,10 +54,15 @@ def make_decoder():
     """make_decoder(family, seed, **changes): a decoder with weights SCALE times as large as fresh ones."""
 
     def make(family="gpt2", seed=0, **changes) -> Decoder:
-        graphdef, params = nnx.split(Decoder(DecoderConfig(**SIZE | PARTS[family] | changes), VOCAB, rngs=nnx.Rngs(seed)))
-        return nnx.merge(graphdef, jax.tree.map(lambda p: SCALE * p, params))
+        return nnx.merge(*_parts_of(DecoderConfig(**SIZE | PARTS[family] | changes), seed))
 
     return make
+
+
+@cache
+def _parts_of(config, seed):
+    graphdef, params = nnx.split(Decoder(config, VOCAB, rngs=nnx.Rngs(seed)))
+    return graphdef, jax.tree.map(lambda p: SCALE * p, params)
 
 
 @pytest.fixture(params=sorted(PARTS))

@@ -1,6 +1,5 @@
 """Attention against JAX's own, value and gradient, and what it does not keep."""
 
-import re
 from functools import partial
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kljax.models.attention import ALIGNED, HALVED_FROM, attend, attention, join_heads, split_heads
+from kljax.models.attention import ALIGNED, attend, attention, join_heads, split_heads
 from kljax.models.decoder import causal_mask
 
 B, T, S, K = 2, 5, 7, 4
@@ -82,50 +81,6 @@ def test_what_is_known_is_not_computed_and_has_the_same_gradient(inputs):
     )
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), gradients, expected)
     assert "dot_general" not in str(jax.make_jaxpr(lambda *qkv: attention(*qkv, mask, found))(*qkv))
-
-
-@pytest.mark.parametrize("length", [HALVED_FROM, HALVED_FROM + 1])
-def test_halves_of_causal_queries_are_the_whole_and_leave_out_what_is_hidden(length):
-    rng = np.random.default_rng(2)
-    before = S - T
-    q, k, v, weights = (
-        jnp.array(rng.normal(size=(B, heads, slots, K)), jnp.float32)
-        for heads, slots in ((4, length), (2, before + length), (2, before + length), (4, length))
-    )
-    real = jnp.arange(before + length) >= jnp.array([[0], [before]])
-    mask = causal_mask(real)[:, before:]
-
-    def total(causal, q, k, v):
-        return jnp.vdot(weights, attention(q, k, v, mask, None, causal).out)
-
-    halved, whole = (jax.value_and_grad(partial(total, causal), argnums=(0, 1, 2)) for causal in (True, False))
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), halved(q, k, v), whole(q, k, v))
-    first, heads = HALVED_FROM // 2, 2  # of one key/value head
-    halves = {
-        (aligned(before + first), heads * aligned(first)),
-        (aligned(before + length), heads * aligned(length - first)),
-    }
-    assert pairs_seen(halved, q, k, v) == {(min(pair), max(pair)) for pair in halves}
-    assert pairs_seen(whole, q, k, v) == {(aligned(before + length), heads * aligned(length))}
-    assert not queries_filled_up(halved, q, k, v)
-    assert queries_filled_up(whole, q, k, v) == (aligned(length) != length)
-
-
-def aligned(rows):
-    return -(-rows // ALIGNED) * ALIGNED
-
-
-def pairs_seen(function, *inputs):
-    """Queries (those of both heads) and keys of each product over pairs of them, the smaller number first."""
-    products = re.findall(r"f32\[2,2,(\d+),(\d+)\] = dot_general", str(jax.make_jaxpr(function)(*inputs)))
-    return {(min(pair), max(pair)) for pair in (tuple(map(int, product)) for product in products) if K not in pair}
-
-
-def queries_filled_up(function, *inputs):
-    """Whether any queries, which have four heads, are given more rows; a pad by nothing is none."""
-    pads = re.findall(rf"f32\[{B},4,\d+,{K}\] = pad\[\s*padding_config=(.*)", str(jax.make_jaxpr(function)(*inputs)))
-    assert pads
-    return any(re.search(r"[1-9]", pad.replace("int64", "")) for pad in pads)
 
 
 def test_heads_are_split_and_joined():

@@ -1,6 +1,7 @@
 """The forward pass that sampling made, in place of one for the gradient: the same numbers by fewer products."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +45,12 @@ def prompts():
 
 def rolled_out(model, prompts, sampler, seed=0):
     graphdef, params = nnx.split(model)
-    roll_out = jax.jit(lambda params, key: sample_with_activations(nnx.merge(graphdef, params), prompts, key, sampler))
-    return roll_out(nnx.to_pure_dict(params), jax.random.key(seed))
+    return roll_out(graphdef, sampler, nnx.to_pure_dict(params), prompts, jax.random.key(seed))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def roll_out(graphdef, sampler, params, prompts, key):
+    return sample_with_activations(nnx.merge(graphdef, params), prompts, key, sampler)
 
 
 def gradient_program(model, reference, rollout):

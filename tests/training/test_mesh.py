@@ -1,8 +1,5 @@
 """Meshes that fit, and the sentences for those that do not."""
 
-import subprocess
-import sys
-
 import jax
 import pytest
 
@@ -22,25 +19,6 @@ def mesh(data, fsdp, tensor):
 def test_minus_one_takes_the_rest(given, shape):
     assert jax.device_count() == 8
     assert tuple(mesh(*given).shape.values()) == shape
-
-
-DIVIDED = """
-import jax
-from kljax.training.mesh import divide_cpu
-divide_cpu(3)
-print(jax.device_count())
-"""
-
-
-def test_a_cpu_is_as_many_devices_as_it_is_told():
-    assert subprocess.run([sys.executable, "-c", DIVIDED], capture_output=True, check=True).stdout == b"3\n"
-
-
-def test_a_cpu_in_use_stays_as_it_is():
-    assert jax.device_count() == 8
-    meshes.divide_cpu(8)
-    with pytest.raises(UserError, match=r"^run.cpu_devices: got 2, but this process has begun to use its CPU as 8"):
-        meshes.divide_cpu(2)
 
 
 def test_axes_are_auto():

@@ -1,0 +1,46 @@
+"""One size on an accelerator, in a minute or so: the step and its parts in seconds, MFU, memory, KL at the start.
+
+python experiments/benchmark_gpu.py --size s --out runs/gpu.jsonl model.dtype=bfloat16
+python experiments/benchmark_gpu.py --table runs/gpu.jsonl
+
+experiments/benchmark_gpu.sh runs all sizes, and the oracle tests on the device.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import jax
+
+from kljax.benchmark import accelerator, machine, tables
+from kljax.command_line import compose, reporting_mistakes
+from kljax.config import Config
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", help="of configs/experiment/benchmark_<size>.yaml")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps (default: 5)")
+    parser.add_argument("--out", type=Path, help="a file to which a line of JSON is added")
+    parser.add_argument("--table", type=Path, help="show such a file, and measure nothing")
+    parser.add_argument("overrides", nargs="*", help="changes of the config, as for train.py")
+    arguments = parser.parse_args()
+    if arguments.table is not None:
+        found = [json.loads(line) for line in arguments.table.read_text().splitlines()]
+    else:
+        config = compose([f"experiment=benchmark_{arguments.size}", *arguments.overrides], Config)
+        jax.config.update("jax_compilation_cache_dir", None)  # what is compiled here is compiled anew
+        found = [
+            {"size": arguments.size, "environment": machine.describe()} | accelerator.measure(config, arguments.steps),
+        ]
+        if arguments.out is not None:
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            with arguments.out.open("a") as lines:
+                lines.write(json.dumps(found[0]) + "\n")
+    if found:
+        tables.show(tables.measured_on(found[0]["environment"]), [accelerator.table(found)])
+
+
+if __name__ == "__main__":
+    with reporting_mistakes(Config):
+        main()

@@ -1,0 +1,105 @@
+"""What a config leaves open is chosen from sizes that are those of the arrays, and from memory."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from kljax.command_line import compose
+from kljax.config import Config
+from kljax.errors import UserError
+from kljax.models.sampling import sample_with_activations
+from kljax.training import resources
+from kljax.training.resources import activation_bytes, chosen_devices, divide_cpu, keeps_activations
+from kljax.training.task import prepare
+
+DEVICES = 1
+
+
+@pytest.mark.parametrize("family", [["model=gpt2"], ["model=llama", "model.kv_heads=1"]], ids=["gpt2", "llama"])
+def test_bytes_are_those_of_what_sampling_keeps(tiny, family):
+    """But for the last token, which sampling never reads."""
+    config = tiny(*family, "data.prompt.min_tokens=4", "rollout.max_new_tokens=20", "model.context=32")
+    task = prepare(config)
+    arch, prompts = task.architecture, task.prompts().select(np.arange(config.rollout.prompts))
+
+    def known(params):
+        return sample_with_activations(nnx.merge(arch.graphdef, params), prompts, jax.random.key(0), task.sampler(2))[1]
+
+    kept = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(known, arch.shapes)))
+    assert 0.9 * activation_bytes(config, task.decoder) < kept <= activation_bytes(config, task.decoder)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "memory", "kept"),
+    [
+        ([], 2**30, True),
+        ([], 2**10, False),
+        (["model.remat=mlp"], 2**30, False),
+        (["rollout.microbatches=2"], 2**30, False),
+        (["rollout.cache_dtype=bfloat16"], 2**30, False),
+        (["rollout.keep_activations=true"], 2**10, True),
+        (["rollout.keep_activations=false"], 2**30, False),
+    ],
+)
+def test_activations_are_kept_where_the_gradient_holds_them_anyway_and_they_fit(tiny, monkeypatch, overrides, memory, kept):
+    config = tiny(*overrides)
+    monkeypatch.setattr(resources, "device_memory", lambda: memory)
+    assert keeps_activations(config, config.model, DEVICES) == kept
+
+
+def test_a_device_has_memory():
+    assert resources.device_memory() > 2**20
+
+
+@pytest.mark.parametrize(
+    ("overrides", "devices"),
+    [
+        ([], 2),
+        (["experiment=benchmark_xs"], 2),
+        (["experiment=benchmark_s"], 2),
+        (["experiment=benchmark_m"], 1),
+        (["model=bert"], 1),
+        (["experiment=benchmark_smollm2"], 1),
+        (["mesh.data=1"], 1),
+        (["mesh.data=2", "mesh.fsdp=-1"], 1),
+        (["rollout.prompts=31"], 1),
+        (["pretrain.batch=127"], 1),
+        (["evaluation.prompts=127"], 1),
+        (["rollout.microbatches=32"], 1),
+    ],
+)
+def test_a_cpu_is_two_devices_for_a_small_model_whose_batches_can_be_halved(monkeypatch, overrides, devices):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
+    assert chosen_devices(compose(overrides, Config)) == devices
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
+    assert chosen_devices(compose(overrides, Config)) == 1
+
+
+DIVIDED = """
+import sys
+import jax
+import numpy as np
+from kljax.command_line import compose
+from kljax.config import Config
+from kljax.training.resources import divide_cpu
+divide_cpu(compose(sys.argv[1:], Config))
+print(jax.device_count())
+"""
+
+
+def test_a_cpu_is_as_many_devices_as_it_is_told():
+    run = subprocess.run([sys.executable, "-c", DIVIDED, "run.cpu_devices=3"], capture_output=True, check=True)
+    assert run.stdout == b"3\n"
+
+
+def test_a_cpu_in_use_stays_as_it_is(tiny):
+    assert jax.device_count() == 8
+    divide_cpu(tiny())
+    divide_cpu(tiny("run.cpu_devices=8"))
+    with pytest.raises(UserError, match=r"^run.cpu_devices: got 2, but this process has begun to use its CPU as 8"):
+        divide_cpu(tiny("run.cpu_devices=2"))
