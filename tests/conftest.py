@@ -1,6 +1,8 @@
 """Eight simulated devices for the tests of sharding, compiled programs shared between tests, an experiment of seconds."""
 
+import json
 import os
+import shutil
 from pathlib import Path
 
 # Programs that run for milliseconds are compiled more cheaply, here and in scripts that tests start: without LLVM's expensive
@@ -18,8 +20,11 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "kljax
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
+from kljax.analysis import memory  # noqa: E402
 from kljax.command_line import compose  # noqa: E402
-from kljax.config import Config  # noqa: E402
+from kljax.config import Config, to_dict  # noqa: E402
+from kljax.training import loop  # noqa: E402
+from kljax.training.task import base_path  # noqa: E402
 
 TINY = [
     "data.source.sentences=400",
@@ -68,3 +73,39 @@ def tiny_overrides(tiny_in, tmp_path: Path) -> list[str]:
 def tiny(tiny_overrides):
     """tiny(*overrides): the config of such a run."""
     return lambda *overrides: compose([*tiny_overrides, *overrides], Config)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def base_models_are_fitted_once(tmp_path_factory):
+    """A run gets a copy of the base model that an earlier one with the same recipe has fitted: the files are its own."""
+    fit, kept = loop.ensure_base, tmp_path_factory.mktemp("bases")
+
+    def ensure_base(task):
+        path = base_path(task)
+        if (kept / path.name).exists() and not path.exists():
+            shutil.copytree(kept / path.name, path)
+        elif fit(task) and not (kept / path.name).exists():
+            shutil.copytree(path, kept / path.name)
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "ensure_base", ensure_base)
+        patch.setattr(memory, "ensure_base", ensure_base)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def steps_are_compiled_once():
+    """Trainers of configs that differ in names and seeds alone take their steps by one program."""
+    make, known = loop._step_taker, {}
+
+    def step_taker(task, prompts, parts, host):
+        if host is not None:
+            return make(task, prompts, parts, host)
+        config = {key: value for key, value in to_dict(task.config).items() if key not in ("name", "seed", "run", "evaluation")}
+        key = json.dumps([config, task.vocab_size, parts.keep_activations], sort_keys=True)
+        return known.setdefault(key, make(task, prompts, parts, host))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_step_taker", step_taker)
+        yield

@@ -142,7 +142,8 @@ def read_attributes():
 def test_every_field_is_read_somewhere():
     """A flag that is declared and never read is worse than none."""
     declared = {field.name for section in schemas() for field in fields(section)}
-    assert declared - read_attributes() == set()
+    handed_on = {"alpha", "mix"}  # to the divergence of that name, as whatever parameters it has
+    assert declared - read_attributes() == handed_on - read_attributes()
 
 
 def test_leaf_keys_are_all_keys_of_all_alternatives(defaults):
@@ -167,7 +168,7 @@ def test_leaf_keys_are_all_keys_of_all_alternatives(defaults):
         ("kl.beta", None, ["None", "number"]),
         ("kl.beta", "large", ["'large'", "number"]),
         ("kl.penalty", "exat", ["'exat'", "exact, k1_reward, exact_token", "Did you mean 'exact'?"]),
-        ("algorithm", "ppo", ["'ppo'", "rloo, reinforce"]),
+        ("algorithm", "ppo", ["'ppo'", "reinforce, rloo"]),
         ("model.dtype", "float31", ["'float31'", "float32, bfloat16", "Did you mean 'float32'?"]),
         ("model.layers", 0, ["0", "1"]),
         ("model.layers", 1.5, ["1.5", "a whole number"]),

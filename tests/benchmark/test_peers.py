@@ -56,16 +56,16 @@ def test_turns_alternate_and_their_steps_are_pooled_without_the_warm_up(fake, tm
 
 
 def test_where_tcmalloc_is_installed_each_runs_with_it_too(monkeypatch):
-    said = f"dict.fromkeys({peers.NEEDED}, os.environ.get('LD_PRELOAD'))"
-    says = f"import json, os; print('step_s', [1, 1, 1]); print(json.dumps({said}))"
+    said = f"dict.fromkeys({peers.NEEDED}, 1) | {{'preloaded': os.environ.get('LD_PRELOAD')}}"
+    says = f"import json, os; print('step_s', [1.0, 1.0, 1.0]); print(json.dumps({said}))"
     one = Contestant("one", (sys.executable, "-c", says))
     monkeypatch.setattr(peers, "find_library", lambda name: None)
     assert peers.with_each_malloc([one]) == [one]
     monkeypatch.setattr(peers, "find_library", lambda name: f"lib{name}.so.none")
     plain, other = peers.with_each_malloc([one])
     assert (plain, other.name) == (one, "one, tcmalloc")
-    assert peers.run(plain)[1]["params"] is None
-    assert peers.run(other)[1]["params"] == "libtcmalloc_minimal.so.none"
+    assert peers.run(plain)[1]["preloaded"] is None
+    assert peers.run(other)[1]["preloaded"] == "libtcmalloc_minimal.so.none"
 
 
 def test_only_peers_whose_interpreter_is_given_run_and_they_know_the_sizes(task, scripts):

@@ -17,6 +17,7 @@ from kljax.command_line import compose
 from kljax.config import Config
 from kljax.errors import UserError
 from kljax.models import decoder
+from kljax.training.resources import chosen_devices
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "scaling.py"
 STEPS = 2
@@ -208,7 +209,7 @@ def test_the_script_replaces_one_series_and_keeps_the_others(script, tmp_path, l
 
 def test_the_script_takes_the_cpu_for_the_devices_that_a_series_needs():
     devices_of = runpy.run_path(str(SCRIPT))["devices_of"]
-    assert devices_of("tokens", ()) == config(scaling.BASE).run.cpu_devices == 2
+    assert devices_of("tokens", ()) == chosen_devices(config(scaling.BASE))
     assert devices_of("batch", ("run.cpu_devices=1",)) == 1
     assert devices_of("runs", ()) is None
     assert devices_of("devices", ()) == scaling.DEVICES

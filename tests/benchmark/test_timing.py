@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kljax.benchmark import machine, peers, report, timing
+from kljax.benchmark import accelerator, machine, peers, report, timing
 from kljax.benchmark.machine import Ceiling
 from kljax.command_line import compose
 from kljax.config import Config
 from kljax.errors import UserError
+from kljax.training.loop import MAX_KL_AT_START
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmark.py"
 STEPS = 2
@@ -89,6 +90,21 @@ def test_tables_have_a_cell_for_every_head_and_the_peers_stand_beside_ours(figur
     assert tables[0][1][:2] == ["median", report._short(figures["seconds"]["rollout"]["median"])]
     assert tables[2][2][:5] == ["theirs", "2.5", "2.5", "2.5", "2.50"]
     report.show(figures | {"peers": standings})
+
+
+def test_what_is_measured_on_an_accelerator_can_be_measured_here(tiny_benchmark, measured, monkeypatch):
+    monkeypatch.setattr(accelerator, "measure_ceiling", lambda dtype: Ceiling(1e9, 1e10))
+    found = accelerator.measure(tiny_benchmark(), STEPS)
+    assert found["parameters"] == measured[1].parameters
+    for seconds in (found["seconds"], found["compile_seconds"]):
+        assert set(seconds) == {"step", "rollout", "scoring", "update"}
+        assert min(seconds.values()) > 0
+    assert found["kl_at_start"] < MAX_KL_AT_START["float32"]
+    assert found["logp_gap"] < 1e-5
+    assert found["update_mfu"] == pytest.approx(found["update_tflops"] * 1e12 / 1e9)
+    head, row = accelerator.table([found | {"size": "tiny"}])
+    assert len(head) == len(row)
+    assert json.loads(json.dumps(found)) == found
 
 
 @pytest.mark.parametrize(

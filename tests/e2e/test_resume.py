@@ -19,6 +19,7 @@ from kljax.training.restore import restore
 TRAIN = Path(__file__).parents[2] / "experiments" / "train.py"
 STEPS, SAVE_EVERY = 14, 3
 LONG = [f"steps={STEPS}", f"run.save_every={SAVE_EVERY}", "run.variant=run"]
+INTERRUPTED = 130  # exit code
 PATIENCE = 120  # seconds for a start, imports and compilation included
 
 
@@ -82,26 +83,30 @@ def whole(command, tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize(("reward", "kills"), [("sentiment", [(1, 7), (7, 13)]), ("regex", [(1, 13)])])
-def test_killed_at_random_steps_and_restarted_it_is_the_uninterrupted_run(command, whole, tmp_path, reward, kills):
-    """With a reward on the device (one program) and in Python (two halves)."""
-    rng = random.Random(reward)
-    for low, high in kills:
-        process = launch(command(tmp_path, reward))
-        wait_for_line(process, run_in(tmp_path) / "metrics.jsonl", rng.randint(low, high))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-    finish(command(tmp_path, reward))
-    assert_same_run(run_in(tmp_path), whole(reward))
-
-
-def test_ctrl_c_saves_says_how_to_go_on_and_goes_on(command, whole, tmp_path):
-    process = launch(command(tmp_path))
-    wait_for_line(process, run_in(tmp_path) / "metrics.jsonl", 4)
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
+def test_killed_interrupted_and_restarted_it_is_the_uninterrupted_run(command, whole, tmp_path):
+    """With a reward on the device: one program. Killed at a random step, stopped by Ctrl-C at a later one, then finished."""
+    steps = random.Random(0)
+    stop_at(command(tmp_path), tmp_path, steps.randint(1, 6), signal.SIGKILL)
+    code, output = stop_at(command(tmp_path), tmp_path, steps.randint(8, 12), signal.SIGINT)
+    assert code == INTERRUPTED
     assert "The same command goes on from there." in output
     assert "Traceback" not in output
     assert f"of {STEPS}." in finish(command(tmp_path))
     assert_same_run(run_in(tmp_path), whole("sentiment"))
+
+
+def test_killed_with_a_reward_in_python_and_restarted_it_is_the_uninterrupted_run(command, whole, tmp_path):
+    """Two programs, and the reward between them."""
+    regex = command(tmp_path, "regex")
+    stop_at(regex, tmp_path, random.Random(1).randint(1, 13), signal.SIGKILL)
+    finish(regex)
+    assert_same_run(run_in(tmp_path), whole("regex"))
+
+
+def stop_at(overrides, root, step, by):
+    """Launch, send the signal once so many steps are logged; the exit code and what was said."""
+    process = launch(overrides)
+    wait_for_line(process, run_in(root) / "metrics.jsonl", step)
+    process.send_signal(by)
+    output, _ = process.communicate(timeout=PATIENCE)
+    return process.returncode, output

@@ -1,9 +1,11 @@
 """The scripts as a user calls them, from the base model to the frontier."""
 
 import csv
+import io
 import json
-import subprocess
+import runpy
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -13,16 +15,23 @@ MOVIES = ROOT.parent / "shared" / "data" / "movie_reviews.parquet"
 
 
 def call(script, *arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "experiments" / script), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
+    """What a script says and how it ends, called as from a shell, but in this process: imports and programs are there."""
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
+        patch.setattr(sys, "argv", [script, *map(str, arguments)])
+        try:
+            runpy.run_path(str(ROOT / "experiments" / script), run_name="__main__")
+            ended = 0
+        except SystemExit as end:
+            ended = end.code or 0
+    assert ended == code, said.getvalue()
+    return said.getvalue()
+
+
+@pytest.fixture
+def cache(compilation_cache):
+    """The key by which scripts that read runs know where compiled programs lie."""
+    return f"compilation_cache={compilation_cache}"
 
 
 @pytest.fixture
@@ -32,7 +41,7 @@ def sweep(tiny_overrides, tmp_path):
     return tmp_path / "runs"
 
 
-def test_sweep_analysis_and_frontier(sweep):
+def test_sweep_analysis_and_frontier(sweep, cache):
     runs = sorted((sweep / "grammar").iterdir())
     assert len(runs) == 4
     assert len(list((sweep / "bases").iterdir())) == 1  # the runs share their base model
@@ -45,13 +54,13 @@ def test_sweep_analysis_and_frontier(sweep):
     assert "0.1" in output
 
     at_end = json.loads((runs[0] / "evaluation" / "step_000006.json").read_text())["metrics"]
-    call("analyze.py", f"run={runs[0]}")
+    call("analyze.py", cache, f"run={runs[0]}")
     assert json.loads((runs[0] / "evaluation" / "step_000006.json").read_text())["metrics"] == at_end
-    call("analyze.py", f"run={runs[0]}", "step=2", "prompts=8")
+    call("analyze.py", cache, f"run={runs[0]}", "step=2", "prompts=8")
     earlier = json.loads((runs[0] / "evaluation" / "step_000002.json").read_text())["metrics"]
     assert 0 < earlier["kl/reverse_exact_seq"] < at_end["kl/reverse_exact_seq"]
 
-    assert "has no checkpoint of step 3; it has: 2, 4, 6" in call("analyze.py", f"run={runs[0]}", "step=3", code=2)
+    assert "has no checkpoint of step 3; it has: 2, 4, 6" in call("analyze.py", cache, f"run={runs[0]}", "step=3", code=2)
 
 
 def test_pretrain_makes_the_base_model_that_train_starts_from(tiny_overrides, tmp_path):
