@@ -1,9 +1,12 @@
 """A run that is killed or interrupted and started again is, bit for bit, the run that was not."""
 
+import multiprocessing
+import os
 import random
+import runpy
 import signal
-import subprocess
 import sys
+import tempfile
 import time
 from functools import cache
 from pathlib import Path
@@ -23,16 +26,41 @@ INTERRUPTED = 130  # exit code
 PATIENCE = 120  # seconds for a start, imports and compilation included
 
 
-def launch(overrides):
-    return subprocess.Popen(
-        [sys.executable, str(TRAIN), *overrides], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+PROCESSES = multiprocessing.get_context("forkserver")  # each its own, from one that has the imports done
+PROCESSES.set_forkserver_preload(["kljax.analysis.evaluation", "kljax.command_line", "kljax.training.loop", "transformers"])
+
+
+class Launched:
+    """A process that runs train.py as from a shell, and what it says."""
+
+    def __init__(self, overrides):
+        self._output = Path(tempfile.mkstemp()[1])
+        self._process = PROCESSES.Process(target=run_script, args=([str(TRAIN), *overrides], str(self._output)))
+        self._process.start()
+
+    def send(self, sign):
+        os.kill(self._process.pid, sign)
+
+    def running(self):
+        return self._process.is_alive()
+
+    def end(self):
+        """Its exit code and all that it said, once it is over."""
+        self._process.join(2 * PATIENCE)
+        return self._process.exitcode, self._output.read_text()
+
+
+def run_script(arguments, output):
+    stream = os.open(output, os.O_WRONLY)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    sys.argv = arguments
+    runpy.run_path(arguments[0], run_name="__main__")
 
 
 def finish(overrides):
-    process = launch(overrides)
-    output, _ = process.communicate(timeout=2 * PATIENCE)
-    assert process.returncode == 0, output
+    code, output = Launched(overrides).end()
+    assert code == 0, output
     return output
 
 
@@ -40,7 +68,7 @@ def wait_for_line(process, file: Path, count: int):
     """Until the run has logged `count` steps."""
     deadline = time.monotonic() + PATIENCE
     while not file.exists() or len(file.read_text().splitlines()) < count:
-        assert process.poll() is None, process.communicate()[0]
+        assert process.running(), process.end()
         assert time.monotonic() < deadline, f"no step {count} within {PATIENCE} s"
         time.sleep(0.001)
 
@@ -105,8 +133,7 @@ def test_killed_with_a_reward_in_python_and_restarted_it_is_the_uninterrupted_ru
 
 def stop_at(overrides, root, step, by):
     """Launch, send the signal once so many steps are logged; the exit code and what was said."""
-    process = launch(overrides)
+    process = Launched(overrides)
     wait_for_line(process, run_in(root) / "metrics.jsonl", step)
-    process.send_signal(by)
-    output, _ = process.communicate(timeout=PATIENCE)
-    return process.returncode, output
+    process.send(by)
+    return process.end()

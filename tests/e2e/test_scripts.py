@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import runpy
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -16,7 +17,7 @@ MOVIES = ROOT.parent / "shared" / "data" / "movie_reviews.parquet"
 
 def call(script, *arguments, code=0):
     """What a script says and how it ends, called as from a shell, but in this process: imports and programs are there."""
-    said = io.StringIO()
+    said, handlers, level = io.StringIO(), logging.root.handlers[:], logging.root.level
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
         patch.setattr(sys, "argv", [script, *map(str, arguments)])
         try:
@@ -24,6 +25,8 @@ def call(script, *arguments, code=0):
             ended = 0
         except SystemExit as end:
             ended = end.code or 0
+        finally:  # Hydra makes some that write to what is redirected here
+            logging.root.handlers[:], logging.root.level = handlers, level
     assert ended == code, said.getvalue()
     return said.getvalue()
 
