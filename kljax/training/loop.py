@@ -95,7 +95,8 @@ def train(config: Config) -> Path:
     reference = first_reference(task, base)
     kl_at_start = check_zero_kl(trainer, base, reference)
     state, frozen = trainer.initial_state(base, reference), trainer.freeze(base, reference)
-    run_directory.create(path, {**run_directory.identity(config), "run": run_directory.to_dict(config)["run"]})
+    chosen = {"keep_activations": trainer.parts.keep_activations}
+    run_directory.create(path, {**run_directory.identity(config), "run": run_directory.to_dict(config)["run"]}, chosen)
     task.tokenizer.save_pretrained(str(path / "tokenizer"))
     frozen_hash = save_frozen(path, reference if frozen.base is None else base, reference)
     about = {

@@ -54,8 +54,11 @@ def identity(config: Config) -> dict[str, Any]:
     return {key: value for key, value in to_dict(config).items() if key != "run"}
 
 
-def create(path: Path, config: Mapping[str, Any]) -> None:
-    """Make the directory and note this launch in it. A resumed run adds to the list of launches."""
+def create(path: Path, config: Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -> None:
+    """Make the directory and note this launch in it, with what was `chosen` where the config leaves it open.
+
+    A resumed run adds to the list of launches.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -67,7 +70,8 @@ def create(path: Path, config: Mapping[str, Any]) -> None:
         launches = list(json.loads(file.read_text())["launches"]) if file.exists() else []
     except (ValueError, KeyError, TypeError):  # broken by hand: it records, nothing depends on it
         launches = []
-    write_atomically(file, json.dumps({"launches": [*launches, environment()]}, indent=2) + "\n")
+    launches.append(environment() | {"chosen": dict(chosen or {})})
+    write_atomically(file, json.dumps({"launches": launches}, indent=2) + "\n")
 
 
 def environment() -> dict[str, Any]:

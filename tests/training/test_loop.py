@@ -78,7 +78,9 @@ def test_a_run_writes_what_its_readers_need(tiny, capsys):
     assert [line["step"] for line in samples] == [0, 2, 4]
     shown = samples[1]["samples"][0]
     assert set(shown) == {"prompt", "completion", "reward", "reverse_kl_exact"}
-    assert json.loads((path / "environment.json").read_text())["launches"][0]["versions"]["jax"] == jax.__version__
+    launch = json.loads((path / "environment.json").read_text())["launches"][0]
+    assert launch["versions"]["jax"] == jax.__version__
+    assert launch["chosen"] == {"keep_activations": True}
     assert list((path / "tensorboard").iterdir())
     checkpoints = Checkpoints(path)
     assert checkpoints.steps() == [2, 4, 6]

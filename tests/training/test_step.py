@@ -1,14 +1,17 @@
 """The RLHF step: the same on any mesh, in one program or in two, and downhill on what it says it minimises."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from kljax.kl.sequences import importance_weights, on_policy
+from kljax.models.scoring import score
 from kljax.rewards.device import length
 from kljax.training.loop import build_trainer
 from kljax.training.microbatches import accumulate
@@ -62,6 +65,18 @@ def value_and_gradient(trainer):
         return jax.value_and_grad(objective)(state.params)
 
     return jax.device_get(compute(state, frozen, trainer.batch(0).prompts))
+
+
+def scores_of(trainer, params, frozen, rollout):
+    """By a program that all trainers share that score alike: what else is different in them does not show in it."""
+    arch, sampler = trainer.parts.adaptation.architecture, trainer.parts.sampler
+    return _scores_of(arch.graphdef, sampler, params, frozen.reference, rollout)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _scores_of(graphdef, sampler, params, reference, rollout):
+    models = nnx.merge(graphdef, params), nnx.merge(graphdef, reference)
+    return score(*models, rollout, sampler.samples, sampler.scoring_temperature)
 
 
 def run_steps(trainer, steps=STEPS, scale=1.0):
@@ -167,7 +182,7 @@ def test_two_halves_are_the_one_program(tiny, keep):
     trainer = trainer_on(tiny, (1, 1, 1), f"rollout.keep_activations={keep}")
     state, frozen = start(trainer)
     prompts = trainer.batch(0).prompts
-    whole = compile_step(trainer.parts)(jax.tree.map(jnp.copy, state), frozen, prompts)
+    whole = trainer.take_step(jax.tree.map(jnp.copy, state), frozen, trainer.batch(0))
     rollout_half, update_half = compile_halves(trainer.parts)
     rollout, terms, known = rollout_half(state, frozen, prompts)
     assert (known is not None) == (keep == "true")
@@ -210,10 +225,9 @@ def test_without_a_penalty_the_reward_rises(tiny, algorithm):
 def test_metrics_are_those_of_a_python_loop(tiny):
     trainer = trainer_on(tiny, (1, 1, 1))
     state, frozen = start(trainer)
-    scores_of = jax.jit(lambda s, f, rollout: score_rollout(trainer.parts, s.params, f, None, rollout))
     before = jax.tree.map(jnp.copy, state)
     _, metrics, outcome = trainer.take_step(state, frozen, trainer.batch(0))
-    scores, mask = jax.device_get((scores_of(before, frozen, outcome.rollout), outcome.rollout.mask))
+    scores, mask = jax.device_get((scores_of(trainer, before.params, frozen, outcome.rollout), outcome.rollout.mask))
     rows = [(scores.reverse_kl[i][m], (scores.logp - scores.ref_logp)[i][m], m.sum()) for i, m in enumerate(mask)]
     expected = {
         "kl/reverse_exact_seq": np.mean([exact.sum() for exact, _, _ in rows]),
@@ -240,25 +254,18 @@ def test_the_reference_is_an_argument_not_a_constant(tiny):
     assert not [line for line in constants if "dense<0.0" not in line and "dense<1.0" not in line]
 
 
-def test_nothing_compiles_after_the_first_step(tiny):
+def test_after_the_first_step_nothing_compiles_and_nothing_moves_between_host_and_device(tiny):
+    """What a step is given lies on the device, and what it makes stays there until someone asks."""
     trainer = trainer_on(tiny, (1, 1, 1))
     step = compile_step(trainer.parts)
     state, frozen = start(trainer)
-    for i in range(3):
-        state, _, _ = step(state, frozen, trainer.batch(i).prompts)
-    assert step._cache_size() == 1
-
-
-def test_a_step_moves_nothing_between_host_and_device(tiny):
-    """What it is given lies on the device, and what it makes stays there until someone asks."""
-    trainer = trainer_on(tiny, (1, 1, 1))
-    step = compile_step(trainer.parts)
-    state, frozen = start(trainer)
-    batches = [trainer.batch(i).prompts for i in range(2)]
+    batches = [trainer.batch(i).prompts for i in range(3)]
     state, _, _ = step(state, frozen, batches[0])
     with jax.transfer_guard("disallow"):
-        state, _, _ = step(state, frozen, batches[1])
+        for prompts in batches[1:]:
+            state, _, _ = step(state, frozen, prompts)
         jax.block_until_ready(state)
+        assert step._cache_size() == 1
         with pytest.raises(Exception, match="isallowed"):  # the guard sees a transfer when there is one
             step(state, frozen, jax.tree.map(np.asarray, batches[0]))
 
@@ -273,10 +280,9 @@ def test_length_reward_counts_what_the_metrics_count(tiny):
 def test_all_estimates_are_of_the_same_samples_and_of_a_loop(tiny):
     trainer = trainer_on(tiny, (1, 1, 1))
     state, frozen = start(trainer, scale=2.0)
-    scores_of = jax.jit(lambda s, f, rollout: score_rollout(trainer.parts, s.params, f, None, rollout))
     before = jax.tree.map(jnp.copy, state)
     _, metrics, outcome = trainer.take_step(state, frozen, trainer.batch(0))
-    scores, mask = jax.device_get((scores_of(before, frozen, outcome.rollout), outcome.rollout.mask))
+    scores, mask = jax.device_get((scores_of(trainer, before.params, frozen, outcome.rollout), outcome.rollout.mask))
     u = scores.logp - scores.ref_logp
     for name, estimate in {"k1": u, "k2": u**2 / 2, "k3": np.expm1(-u) + u, "exact": scores.reverse_kl}.items():
         sums = np.array([row[m].sum() for row, m in zip(estimate, mask, strict=True)])
@@ -307,7 +313,7 @@ def test_a_scaled_reward_is_trained_as_with_the_effective_beta(tiny):
 
     divided, effective = gradient(trainer.parts, 0.5), gradient(plain.parts, 0.5 * sigma)
     assert_close(jax.tree.map(lambda g: g * sigma, divided), effective)
-    scores = jax.jit(lambda s, f, r: score_rollout(trainer.parts, s.params, f, None, r))(state, frozen, rollout)
+    scores = scores_of(trainer, state.params, frozen, rollout)
     metrics = report(trainer.parts, scores, rollout, reward, jnp.float32(0.5))
     np.testing.assert_allclose(metrics["kl/beta_effective"], 0.5 * sigma, rtol=1e-5)
 
