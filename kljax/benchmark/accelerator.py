@@ -20,7 +20,7 @@ Compiled = Callable[..., Any]
 
 WARM = 1  # calls of each program before those that are timed: nothing compiles any more
 
-COLUMNS = {
+FIGURES = {
     "size": "{size}",
     "dtype": "{dtype}",
     "step, s": "{seconds[step]:.4g}",
@@ -36,7 +36,7 @@ COLUMNS = {
     "KL at start": "{kl_at_start:.1e}",
     "log-prob gap": "{logp_gap:.1e}",
 }
-"""Of the table: what each column shows of `measure`'s figures."""
+"""Of the table: what each row shows of `measure`'s figures."""
 
 
 def measure(config: Config, steps: int) -> Figures:
@@ -117,8 +117,8 @@ def time_parts(it: Subject, programs: Mapping[str, Compiled], steps: int) -> dic
 
 
 def table(found: list[Figures]) -> list[list[str]]:
-    """A measurement a row, its head first."""
-    return [list(COLUMNS), *([form.format(**figures) for form in COLUMNS.values()] for figures in found)]
+    """A measurement a column, so that all of them fit on a terminal."""
+    return [[label, *(form.format(**figures) for figures in found)] for label, form in FIGURES.items()]
 
 
 def _compiled(job: tuple[Any, ...]) -> tuple[Compiled, float]:

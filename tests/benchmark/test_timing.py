@@ -102,8 +102,9 @@ def test_what_is_measured_on_an_accelerator_can_be_measured_here(tiny_benchmark,
     assert found["kl_at_start"] < MAX_KL_AT_START["float32"]
     assert found["logp_gap"] < 1e-5
     assert found["update_mfu"] == pytest.approx(found["update_tflops"] * 1e12 / 1e9)
-    head, row = accelerator.table([found | {"size": "tiny"}])
-    assert len(head) == len(row)
+    rows = accelerator.table([found | {"size": "tiny"}] * 2)
+    assert rows[:2] == [["size", "tiny", "tiny"], ["dtype", "float32", "float32"]]
+    assert {len(row) for row in rows} == {3}
     assert json.loads(json.dumps(found)) == found
 
 
