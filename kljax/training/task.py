@@ -110,9 +110,6 @@ def make_task(
 
 def set_up_process(config: Config) -> None:
     """What the config says of this process as a whole. Before the first use of a device."""
-    # A program on a CPU that is one device then computes in the calling thread, and has freed its temporaries when it returns.
-    # Otherwise the next step takes its own while those are still there: twice the memory in a loop that runs ahead.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
     divide_cpu(config)
     use_compilation_cache(config.run.compilation_cache)
 
