@@ -37,11 +37,10 @@ Compose = Callable[[Overrides], Config]
 BASE: Overrides = (
     "experiment=benchmark_s",
     "model.context=160",
-    "model.logit_chunk=128",
     "rollout.prompts=4",
     "rollout.max_new_tokens=32",
 )
-"""S with a quarter of its prompts and room for the longest completions; their logits are in one chunk, too, as at S."""
+"""S with a quarter of its prompts and room for the longest completions."""
 
 
 def _prompt(length: int) -> Overrides:
