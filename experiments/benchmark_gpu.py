@@ -13,22 +13,31 @@ from pathlib import Path
 import jax
 
 from kljax.benchmark import accelerator, machine, tables
-from kljax.command_line import compose, reporting_mistakes
+from kljax.command_line import CONFIGS, compose, reporting_mistakes
 from kljax.config import Config
+from kljax.errors import UserError
+from kljax.training.resources import divide_cpu
+
+PREFIX = "benchmark_"
+SIZES = sorted(file.stem.removeprefix(PREFIX) for file in (CONFIGS / "experiment").glob(f"{PREFIX}*.yaml"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", help="of configs/experiment/benchmark_<size>.yaml")
+    task = parser.add_mutually_exclusive_group(required=True)
+    task.add_argument("--size", choices=SIZES, help="of configs/experiment/benchmark_<size>.yaml")
+    task.add_argument("--table", type=Path, help="show what --out has written, and measure nothing")
     parser.add_argument("--steps", type=int, default=5, help="timed steps (default: 5)")
     parser.add_argument("--out", type=Path, help="a file to which a line of JSON is added")
-    parser.add_argument("--table", type=Path, help="show such a file, and measure nothing")
     parser.add_argument("overrides", nargs="*", help="changes of the config, as for train.py")
     arguments = parser.parse_args()
     if arguments.table is not None:
+        if not arguments.table.is_file():
+            raise UserError(f"--table: {arguments.table} is no file, expected one that --out has written.")
         found = [json.loads(line) for line in arguments.table.read_text().splitlines()]
     else:
         config = compose([f"experiment=benchmark_{arguments.size}", *arguments.overrides], Config)
+        divide_cpu(config)
         jax.config.update("jax_compilation_cache_dir", None)  # what is compiled here is compiled anew
         found = [
             {"size": arguments.size, "environment": machine.describe()} | accelerator.measure(config, arguments.steps),

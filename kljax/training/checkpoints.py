@@ -45,6 +45,11 @@ class Checkpoints:
     def restore(self, step: int, shapes: Any, shardings: Any, reference_hash: str | None = None) -> Any:
         """The state of `step`, laid out by `shardings`; refused if it was trained against another reference."""
         about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        if reference_hash is None and about["reference"] is not None:
+            raise UserError(
+                f"{self._folder / str(step)} was written by an older version of kljax, which kept fits in another form; "
+                f"remove {self._folder.parent} to fit anew."
+            )
         if about["reference"] != reference_hash:
             raise UserError(
                 f"{self._folder / str(step)} was trained against the reference {str(about['reference'])[:12]}…, this one is "

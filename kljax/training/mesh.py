@@ -54,9 +54,13 @@ def _sizes(config: MeshConfig, devices: int) -> tuple[int, int, int]:
         fits = ", ".join(str(n) for n in _divisors(devices))
         raise UserError(
             f"mesh: {shape} does not fit the {devices} device{'s' * (devices > 1)} that JAX sees; expected sizes whose product "
-            f"divides {devices} ({fits})."
+            f"divides {devices} ({fits}).{_of_a_cpu()}"
         )
     return tuple(devices // fixed if size == -1 else size for size in given.values())  # pyright: ignore
+
+
+def _of_a_cpu() -> str:
+    return " run.cpu_devices says for how many devices a CPU is taken." if jax.default_backend() == "cpu" else ""
 
 
 def check_sizes(config: Config, model: DecoderConfig | EncoderConfig, vocab_size: int, mesh: Mesh) -> None:
@@ -68,7 +72,7 @@ def check_sizes(config: Config, model: DecoderConfig | EncoderConfig, vocab_size
             near = f"{lower} or {lower + parts}" if lower else f"{parts}"
             raise UserError(
                 f"{field}: {size} cannot be divided over {parts} devices ({axes}); expected a multiple of {parts}, "
-                f"such as {near}, or a mesh size among {', '.join(str(n) for n in _divisors(size))}."
+                f"such as {near}, or a mesh size among {', '.join(str(n) for n in _divisors(size))}.{_of_a_cpu()}"
             )
     prompts, count = config.rollout.prompts, config.rollout.microbatches
     if prompts % (count * shards):

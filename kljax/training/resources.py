@@ -1,5 +1,6 @@
 """Chooses what a config leaves open of how a step uses its machine. No number changes by it, but in its last digits."""
 
+import math
 import os
 
 import jax
@@ -35,11 +36,16 @@ def divide_cpu(config: Config) -> None:
 
 
 def chosen_devices(config: Config) -> int:
-    """Two for a small decoder whose batches can be halved, on a machine that has two cores or more; otherwise one."""
+    """As many as the mesh asks for, where there are so many cores; where it takes what there is, two for a small decoder.
+
+    Its batches must be such that they can be halved; otherwise one.
+    """
     model, mesh = config.model, config.mesh
     divided = (config.rollout.prompts // config.rollout.microbatches, config.pretrain.batch, config.evaluation.prompts)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not isinstance(model, DecoderConfig) or (mesh.data, mesh.fsdp, mesh.tensor) != (-1, 1, 1):
+    if min(sizes := (mesh.data, mesh.fsdp, mesh.tensor)) > 0:
+        return product if (product := math.prod(sizes)) <= cores else 1
+    if not isinstance(model, DecoderConfig) or sizes != (-1, 1, 1):
         return 1
     width = (model.heads + model.kv_heads) * model.head_dim
     matrices = model.layers * model.d_model * (2 * width + (3 if model.mlp == "swiglu" else 2) * model.d_mlp)

@@ -72,6 +72,20 @@ def test_an_interrupted_fit_of_a_classifier_goes_on_bit_for_bit(toy, monkeypatch
     assert read_result(base_path(task)) == read_result(base_path(whole))
 
 
+def test_an_interrupted_fit_of_an_older_version_is_said_to_be_one(tiny, monkeypatch):
+    task = prepare(tiny())
+    save = fitting.Checkpoints.save
+    monkeypatch.setattr(fitting.Checkpoints, "save", lambda self, step, state: save(self, step, state, "none"))
+    monkeypatch.setattr(fitting, "StopRequest", StopAfter(steps=7))
+    with pytest.raises(Interrupted):
+        ensure_base(task)
+    monkeypatch.undo()
+    with pytest.raises(
+        UserError, match=r"was written by an older version of kljax, .*; remove .*/bases/grammar-\w+ to fit anew"
+    ):
+        ensure_base(task)
+
+
 def check_resumption(whole, task, monkeypatch):
     ensure_base(whole)
     monkeypatch.setattr(fitting, "StopRequest", StopAfter(steps=7))

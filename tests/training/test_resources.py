@@ -66,6 +66,9 @@ def test_a_device_has_memory():
         (["model=bert"], 1),
         (["experiment=benchmark_smollm2"], 1),
         (["mesh.data=1"], 1),
+        (["mesh.data=3"], 3),
+        (["experiment=benchmark_m", "mesh.data=2"], 2),
+        (["mesh.data=2", "mesh.tensor=2"], 1),
         (["mesh.data=2", "mesh.fsdp=-1"], 1),
         (["rollout.prompts=31"], 1),
         (["pretrain.batch=127"], 1),
@@ -80,6 +83,12 @@ def test_a_cpu_is_two_devices_for_a_small_model_whose_batches_can_be_halved(monk
     assert chosen_devices(compose(overrides, Config)) == 1
 
 
+WISHES = {
+    "its own choice": ([], "", chosen_devices(compose([], Config))),
+    "the config's": (["run.cpu_devices=3"], "", 3),
+    "the environment's": ([], "--xla_force_host_platform_device_count=4", 4),
+}
+
 DIVIDED = """
 import sys
 import jax
@@ -92,14 +101,18 @@ print(jax.device_count())
 """
 
 
-def test_a_cpu_is_as_many_devices_as_it_is_told():
-    run = subprocess.run([sys.executable, "-c", DIVIDED, "run.cpu_devices=3"], capture_output=True, check=True)
-    assert run.stdout == b"3\n"
+@pytest.mark.parametrize("wish", WISHES)
+def test_a_cpu_is_as_many_devices_as_is_wished(wish):
+    overrides, flags, devices = WISHES[wish]
+    command, environment = [sys.executable, "-c", DIVIDED, *overrides], os.environ | {"XLA_FLAGS": flags}
+    run = subprocess.run(command, capture_output=True, check=True, env=environment)
+    assert run.stdout.decode().strip() == str(devices)
 
 
 def test_a_cpu_in_use_stays_as_it_is(tiny):
     assert jax.device_count() == 8
-    divide_cpu(tiny())
+    divide_cpu(tiny("mesh.data=2"))
     divide_cpu(tiny("run.cpu_devices=8"))
+    assert jax.device_count() == 8
     with pytest.raises(UserError, match=r"^run.cpu_devices: got 2, but this process has begun to use its CPU as 8"):
         divide_cpu(tiny("run.cpu_devices=2"))
