@@ -26,7 +26,8 @@ def call(script, *arguments, code=0):
         except SystemExit as end:
             ended = end.code or 0
         finally:  # Hydra makes some that write to what is redirected here
-            logging.root.handlers[:], logging.root.level = handlers, level
+            logging.root.handlers[:] = handlers
+            logging.root.setLevel(level)
     assert ended == code, said.getvalue()
     return said.getvalue()
 
