@@ -229,7 +229,7 @@ def _params(task: Task) -> Params:
 
 
 def timed(program: Callable[..., Any], *inputs: Any) -> tuple[Any, float]:
-    """What a program gives, and the seconds until it is there."""
+    """A program's result, and the seconds until it is there."""
     began = time.perf_counter()
     result = jax.block_until_ready(program(*inputs))
     return result, time.perf_counter() - began

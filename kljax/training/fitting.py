@@ -44,7 +44,7 @@ LOWER_IS_BETTER = ("loss",)  # of what pretrain.watch can name
 
 @struct
 class Trained:
-    """What a step changes, and the key of its noise; the data position follows from the step."""
+    """Parameters, optimiser, the key of a step's noise and the step, from which the data position follows."""
 
     params: Params
     opt_state: Any
