@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from kljax.config import RunConfig
 from kljax.errors import UserError, did_you_mean
 from kljax.validation import leaf_keys, validate
 
@@ -56,7 +59,10 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
     with reporting_mistakes(schema):
         gc.freeze()  # what the imports made stays; without this every collection looks at all of it again
         arguments = get_args_parser().parse_args()
-        jobs = [compose(job, schema, config_name) for job in _jobs(arguments.overrides, arguments.multirun)]
+        _check_arguments(arguments)
+        overrides, search = arguments.overrides, arguments.config_dir
+        jobs = [compose(job, schema, config_name, search) for job in _jobs(overrides, arguments.multirun, config_name, search)]
+        _check_variants(jobs)
         if _is_plain(arguments):
             script(jobs[0])  # composed already, and Hydra would do no more for it
         else:
@@ -81,11 +87,12 @@ def reporting_mistakes(schema: type | None = None) -> Iterator[None]:
         sys.exit(INTERRUPTED)
 
 
-def compose(overrides: Sequence[str], schema: type[T], config_name: str = "config") -> T:
-    """The validated config of these overrides, as a script would get it."""
+def compose(overrides: Sequence[str], schema: type[T], config_name: str = "config", search: str | None = None) -> T:
+    """The validated config of these overrides, as a script would get it. `search`: a directory of configs beside ours."""
+    more = [] if search is None else [f"hydra.searchpath=['file://{Path(search).absolute()}']"]
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
         try:
-            composed = hydra.compose(config_name, overrides=list(overrides))
+            composed = hydra.compose(config_name, overrides=[*overrides, *more])
             values = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise UserError(_hydra_sentence(error, schema)) from None
@@ -98,8 +105,12 @@ def variant(overrides: Sequence[str]) -> str:
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         key = override.key_or_group.replace("/", ".")
         if key.split(".")[0] not in NOT_IN_VARIANT:
+            value = override.get_value_element_as_str()
             # Neither '=' nor ',': the path must pass through a shell and through Hydra (run=…) as it is.
-            kept.append(f"{key}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', override.get_value_element_as_str())}".strip("_"))
+            plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", value)
+            # Two values that differ in what was replaced are two variants.
+            mark = "" if plain == value else f"-{hashlib.sha256(value.encode()).hexdigest()[:4]}"
+            kept.append(f"{key}-{plain}".strip("_") + mark)
     name = "+".join(sorted(kept)) or "default"
     if len(name) <= LONGEST_VARIANT:
         return name
@@ -118,11 +129,42 @@ def _is_plain(arguments: argparse.Namespace) -> bool:
     return not asked and not any(override.lstrip("+~").startswith("hydra") for override in arguments.overrides)
 
 
-def _jobs(overrides: Sequence[str], multirun: bool) -> list[list[str]]:
+def _check_arguments(arguments: argparse.Namespace) -> None:
+    """Refuse what would be passed over, and name a sweeper or launcher that is not installed."""
+    for option in ("config_path", "config_name"):
+        if getattr(arguments, option):
+            raise UserError(
+                f"--{option.replace('_', '-')}: got {getattr(arguments, option)!r}, expected none: configs are kljax's. For "
+                "files of your own beside them give --config-dir."
+            )
+    if arguments.config_dir is not None and not Path(arguments.config_dir).is_dir():
+        raise UserError(f"--config-dir: got {arguments.config_dir!r}, expected a directory with folders such as experiment/.")
+
+
+def _check_variants(jobs: Sequence[Any]) -> None:
+    """Refuse two different jobs that would be one run directory, before the first one starts."""
+    seen: dict[tuple[str, str, str], Any] = {}
+    for job in jobs:
+        if not isinstance(getattr(job, "run", None), RunConfig):
+            return
+        place = job.run.root, job.name, job.run.variant
+        if seen.setdefault(place, job) != job:
+            raise UserError(
+                f"run.variant: two different jobs of this sweep would both be {'/'.join(place)}; expected a run directory for "
+                "each: leave run.variant=auto, or give each a name."
+            )
+
+
+def _jobs(overrides: Sequence[str], multirun: bool, config_name: str, search: str | None) -> list[list[str]]:
     if not multirun:
         return [list(overrides)]
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        loader: Any = GlobalHydra.instance().config_loader()  # knows what glob(…) can match
+        if search is not None:
+            loader.config_search_path.append("main", f"file://{Path(search).absolute()}")
+            loader = ConfigLoaderImpl(loader.config_search_path)
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+        return [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
 
 
 def _hydra_sentence(error: Exception, schema: type | None) -> str:
@@ -135,11 +177,19 @@ def _hydra_sentence(error: Exception, schema: type | None) -> str:
     if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
         group, option = found[1], found[2]
         options = _options(group)
+        if group.startswith("hydra/"):
+            kind = group.removeprefix("hydra/")
+            package = f"hydra-{option.replace('_', '-')}-{kind}"
+            return f"{group}: got '{option}', which is not part of Hydra, and no package {package} is installed."
         return f"{group}: no option '{option}', expected one of {', '.join(options)}.{did_you_mean(option, options)}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: missing, and it has no default; give it as {error.full_key}=…"
     if isinstance(error, OverrideParseException):
         reason = text.splitlines()[0]
+        key, _, value = str(error.override).partition("=")
+        if re.search(r"[=:{}\[\], ]", value) and not re.match(r"['\"\[{]", value):
+            quoted = f"'{key}=\"{value}\"'"
+            return f"{error.override}: cannot be read ({reason}); quote the value for Hydra and for the shell: {quoted}."
         return f"{error.override}: cannot be read as key=value ({reason}); quote lists for the shell, as in 'key=[1,2]'."
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
     return " ".join(str(cause).split())

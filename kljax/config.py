@@ -38,6 +38,7 @@ Dtype = Literal["float32", "bfloat16"]
 Remat = Literal["none", "mlp", "layer"]
 Devices = Annotated[int, Field(ge=-1, strict=True)]
 Two = Annotated[int, Field(ge=2, strict=True)]
+TooLong = Literal["refuse", "drop", "cut"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=200)]
 if TYPE_CHECKING:
     PenaltyName: TypeAlias = str
@@ -81,14 +82,18 @@ class RandomWordsSource:
 
 @strict
 class TextSource:
-    """Text through `datasets`: a local Parquet, JSON Lines, CSV or text file, or the name of a data set on the hub."""
+    """Text or conversations through `datasets`: local Parquet, JSON, CSV or text, or the name of a data set on the hub."""
 
     kind: Literal["text"]
-    path: str  # a file, or a hub name
-    column: str  # the column that holds the text; a plain text file has one, called "text"
-    split: str  # the split of a hub data set; a local file has one, called "train"
+    path: str | Annotated[list[str], Field(min_length=1)]  # a file, a directory, a pattern, a list of them, or a hub name
+    column: str | None  # of texts or conversations; null: the one of text, prompt, messages and conversations that there is
+    split: str  # of a hub data set, or of a directory whose files are named by it; a file is one, called "train"
     held_out_path: str | None  # a file of its own for the held-out rows; null: a fraction of the rows
     test_path: str | None  # a file that is looked at once, when the model is fitted; null: none
+    subset: str | None = None  # of a hub data set, which calls it a configuration, too; null: its only one
+    revision: str | None = None  # of a hub data set: a branch, a tag or a commit; null: the newest
+    separator: str | None = None  # between the fields of a CSV file; null: the one that divides its header
+    encoding: str | None = None  # of a file of characters; null: UTF-8, or what its byte order mark says
 
 
 @strict
@@ -102,21 +107,26 @@ class PrefixPrompt:
 
 @strict
 class WholePrompt:
-    """Prompts are whole texts; one longer than `max_tokens` is refused."""
+    """Prompts are whole texts."""
 
     kind: Literal["whole"]
     max_tokens: Positive
+    too_long: TooLong = "refuse"  # what happens to a longer one; cut: it loses its end
 
 
 @strict
 class ChatPrompt:
-    """Prompts are a message to an assistant, put into the tokenizer's own chat template."""
+    """Prompts are conversations in the tokenizer's own chat template: those of the data, or one message around each text."""
 
     kind: Literal["chat"]
     system: str | None  # what is said before; null: nothing, or what the template says by itself
-    message: str  # {text} stands for the row's text
+    message: str  # {text} stands for the row's text; of conversations, as they are, it is {text} alone
     words: Positive | None  # of the text, from its beginning; null: all
-    max_tokens: Positive  # of the whole prompt; one that is longer is refused
+    max_tokens: Positive  # of the whole prompt
+    too_long: TooLong = "refuse"  # what happens to a longer one; cut: its last message loses its end
+    last_answer: Literal["target", "continue"] = (
+        "target"  # of a conversation that ends with one: it is left out, or gone on with
+    )
 
 
 @strict

@@ -23,6 +23,8 @@ from kljax.models.sampling import sample
 from kljax.models.scoring import score
 from kljax.policy.means import mean_with_se
 from kljax.rewards import combination
+from kljax.rewards.combination import score_texts
+from kljax.rewards.functions import TrainerState
 from kljax.training.enumeration import enumerate_task
 from kljax.training.mesh import batch_sharding, replicated
 from kljax.training.regularisation import ablation_note
@@ -68,8 +70,9 @@ def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
         "rollout/reference_length": (by_reference.length, None),
     }
     for name in by_policy.terms:
-        means[f"reward/terms/{name}"] = by_policy.terms[name], None
-        means[f"reward/reference_terms/{name}"] = by_reference.terms[name], None
+        for title, of in ((f"reward/terms/{name}", by_policy), (f"reward/reference_terms/{name}", by_reference)):
+            applies = ~np.isnan(of.terms[name])  # a Python reward that says None
+            means[title] = np.where(applies, of.terms[name], 0.0), applies.astype(np.float32)
     metrics = {}
     for name, (values, weights) in means.items():
         weights = np.ones_like(values) if weights is None else weights
@@ -78,7 +81,7 @@ def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
     metrics["kl/beta"] = run.beta
     if run.task.config.run.oracle_every:
         reward = combination.build(run.task.config.reward, run.task.tokenizer)
-        metrics |= enumerate_task(run.task, reward, run.reference).metrics(run.policy, run.beta)
+        metrics |= enumerate_task(run.task, run.prompts(), reward, run.reference).metrics(run.policy, run.beta)
     metrics["reward/reference_std"] = float(by_reference.reward.std(ddof=1))
     samples = [
         {
@@ -114,8 +117,8 @@ def save(evaluation: Evaluation, path: Path) -> Path:
 def sample_and_score(run: RestoredRun, sampled: Params, other: Params, config: EvaluationConfig) -> Sequences:
     """Completions of the held-out prompts by the model `sampled`, with their reward and exact KL(sampled‖other)."""
     task = run.task
-    prompts = task.held_out_prompts()
-    reward = combination.build(task.config.reward, task.tokenizer)
+    prompts = run.held_out_prompts()
+    reward = combination.build(task.config.reward, task.tokenizer, prompts.rows.column_names)
     program = _compile(run, reward, config)
     reward_params = jax.device_put(reward.params, replicated(task.mesh))
     count, batch = min(config.prompts, len(prompts.tokens)), task.config.rollout.prompts
@@ -126,7 +129,8 @@ def sample_and_score(run: RestoredRun, sampled: Params, other: Params, config: E
         key = jax.random.fold_in(jax.random.key(config.seed), i)
         rollout, terms, kl, length = program(sampled, other, reward_params, chosen, key)
         texts = completion_texts(task.tokenizer, rollout)
-        terms |= reward.host(*texts, prompts.columns(rows, config.samples)) if reward.host else {}
+        if reward.host:
+            terms |= score_texts(reward.host, task.tokenizer, prompts, rows, rollout, TrainerState(run.step, task.config.steps))
         total, terms, kl, length = jax.tree.map(np.asarray, (reward.total(terms), terms, kl, length))
         parts.append(Sequences(total, terms, kl, length, *texts))
     return _join(parts, count * config.samples)

@@ -58,7 +58,7 @@ def whole_texts(tokenizer: Tokenizer, texts: list[str], length: int) -> Texts:
     """A row a text. One that is too long loses its end, but not the end token."""
     _check_length(length)
     bos, eos = _ends(tokenizer)
-    return _padded(tokenizer, [[bos, *text[: length - 2], eos] for text in encode(tokenizer, texts)], length)
+    return padded(tokenizer, [[bos, *text[: length - 2], eos] for text in encode(tokenizer, texts)], length)
 
 
 def text_pieces(tokenizer: Tokenizer, texts: list[str], length: int) -> Texts:
@@ -68,16 +68,16 @@ def text_pieces(tokenizer: Tokenizer, texts: list[str], length: int) -> Texts:
     pieces = [
         [bos, *text[start : start + inner], eos] for text in encode(tokenizer, texts) for start in range(0, len(text), inner)
     ]
-    return _padded(tokenizer, pieces, length)
+    return padded(tokenizer, pieces, length)
 
 
-def text_pairs(tokenizer: Tokenizer, rows: datasets.Dataset, rejected: str, length: int, part: str) -> Texts:
-    """Preference pairs: the column `text` holds the chosen texts, `rejected` the others."""
+def text_pairs(tokenizer: Tokenizer, better: list[str], rows: datasets.Dataset, rejected: str, length: int, part: str) -> Texts:
+    """Preference pairs: the chosen texts, and those in the column `rejected`."""
     others = column(rows, rejected, part, "pretrain.objective.rejected")
     for i, text in enumerate(others):
         if not isinstance(text, str) or not text.strip():
             raise UserError(f"pretrain.objective.rejected: '{rejected}' holds {text!r} in {part} row {i}, expected a text.")
-    chosen, other = (whole_texts(tokenizer, texts, length) for texts in (whole_column(rows), others))
+    chosen, other = (whole_texts(tokenizer, texts, length) for texts in (better, others))
     return Texts(np.stack([chosen.tokens, other.tokens], axis=1), np.stack([chosen.mask, other.mask], axis=1))
 
 
@@ -100,7 +100,12 @@ def class_names(rows: datasets.Dataset, name: str, part: str) -> tuple[str, ...]
                 f"pretrain.objective.label: '{name}' holds {value!r} in {part} row {i}, expected a class: text or a whole "
                 "number. Ratings are for pretrain/objective=regression or rated_pairs."
             )
-    distinct = sorted(set(values))  # Arrow's columns have one type, so they can be compared
+    if mixed := next((i for i, value in enumerate(values) if type(value) is not type(values[0])), None):
+        raise UserError(
+            f"pretrain.objective.label: '{name}' holds {values[0]!r} in {part} row 0 and {values[mixed]!r} in row {mixed}, "
+            "expected classes of one type: all text, or all whole numbers."
+        )
+    distinct = sorted(set(values))
     if len(distinct) < 2:
         raise UserError(f"pretrain.objective.label: '{name}' holds {distinct[0]!r} in every row, expected two classes or more.")
     return tuple(str(value) for value in distinct)
@@ -181,7 +186,8 @@ def _ends(tokenizer: Tokenizer) -> tuple[Any, Any]:
     return tokenizer.bos_token_id, tokenizer.eos_token_id
 
 
-def _padded(tokenizer: Tokenizer, rows: list[list[int]], length: int) -> Texts:
+def padded(tokenizer: Tokenizer, rows: list[list[int]], length: int) -> Texts:
+    """Rows of tokens, none longer than `length`, with padding on the right."""
     mask = np.arange(length) < np.array([len(row) for row in rows])[:, None]
     tokens = np.full(mask.shape, tokenizer.pad_token_id, np.int32)
     tokens[mask] = np.concatenate([np.asarray(row, np.int32) for row in rows])

@@ -1,8 +1,6 @@
-"""Rows of text: loaded through `datasets`, checked, and split: training, prompts, held out, test."""
+"""Rows of text or conversations: loaded through `datasets`, checked, and split: training, prompts, held out, test."""
 
-import glob
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -10,77 +8,136 @@ import numpy as np
 from datasets.exceptions import DatasetsError
 
 from kljax.config import DataConfig, GrammarSource, LettersSource, RandomWordsSource, TextSource
-from kljax.data import grammar, letters, random_words
+from kljax.data import conversations, files, grammar, letters, random_words
+from kljax.data.plain_files import Say
 from kljax.errors import UserError, did_you_mean
 
 Source = GrammarSource | LettersSource | RandomWordsSource | TextSource
 
-LOADERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json", ".csv": "csv", ".txt": "text"}
+TEXT = "text"
+"""The column of the built-in sources, and of plain text files."""
 
-SIGNS_OF_NO_ROWS = ("corresponds to no data", "BatchSize must be greater than 0")
-"""What `datasets` says of a file with a header, or blank lines, and nothing else."""
+COLUMNS = (TEXT, "prompt", "messages", "conversations")
+"""Where texts or conversations are looked for if the config names no column: TRL's formats, and ShareGPT's."""
+
+
+def silent(sentence: str) -> None:
+    """Say nothing."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Disjoint rows, each with the column `text` and whatever columns the source has beside it."""
+    """Disjoint rows, each with its text or conversation in `column` and whatever columns the source has beside it."""
 
     train: datasets.Dataset  # for the base model
     prompts: datasets.Dataset  # for RL prompts; empty where data.prompt_fraction is 0
     held_out: datasets.Dataset  # for early stopping, held-out figures and analysis
     test: datasets.Dataset | None  # from a file of its own, looked at once
+    column: str = TEXT
 
 
-def load_splits(config: DataConfig) -> Splits:
+def load_splits(config: DataConfig, say: Say = silent) -> Splits:
     """The share of the source's rows that the config asks for, shuffled by its seed and split by its fractions.
 
-    Held-out and test rows that have a file of their own are all of that file's.
+    Held-out and test rows that have a file of their own are all of that file's. `say` gets what was guessed or left out.
     """
     source = config.source
     held_out, test = (source.held_out_path, source.test_path) if isinstance(source, TextSource) else (None, None)
-    rows = load_rows(source)
+    rows = load_rows(source, say=say)
+    column = text_column(source, rows)
     parts = _parts(config, len(rows), own_held_out=held_out is not None)
     train, prompts, rest = (rows.select(part) for part in parts)
+
+    def of_file(path: str, field: str) -> datasets.Dataset:
+        assert isinstance(source, TextSource)
+        if path == source.path:
+            raise UserError(f"{field}: {path} is the file of the training rows, too; expected another, or null.")
+        return load_rows(replace(source, path=path, column=column), field, say)
+
     return Splits(
         train=train,
         prompts=prompts,
-        held_out=rest if held_out is None else _load_file(source, held_out, "data.source.held_out_path"),
-        test=None if test is None else _load_file(source, test, "data.source.test_path"),
+        held_out=rest if held_out is None else of_file(held_out, "data.source.held_out_path"),
+        test=None if test is None else of_file(test, "data.source.test_path"),
+        column=column,
     )
 
 
-def load_rows(source: Source, field: str = "data.source.path") -> datasets.Dataset:
-    """The source's rows, its text in the column `text`, rows without text left out. `field` is what errors speak of."""
-    if isinstance(source, GrammarSource):
-        return datasets.Dataset.from_dict({"text": grammar.sample_sentences(source.sentences, source.seed)})
-    if isinstance(source, LettersSource):
-        return datasets.Dataset.from_dict({"text": letters.sample_words(source.letters, source.sentences, source.seed)})
-    if isinstance(source, RandomWordsSource):
-        sentences = random_words.sample_sentences(source.words, source.length, source.sentences, source.seed)
-        return datasets.Dataset.from_dict({"text": sentences})
-    rows = _load(source, field)
-    columns = rows.column_names
-    if source.column not in columns:
-        raise UserError(
-            f"data.source.column: {source.path} has no column '{source.column}'; it has: {', '.join(columns)}."
-            + did_you_mean(source.column, columns)
-        )
-    texts = whole_column(rows, source.column)
-    for i, text in enumerate(texts):
-        if text is not None and not isinstance(text, str):
-            raise UserError(
-                f"data.source.column: '{source.column}' of {source.path} holds {type(text).__name__} in row {i}, expected text."
-            )
-    full = [i for i, text in enumerate(texts) if text and text.strip()]
+def load_rows(source: Source, field: str = "data.source.path", say: Say = silent) -> datasets.Dataset:
+    """The source's rows with all their columns, those without text left out. `field` is what errors speak of."""
+    match source:
+        case GrammarSource():
+            return datasets.Dataset.from_dict({TEXT: grammar.sample_sentences(source.sentences, source.seed)})
+        case LettersSource():
+            return datasets.Dataset.from_dict({TEXT: letters.sample_words(source.letters, source.sentences, source.seed)})
+        case RandomWordsSource():
+            sentences = random_words.sample_sentences(source.words, source.length, source.sentences, source.seed)
+            return datasets.Dataset.from_dict({TEXT: sentences})
+    rows = _load(source, field, say)
+    column = text_column(source, rows)
+    if source.column is None and column != TEXT:
+        say(f"data.source.column: the prompts are in the column '{column}' of {source.path}.")
+    values = whole_column(rows, column)
+    full = [i for i, value in enumerate(values) if value is not None and (not isinstance(value, str) or value.strip())]
     if not full:
-        raise UserError(f"{field}: {source.path} has no text in column '{source.column}', expected at least one row.")
-    rows = rows.select(full)
-    if source.column == "text":
-        return rows
-    return rows.remove_columns([name for name in columns if name == "text"]).rename_column(source.column, "text")
+        raise UserError(f"{field}: {source.path} has no text in column '{column}', expected at least one row.")
+    _check_values([(i, values[i]) for i in full], column, source)
+    if missing := len(values) - len(full):
+        first = next(i for i in range(len(values)) if i == len(full) or full[i] != i)
+        say(f"{field}: {missing} of {len(values)} rows of {source.path} have no text in column '{column}' and are left out, "
+            f"the first of them row {first}.")  # fmt: skip
+    return rows.select(full) if missing else rows
 
 
-def whole_column(rows: datasets.Dataset, name: str = "text") -> list[Any]:
+def text_column(source: Source, rows: datasets.Dataset) -> str:
+    """The column that holds texts or conversations: the config's, or the one there is of the names that are usual."""
+    if not isinstance(source, TextSource):
+        return TEXT
+    there = rows.column_names
+    if source.column is None:
+        usual = [name for name in COLUMNS if name in there]
+        if len(usual) != 1:
+            raise UserError(
+                f"data.source.column: null stands for the one of {', '.join(COLUMNS)} that {source.path} has, and it has "
+                f"{' and '.join(usual) or 'none'}; expected one of its columns: {', '.join(there)}."
+            )
+        return usual[0]
+    if source.column not in there:
+        raise UserError(
+            f"data.source.column: {source.path} has no column '{source.column}'; it has: {', '.join(there)}."
+            + did_you_mean(source.column, there)
+        )
+    return source.column
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether a row's value is one, or else a text."""
+    return not isinstance(value, str)
+
+
+def _check_values(values: list[tuple[int, Any]], column: str, source: TextSource) -> None:
+    """All of them texts, or all of them conversations that can be read."""
+    (first, example), *_ = values
+    if isinstance(example, int | float | bool | dict | bytes):
+        raise UserError(
+            f"data.source.column: '{column}' of {source.path} holds {type(example).__name__} in row {first}, expected text or "
+            "a list of messages."
+        )
+    for i, value in values:
+        if is_conversation(value) != is_conversation(example):
+            kind = "text" if isinstance(example, str) else "a list of messages"
+            raise UserError(
+                f"data.source.column: '{column}' of {source.path} holds {type(value).__name__} in row {i}, expected {kind}, as "
+                f"in row {first}."
+            )
+        if is_conversation(value):
+            try:
+                conversations.messages(value)
+            except ValueError as error:
+                raise UserError(f"data.source.column: row {i} of {source.path} holds {error}.") from None
+
+
+def whole_column(rows: datasets.Dataset, name: str = TEXT) -> list[Any]:
     """A column as a list, read at once: iterating over `rows[name]` reads row by row, ten times as slowly."""
     return rows[name][:]
 
@@ -101,35 +158,16 @@ def _parts(config: DataConfig, rows: int, own_held_out: bool) -> list[np.ndarray
     return np.split(order, [train, train + prompts])
 
 
-def _load_file(source: Source, path: str, field: str) -> datasets.Dataset:
-    assert isinstance(source, TextSource)
-    if path == source.path:
-        raise UserError(f"{field}: {path} is the file of the training rows, too; expected another, or null.")
-    return load_rows(replace(source, path=path), field)
-
-
-def _load(source: TextSource, field: str) -> datasets.Dataset:
+def _load(source: TextSource, field: str, say: Say) -> datasets.Dataset:
     datasets.disable_progress_bars()
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is said below, once
-    path = Path(source.path).expanduser()
-    is_file = path.suffix in LOADERS or path.exists() or source.path.startswith((".", "/", "~"))
-    if is_file and not path.exists():
-        siblings = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-        raise UserError(
-            f"{field}: no file '{source.path}' (looked in {path.parent.resolve()}).{did_you_mean(path.name, siblings)}"
-        )
-    if is_file and path.suffix not in LOADERS:
-        raise UserError(f"{field}: '{source.path}' is of an unknown kind, expected one of {', '.join(LOADERS)}.")
-    empty = UserError(f"{field}: {source.path} is empty, expected at least one row.")
-    if is_file and path.stat().st_size == 0:
-        raise empty
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is said here, once
+    if files.is_local(source.path):
+        return files.load(source, field, say)
+    for name in ("separator", "encoding"):
+        if getattr(source, name) is not None:
+            raise UserError(f"data.source.{name}: got {getattr(source, name)!r} for a hub data set, expected null.")
     try:
-        if is_file:
-            return datasets.load_dataset(LOADERS[path.suffix], data_files=glob.escape(str(path)), split="train")  # pyright: ignore
-        return datasets.load_dataset(source.path, split=source.split)  # pyright: ignore
+        return datasets.load_dataset(source.path, source.subset, split=source.split, revision=source.revision)  # pyright: ignore
     except (OSError, ValueError, DatasetsError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        if is_file and any(sign in reason for sign in SIGNS_OF_NO_ROWS):
-            raise empty from None
-        kind = "file" if is_file else "hub data set"
-        raise UserError(f"{field}: cannot read the {kind} '{source.path}': {reason}") from None
+        raise UserError(f"{field}: cannot read the hub data set '{source.path}': {reason}") from None

@@ -1,19 +1,25 @@
-"""Tokenizers as Hugging Face tokenizer files: loaded, or trained on the task's text."""
+"""Tokenizers as Hugging Face tokenizer files, loaded or trained on the task's text; texts to tokens and back."""
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from jaxtyping import Bool, Int
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from kljax.config import BpeTokenizer, PretrainedTokenizer, WordTokenizer
+from kljax.data.conversations import Message
 from kljax.errors import UserError
 from kljax.types import Rollout, Tokenizer
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
 MASK = {"mask_token": "<mask>"}
+
+FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+"""What a directory with a tokenizer has one of."""
 
 ALL_WORDS = 2**31  # the trainer keeps 30,000 unless told otherwise
 
@@ -59,6 +65,23 @@ def load(path: str | Path, field: str = "tokenizer") -> Tokenizer:
     return tokenizer
 
 
+def check_same(folder: Path, tokenizer: Tokenizer, field: str) -> None:
+    """UserError where a model directory's own tokenizer gives a token another id than this one: embeddings would be mixed up.
+
+    Tokens that only one of them has are fine. A directory without a tokenizer cannot be asked.
+    """
+    if not any((folder / name).exists() for name in FILES):
+        return
+    theirs, ours = load(folder, field).get_vocab(), tokenizer.get_vocab()
+    ids = {id: token for token, id in ours.items()}
+    for token, id in theirs.items():
+        if ours.get(token, id) != id or ids.get(id, token) != token:
+            raise UserError(
+                f"{field}: the model in {folder} has another tokenizer ({len(theirs)} tokens, this run's has {len(ours)}): "
+                f"token {id} is {token!r} there, {ids.get(id)!r} here; expected a model of the same tokenizer."
+            )
+
+
 def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     """Token ids of each text, no special tokens added."""
     if not texts:
@@ -75,13 +98,92 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
             "closed vocabularies. For other text use tokenizer=bpe."
         ) from None
     rows: list[list[int]] = encoded["input_ids"]  # pyright: ignore
-    special: set[Any] = {tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.mask_token_id}  # pyright: ignore
+    special = special_tokens(tokenizer)
     for text, row in zip(texts, rows, strict=True):
-        if special.intersection(row):
+        if found := next((token for token in row if token in special), None):
             raise UserError(
-                f"tokenizer: the text {text[:60]!r} holds a special token as a word, which would end, pad or mask a sequence."
+                f"tokenizer: the text {text[:60]!r} holds the special token {special[found]} as a word, which would end, pad "
+                "or mask a sequence."
             )
     return rows
+
+
+def special_tokens(tokenizer: Tokenizer) -> dict[int, str]:
+    """Every token that is no text: those with a name, and all that the tokenizer's files mark as special. Not the unknown."""
+    marked = {id: str(token) for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    named: Any = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+    return {id: token for id, token in (named | marked).items() if id != tokenizer.unk_token_id}
+
+
+def spelled(tokenizer: Tokenizer, text: str) -> str | None:
+    """The first special token that this text would become in part, if it went through a chat template."""
+    special = special_tokens(tokenizer)
+    if found := next((token for token in special.values() if token in text), None):
+        return found
+    ids: Any = tokenizer(text, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    return next((special[id] for id in ids if id in special), None)  # one that is matched in another spelling
+
+
+def own_ends(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """What the tokenizer by itself puts before a text and after it."""
+    for id in range(len(tokenizer)):
+        try:
+            found: Any = tokenizer(tokenizer.decode([id]), add_special_tokens=True, return_special_tokens_mask=True)
+        except Exception:  # the Rust library raises bare Exceptions, here for what is no word
+            continue
+        ids, added = found["input_ids"], found["special_tokens_mask"]
+        if id in ids and 0 in added:
+            return ids[: added.index(0)], ids[len(added) - added[::-1].index(0) :]
+    return [], []
+
+
+def with_ends(tokenizer: Tokenizer) -> Tokenizer:
+    """A tokenizer that by itself puts the beginning token before a text and the end token after it, as fits here have them."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if own_ends(tokenizer) == ([bos], [eos]):
+        return tokenizer
+    made = copy.deepcopy(tokenizer)
+    named = [(tokenizer.bos_token, bos), (tokenizer.eos_token, eos)]
+    single = f"{tokenizer.bos_token} $A {tokenizer.eos_token}"
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(single=single, special_tokens=named)  # pyright: ignore
+    return made
+
+
+def chat_tokens(
+    tokenizer: Tokenizer, messages: Sequence[Message], *, begin_answer: bool, continue_last: bool = False
+) -> list[int]:
+    """The messages in the tokenizer's chat template, with the beginning of an answer, or without the end of the last message.
+
+    A message that spells a special token says its characters. UserError where the template refuses the messages, or where it
+    cannot be told which of its tokens is the message's.
+    """
+    text = _rendered(tokenizer, messages, begin_answer, continue_last)
+    ids, rest = [], text
+    contents = [message["content"].strip() for message in messages]
+    for content in contents:
+        if not content or (special := spelled(tokenizer, content)) is None:
+            continue
+        before, found, after = rest.partition(content)
+        if not found or text.count(content) != contents.count(content):
+            raise UserError(f"the text {content[:60]!r} holds {special}, which would end or begin a turn of the chat.")
+        ids += [*_with_special(tokenizer, before), *encode(tokenizer, [content])[0]]
+        rest = after
+    return [*ids, *_with_special(tokenizer, rest)]
+
+
+def _rendered(tokenizer: Tokenizer, messages: Sequence[Message], begin_answer: bool, continue_last: bool) -> str:
+    try:
+        text: Any = tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=begin_answer, continue_final_message=continue_last
+        )
+    except Exception as error:  # a template can raise anything, in words of its own
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"the chat template says: {said.rstrip('.')}.") from None
+    return text
+
+
+def _with_special(tokenizer: Tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, return_attention_mask=False)["input_ids"]  # pyright: ignore
 
 
 def decode(tokenizer: Tokenizer, tokens: Iterable[Iterable[int]]) -> list[str]:
@@ -89,12 +191,33 @@ def decode(tokenizer: Tokenizer, tokens: Iterable[Iterable[int]]) -> list[str]:
     return tokenizer.batch_decode([list(row) for row in tokens], skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
+def completion_ids(rollout: Rollout) -> list[list[int]]:
+    """The tokens of each completion, the end token included."""
+    return [row[mask].tolist() for row, mask in zip(np.asarray(rollout.completion), np.asarray(rollout.mask), strict=True)]
+
+
 def completion_texts(tokenizer: Tokenizer, rollout: Rollout) -> tuple[list[str], list[str]]:
-    """Prompts and completions as text."""
+    """Prompts and completions as text, cut out of one decoding of both together: prompt + completion is that text.
+
+    The space between two words, and a character of which each has some bytes, belong to the completion.
+    """
     tokens, prompt_mask, mask = (np.asarray(x) for x in (rollout.tokens, rollout.prompt_mask, rollout.mask))
-    width = prompt_mask.shape[1]
-    prompts = decode(tokenizer, (row[:width][m] for row, m in zip(tokens, prompt_mask, strict=True)))
-    return prompts, decode(tokenizer, (row[width:][m] for row, m in zip(tokens, mask, strict=True)))
+    together = np.concatenate([prompt_mask, mask], axis=1)
+    prompts = decode(tokenizer, _rows(tokens[:, : prompt_mask.shape[1]], prompt_mask))
+    wholes = decode(tokenizer, _rows(tokens, together))
+    cuts = [_common(prompt, whole) for prompt, whole in zip(prompts, wholes, strict=True)]
+    cut = list(zip(wholes, cuts, strict=True))
+    return [whole[:at] for whole, at in cut], [whole[at:] for whole, at in cut]
+
+
+def _common(first: str, second: str) -> int:
+    """How many characters both begin with."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
+def _rows(tokens: Int[np.ndarray, "B L"], mask: Bool[np.ndarray, "B L"]) -> list[list[int]]:
+    return [row[real].tolist() for row, real in zip(tokens, mask, strict=True)]
 
 
 def _train_words(texts: Iterable[str], special: Mapping[str, str]) -> Tokenizer:

@@ -17,13 +17,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from kljax.config import HuggingFaceModel
 from kljax.data import tokenizers
-from kljax.data.labelled import whole_texts
+from kljax.data.conversations import Message, said
+from kljax.data.labelled import Texts, padded
 from kljax.errors import UserError, did_you_mean
 from kljax.models import huggingface
 from kljax.models.classifier import Classifier
 from kljax.types import Params, Rollout, Tokenizer
 
 FIELD = "arguments.path"
+ENDS = ("own", "both", "none")
 
 
 @dataclass(frozen=True)
@@ -76,29 +78,72 @@ def on_tokens(
 
 
 def on_text(
-    prompts: list[str],
-    completions: list[str],
+    prompts: list[str] | list[list[Message]],
+    completions: list[str] | list[list[Message]],
     *,
     path: str,
     label: str | None = None,
     scale: str = "log_odds",
     of: str = "whole",
     length: int = 128,
-    **columns: Any,
+    ends: str = "own",
 ) -> list[float]:
-    """The model's score of the text by its own tokenizer, cut off after `length` tokens; arguments else as `on_tokens`."""
+    """The model's score of the text by its own tokenizer, at most `length` tokens of it; arguments else as `on_tokens`.
+
+    `ends`: the tokens before and after a text are those that its tokenizer puts there (own), the beginning and the end token
+    (both) or none. A conversation goes through its chat template, which has its own.
+    """
     fitted = load(path, label, scale)
-    texts = completions if of == "completion" else [p + c for p, c in zip(prompts, completions, strict=True)]
-    rows = whole_texts(fitted.tokenizer, texts, min(length, fitted.context))
+    size = min(length, fitted.context)
+    if of == "whole" and prompts and not isinstance(prompts[0], str):
+        tokens = [_chat(fitted, [*p, *c]) for p, c in zip(prompts, completions, strict=True)]  # pyright: ignore
+        rows = _rows(fitted, tokens, size, ([], []))
+    else:
+        texts = [said(c) if of == "completion" else p + said(c) for p, c in zip(prompts, completions, strict=True)]  # pyright: ignore
+        rows = _rows(fitted, tokenizers.encode(fitted.tokenizer, texts), size, _ends(fitted.tokenizer, ends))
     return np.asarray(_compiled(fitted.score)(fitted.params, rows.tokens, rows.mask)).tolist()
 
 
-def prepare(path: str, label: str | None = None, scale: str = "log_odds", of: str = "whole", length: int = 128) -> None:
+def _ends(tokenizer: Tokenizer, ends: str) -> tuple[list[int], list[int]]:
+    if ends == "own":
+        return tokenizers.own_ends(tokenizer)
+    return ([tokenizer.bos_token_id], [tokenizer.eos_token_id]) if ends == "both" else ([], [])  # pyright: ignore
+
+
+def _rows(fitted: FittedModel, tokens: list[list[int]], size: int, ends: tuple[list[int], list[int]]) -> Texts:
+    """The tokens between these ends, cut on the side on which the tokenizer cuts. Of an empty text it is a beginning token."""
+    before, after = ends
+    room = size - len(before) - len(after)
+    left = fitted.tokenizer.truncation_side == "left"
+    rows = [[*before, *(row[max(len(row) - room, 0) :] if left else row[:room]), *after] for row in tokens]
+    return padded(fitted.tokenizer, [row or [fitted.tokenizer.bos_token_id] for row in rows], size)  # pyright: ignore
+
+
+def _chat(fitted: FittedModel, messages: list[Message]) -> list[int]:
+    """The conversation in the reward model's chat template. What a message spells never becomes a special token."""
+    if not fitted.tokenizer.chat_template:
+        raise UserError(
+            f"{FIELD}: the prompts are conversations, and the tokenizer in {fitted.path} has no chat template for them; "
+            "expected one there, or arguments.of=completion, which scores the answer alone."
+        )
+    return tokenizers.chat_tokens(fitted.tokenizer, messages, begin_answer=False)
+
+
+def prepare(
+    path: str,
+    label: str | None = None,
+    scale: str = "log_odds",
+    of: str = "whole",
+    length: int = 128,
+    ends: str = "own",
+) -> None:
     """Load the model before anything compiles, so that what is wrong with it is said then."""
     load(path, label, scale)
     _check_of(of)
     if not isinstance(length, int) or length < 3:
         raise UserError(f"arguments.length: got {length!r}, expected a number of tokens >= 3.")
+    if ends not in ENDS:
+        raise UserError(f"arguments.ends: got {ends!r}, expected one of {', '.join(ENDS)}.{did_you_mean(str(ends), ENDS)}")
 
 
 def _check_of(of: str) -> None:

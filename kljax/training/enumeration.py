@@ -14,12 +14,11 @@ from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from kljax.data.batches import PromptRows
-from kljax.data.tokenizers import completion_texts
 from kljax.errors import UserError
 from kljax.kl import oracle
 from kljax.kl.sequences import masked_sum
 from kljax.models.scoring import score
-from kljax.rewards.combination import Reward
+from kljax.rewards.combination import Reward, score_texts
 from kljax.training.task import Task
 from kljax.types import Params, Rollout
 
@@ -53,9 +52,8 @@ class Enumeration:
         return {name: float(self.share @ [row[name] for row in rows]) for name in rows[0]}
 
 
-def enumerate_task(task: Task, reward: Reward, reference: Params) -> Enumeration:
-    """List every completion of the task's distinct prompts, or a `UserError` that says how many there are."""
-    prompts = task.prompts()
+def enumerate_task(task: Task, prompts: PromptRows, reward: Reward, reference: Params) -> Enumeration:
+    """List every completion of the distinct prompts, or a `UserError` that says how many there are."""
     rows, count = _distinct(prompts)
     tree = completion_tree(task, prompts)
     rollouts = [_all_completions(tree, prompts.tokens[row], prompts.mask[row]) for row in rows]
@@ -73,8 +71,7 @@ def enumerate_task(task: Task, reward: Reward, reference: Params) -> Enumeration
     def reward_of(rollout: Rollout, row: int) -> Float[np.ndarray, "B"]:
         terms = jax.jit(reward.device)(reward.params, rollout)
         if reward.host is not None:
-            columns = prompts.columns(np.full(tree.count, row), samples=1)
-            terms |= reward.host(*completion_texts(task.tokenizer, rollout), columns)
+            terms |= score_texts(reward.host, task.tokenizer, prompts, np.array([row]), rollout)
         return np.asarray(reward.total(terms), np.float64)
 
     rewards = np.array([reward_of(rollout, row) for rollout, row in zip(rollouts, rows.tolist(), strict=True)])

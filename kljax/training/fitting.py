@@ -22,6 +22,7 @@ from flax import nnx
 from jax.tree_util import keystr, tree_leaves_with_path
 from jaxtyping import Array
 
+from kljax.data import tokenizers
 from kljax.data.labelled import count, take
 from kljax.errors import UserError
 from kljax.models import huggingface
@@ -82,6 +83,7 @@ def ensure_base(task: Task) -> Path:
     if (path / RESULT).exists():
         return path
     run_directory.check_owner(path, base_identity(task))
+    run_directory.check_numerics(path)
     kind = kind_of(task)
     if kind != "decoder":
         huggingface.check_exportable(task.model, kind, task.tokenizer)
@@ -132,7 +134,9 @@ def export_base(task: Task, path: Path) -> None:
 def _save(out: Path, task: Task, params: Params, labels: tuple[str, ...]) -> None:
     kind = kind_of(task)
     if not out.exists():  # or else a fit was interrupted after it had written it whole
-        huggingface.save(out, kind, task.model, task.vocab_size, params, task.tokenizer, task.model.param_dtype, labels)
+        # What reads texts is to read them as it was fitted, wherever it is loaded; what writes them continues a prompt.
+        tokenizer = task.tokenizer if kind == "decoder" else tokenizers.with_ends(task.tokenizer)
+        huggingface.save(out, kind, task.model, task.vocab_size, params, tokenizer, task.model.param_dtype, labels)
 
 
 def _start(task: Task, objective: Objective) -> Params:

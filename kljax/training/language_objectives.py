@@ -12,9 +12,9 @@ from jaxtyping import Array, Key
 
 from kljax.config import EncoderConfig, MaskedToken
 from kljax.data import bigram, grammar, labelled
-from kljax.data.batches import TokenRows, token_rows
+from kljax.data.batches import TokenRows, conversation_rows, token_rows
 from kljax.data.labelled import Texts
-from kljax.data.text import whole_column
+from kljax.data.text import is_conversation, whole_column
 from kljax.errors import UserError
 from kljax.kl.sequences import masked_sum
 from kljax.models.encoder import MaskedLm
@@ -33,7 +33,9 @@ def next_token(task: Task) -> Objective:
     config, arch = task.config.pretrain, task.architecture
 
     def windows(rows: datasets.Dataset, part: str) -> TokenRows:
-        return token_rows(task.tokenizer, whole_column(rows), config.length)
+        values = whole_column(rows, task.splits.column)
+        made = conversation_rows if is_conversation(values[0]) else token_rows
+        return made(task.tokenizer, values, config.length)
 
     train, held_out, test = each_split(task, windows)
     _check_windows(task, held_out)
@@ -52,7 +54,7 @@ def next_token(task: Task) -> Objective:
             "held_out_perplexity_tok": math.exp(mean(outputs, Texts(held_out.tokens, held_out.mask))),
             "bigram_nats_tok": baseline,
             "bigram_perplexity_tok": math.exp(baseline),
-        } | (_grammar_figures(whole_column(task.splits.held_out), outputs, held_out) if _of_grammar(task) else {})
+        } | (_grammar_figures(task.texts(task.splits.held_out), outputs, held_out) if _of_grammar(task) else {})
 
     return Objective(
         architecture=arch,
@@ -79,7 +81,7 @@ def _of_grammar(task: Task) -> bool:
 def _check_windows(task: Task, held_out: TokenRows) -> None:
     """The grammar's exact log-probs are of whole sentences, so each has to fit into one window."""
     if _of_grammar(task) and len(held_out.tokens) != len(task.splits.held_out):
-        longest = max(len(text.split()) for text in whole_column(task.splits.held_out)) + 2
+        longest = max(len(text.split()) for text in task.texts(task.splits.held_out)) + 2
         raise UserError(
             f"pretrain.length: got {task.config.pretrain.length}, expected at least {longest}, so that the grammar's longest "
             "sentence with its beginning and end fits into one window."
@@ -109,7 +111,7 @@ def masked_token(task: Task) -> Objective:
     recipe = masked_tokens.recipe(task.tokenizer, config.objective.probability)
 
     def pieces(rows: datasets.Dataset, part: str) -> Texts:
-        return labelled.text_pieces(task.tokenizer, whole_column(rows), config.length)
+        return labelled.text_pieces(task.tokenizer, task.texts(rows), config.length)
 
     def hidden_once(rows: Texts) -> masked_tokens.Masked:
         tokens, mask = (jnp.asarray(array[_looked_at(task)]) for array in (rows.tokens, rows.mask))

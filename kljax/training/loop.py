@@ -10,13 +10,14 @@ import numpy as np
 
 from kljax.config import Config
 from kljax.data.batches import PromptRows, rows_at
-from kljax.data.tokenizers import completion_texts
 from kljax.errors import UserError
 from kljax.kl.penalties import PENALTIES
 from kljax.policy.algorithms import ALGORITHMS
 from kljax.policy.scaling import REWARD_SCALES
 from kljax.rewards import combination
-from kljax.training import run_directory
+from kljax.rewards.combination import score_texts
+from kljax.rewards.functions import Logged, TrainerState
+from kljax.training import run_data, run_directory
 from kljax.training.adaptation import Frozen, adaptation, cast, freeze, frozen_reference, make_refresh, moving_shapes
 from kljax.training.checkpoints import Checkpoints, load_params, save_frozen
 from kljax.training.enumeration import Enumeration, completion_tree, enumerate_task
@@ -30,7 +31,7 @@ from kljax.training.regularisation import ablation_note, make_controller, make_d
 from kljax.training.resources import keeps_activations
 from kljax.training.state import TrainState, initial_state, rl_optimizer, state_shapes, state_shardings
 from kljax.training.step import Metrics, Outcome, Parts, compile_halves, compile_step
-from kljax.training.task import Task, prepare
+from kljax.training.task import Task, prepare, say
 from kljax.types import Params
 
 MAX_KL_AT_START = {"float32": 1e-6, "bfloat16": 1e-2}  # nats per token, for pi = rho, by the precision of rho's parameters
@@ -39,10 +40,12 @@ MAX_LOGP_GAP = {"float32": 1e-3, "bfloat16": 0.3}  # nats, sampler against score
 
 @dataclass(frozen=True)
 class Batch:
-    """The prompts of a step and the rows that they are from."""
+    """The prompts of a step, the rows that they are from, and what Python rewards log of the step."""
 
+    step: int
     rows: np.ndarray
     prompts: Any
+    logged: Logged
 
 
 TakeStep = Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics, Outcome]]
@@ -76,7 +79,7 @@ class Trainer:
         """The prompts of `step`: a pure function of (seed, step)."""
         config = self.task.config
         rows = rows_at(config.seed, step, config.rollout.prompts, len(self.prompts.tokens))
-        return Batch(rows, self.prompts.select(rows, batch_sharding(self.task.mesh)))
+        return Batch(step, rows, self.prompts.select(rows, batch_sharding(self.task.mesh)), Logged())
 
 
 def train(config: Config) -> Path:
@@ -84,8 +87,11 @@ def train(config: Config) -> Path:
     _check_policy(config)
     path = run_directory.run_path(config)
     run_directory.check_owner(path, run_directory.identity(config))
+    run_directory.check_numerics(path)
     task = prepare(config)
     trainer = build_trainer(task)
+    parts = {"prompts": trainer.prompts, "held_out": task.held_out_prompts()}
+    run_data.check(path, parts)
     if config.run.oracle_every:
         completion_tree(task, trainer.prompts)
     if note := ablation_note(config.kl):
@@ -96,7 +102,10 @@ def train(config: Config) -> Path:
     kl_at_start = check_zero_kl(trainer, base, reference)
     state, frozen = trainer.initial_state(base, reference), trainer.freeze(base, reference)
     chosen = {"keep_activations": trainer.parts.keep_activations}
+    if other := run_directory.other_circumstances(path, chosen):
+        say(f"Other circumstances than at the last launch: {other}. The same steps may differ in their last digits.")
     run_directory.create(path, {**run_directory.identity(config), "run": run_directory.to_dict(config)["run"]}, chosen)
+    run_data.record(path, parts, whole=("held_out", "prompts") if config.run.oracle_every else ("held_out",))
     task.tokenizer.save_pretrained(str(path / "tokenizer"))
     frozen_hash = save_frozen(path, reference if frozen.base is None else base, reference)
     about = {
@@ -131,14 +140,27 @@ def _check_policy(config: Config) -> None:
         raise UserError("rollout.samples: got 1, expected at least 2 for reward_scale=prompt_std. Use reward_scale=batch_std.")
 
 
+def _check_sentiment(config: Config) -> None:
+    """Refuse the built-in task's reward, which is the default, on other text: it must not stay there unasked."""
+    source = config.data.source.kind
+    for name, term in config.reward.items():
+        if term.kind == "jax" and term.function == "sentiment" and source != "grammar":
+            raise UserError(
+                f"reward.{name}: sentiment knows the words of the built-in grammar alone, and data/source is {source}. Choose "
+                f"the rewards as a whole, as in reward=vader or reward=[vader,length], or leave it out with ~reward.{name}; "
+                "+reward.NAME=… adds one of yours."
+            )
+
+
 def build_trainer(task: Task) -> Trainer:
     """Choose the parts that the config names, and compile nothing yet."""
     config = task.config
+    _check_sentiment(config)
     optimizer = rl_optimizer(config)
     controller = make_controller(config)
     adapted = adaptation(task.architecture, config.adapter)
     shapes = state_shapes(adapted.shapes, optimizer, controller, moving_shapes(adapted, config.reference))
-    reward = combination.build(config.reward, task.tokenizer)
+    reward = combination.build(config.reward, task.tokenizer, task.splits.prompts.column_names)
     parts = Parts(
         adaptation=adapted,
         shardings=state_shardings(shapes, optimizer, adapted.shardings, task.mesh),
@@ -169,8 +191,8 @@ def _step_taker(task: Task, prompts: PromptRows, parts: Parts, host: combination
 
     def take_step(state: TrainState, frozen: Frozen, batch: Batch):
         rollout, terms, known = rollout_half(state, frozen, batch.prompts)
-        texts = completion_texts(task.tokenizer, rollout)
-        host_terms = host(*texts, prompts.columns(batch.rows, parts.sampler.samples))
+        state_of = TrainerState(batch.step, task.config.steps)
+        host_terms = score_texts(host, task.tokenizer, prompts, batch.rows, rollout, state_of, batch.logged)
         terms = terms | jax.device_put(host_terms, batch_sharding(task.mesh))
         return update_half(state, frozen, rollout, terms, known)
 
@@ -226,7 +248,7 @@ def _run(trainer: Trainer, state: TrainState, frozen: Frozen, checkpoints: Check
 
 
 def _enumerate(trainer: Trainer, frozen: Frozen) -> Enumeration:
-    return enumerate_task(trainer.task, trainer.reward, frozen_reference(frozen))
+    return enumerate_task(trainer.task, trainer.prompts, trainer.reward, frozen_reference(frozen))
 
 
 def _take_steps(
@@ -252,7 +274,7 @@ def _take_steps(
             recorder.flush()
             checkpoints.save(step, state, frozen_hash)
             raise
-        recorder.record(step, {**metrics, **known}, outcome)
+        recorder.record(step, {**metrics, **known, **batch.logged.means()}, outcome, batch.logged.extras)
         if (step + 1) % config.run.save_every == 0 or step + 1 == config.steps or stop.asked:
             recorder.flush()  # a checkpoint never runs ahead of the log
             checkpoints.save(step + 1, state, frozen_hash)

@@ -33,7 +33,7 @@ class Recorder:
         self._metrics = run_directory.MetricsLog(path, first)
         self._samples = run_directory.JsonLines(path / "samples.jsonl", first)
         self._bar = ProgressBar(path.name, first, task.config.steps)
-        self._waiting: tuple[int, Mapping[str, Any], Outcome] | None = None
+        self._waiting: tuple[int, Mapping[str, Any], Outcome, Mapping[str, list[Any]]] | None = None
         self._clock = time.perf_counter()
 
     def __enter__(self) -> "Recorder":
@@ -45,16 +45,18 @@ class Recorder:
         self._metrics.close()
         self._samples.close()
 
-    def record(self, step: int, metrics: Mapping[str, Any], outcome: Outcome) -> None:
-        """Take note of a step, and write the one before."""
+    def record(
+        self, step: int, metrics: Mapping[str, Any], outcome: Outcome, extras: Mapping[str, list[Any]] | None = None
+    ) -> None:
+        """Take note of a step, and write the one before. `extras` are what rewards have logged of each sample."""
         self.flush()
-        self._waiting = step, metrics, outcome
+        self._waiting = step, metrics, outcome, extras or {}
 
     def flush(self) -> None:
         """Write what is waiting."""
         if self._waiting is None:
             return
-        step, metrics, outcome = self._waiting
+        step, metrics, outcome, extras = self._waiting
         self._waiting = None
         values = {name: np.asarray(value).tolist() for name, value in jax.device_get(metrics).items()}
         seconds, self._clock = time.perf_counter() - self._clock, time.perf_counter()
@@ -64,7 +66,7 @@ class Recorder:
         if step % self._run.log_every == 0:
             self._metrics.write(step, values)
         if step % self._run.sample_every == 0:
-            self._samples.write({"step": step, "samples": self._shown(outcome)})
+            self._samples.write({"step": step, "samples": self._shown(outcome, extras)})
         shown = {
             "reward": "reward/mean",
             "KL": "kl/reverse_exact_seq",
@@ -77,6 +79,13 @@ class Recorder:
             raise BudgetExceeded(step, values["kl/reverse_exact_seq"])
 
     def _refuse_divergence(self, step: int, values: dict[str, Any]) -> None:
+        for name, term in self._task.config.reward.items():
+            mean = values.get(f"reward/terms/{name}", 0.0)
+            if term.kind == "jax" and term.weight and not math.isfinite(mean):
+                raise UserError(
+                    f"step {step}: reward.{name} is {mean} in the mean of its samples, expected finite numbers; the run "
+                    "stopped, its checkpoints are kept."
+                )
         for name in ("policy/grad_norm", "kl/reverse_exact_seq", "reward/mean"):
             if not math.isfinite(values[name]):
                 raise UserError(
@@ -84,8 +93,8 @@ class Recorder:
                     "its checkpoints are kept. A lower optimizer.learning_rate or a higher kl.beta usually helps."
                 )
 
-    def _shown(self, outcome: Outcome) -> list[dict[str, Any]]:
-        """The first sample of the first few prompts: text, reward, and KL token by token."""
+    def _shown(self, outcome: Outcome, extras: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+        """The first sample of the first few prompts: text, reward, KL token by token, and what rewards have logged of it."""
         samples = self._task.config.rollout.samples
         few = jax.tree.map(lambda x: np.asarray(x)[::samples][: self._run.samples_shown], outcome)
         prompts, completions = completion_texts(self._task.tokenizer, few.rollout)
@@ -96,5 +105,6 @@ class Recorder:
                 "reward": float(few.reward[i]),
                 "reverse_kl_exact": [float(kl) for kl in few.reverse_kl[i][few.rollout.mask[i]]],
             }
+            | ({"logged": {name: values[i * samples] for name, values in extras.items()}} if extras else {})
             for i in range(len(prompts))
         ]

@@ -33,7 +33,7 @@ def _load(task: Task, path: Path) -> Params:
     """The policy of a run at its last checkpoint, the base model of experiments/pretrain.py, or a Hugging Face model."""
     arch = task.architecture
     if (path / run_directory.CONFIG).exists():
-        _check_tokenizer(task, path)
+        tokenizers.check_same(path / "tokenizer", task.tokenizer, FIELD)
         if "rollout" not in run_directory.read_config(path):
             return load_params(path, arch.shapes, arch.shardings)
         models = restore_models(path, "latest", task.mesh)
@@ -52,17 +52,9 @@ def _load(task: Task, path: Path) -> Params:
         vocab_chunk=task.decoder.vocab_chunk,
     )
     pretrained = huggingface.describe(source, FIELD)
+    tokenizers.check_same(pretrained.path, task.tokenizer, FIELD)
     shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, task.config.reference.dtype), arch.shapes)
     return huggingface.load_params(pretrained, "decoder", shapes, arch.shardings)
-
-
-def _check_tokenizer(task: Task, path: Path) -> None:
-    theirs = tokenizers.load(path / "tokenizer", FIELD)
-    if theirs.get_vocab() != task.tokenizer.get_vocab():
-        raise UserError(
-            f"{FIELD}: the model in {path} has another tokenizer ({len(theirs)} tokens, this run's has {len(task.tokenizer)}); "
-            "expected a checkpoint of the same model family and tokenizer."
-        )
 
 
 def _check_shapes(path: Path, given: Params, expected: Params) -> None:

@@ -13,6 +13,23 @@ MEMORY_FOR_ACTIVATIONS = 0.25  # of a device's
 SMALL = 2**23  # numbers in the matrices of all layers: of 4.7 million two devices gain 10 %, of 25 million they lose
 
 
+STRICT = {"jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_promotion": "allow"}
+"""Settings by which JAX refuses what this code and its libraries do, and the values that they must have."""
+
+
+def check_jax() -> None:
+    """UserError where JAX has no device, or refuses mixed types or ranks."""
+    for name, needed in STRICT.items():
+        if (value := getattr(jax.config, name)) != needed:
+            raise UserError(f"{name.upper()}: got {value}, expected {needed}: kljax and its libraries mix types and ranks.")
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        platforms = jax.config.jax_platforms  # pyright: ignore
+        reason = " ".join(str(error).split()).partition(" (you may")[0]
+        raise UserError(f"JAX_PLATFORMS: JAX finds no device for {platforms or 'any platform'} ({reason}).") from None
+
+
 def divide_cpu(config: Config) -> None:
     """Let JAX take this machine's CPU for several devices, each with its part of the batch. Before the first use of a device.
 

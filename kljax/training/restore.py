@@ -8,13 +8,14 @@ from jax.sharding import Mesh
 
 from kljax.config import Config, MeshConfig
 from kljax.data import tokenizers
-from kljax.data.text import load_splits
+from kljax.data.batches import PromptRows
 from kljax.errors import UserError
 from kljax.training import mesh as meshes
-from kljax.training import run_directory
+from kljax.training import run_data, run_directory
 from kljax.training.adaptation import Adaptation, adaptation, moving_shapes
 from kljax.training.checkpoints import Checkpoints, load_frozen
 from kljax.training.regularisation import make_controller
+from kljax.training.resources import check_jax
 from kljax.training.state import Architecture, TrainState, decoder_architecture, rl_optimizer, state_shapes, state_shardings
 from kljax.training.task import Task
 from kljax.types import Params
@@ -43,16 +44,27 @@ class RestoredRun:
     reference: Params
     beta: float
 
+    def held_out_prompts(self) -> PromptRows:
+        """Those that the run has kept; of an older run those of its data."""
+        kept = run_data.read(self.path, "held_out")
+        return self.task.held_out_prompts() if kept is None else kept
+
+    def prompts(self) -> PromptRows:
+        """The prompts that it was trained on: kept by a run whose task is enumerated, or else those of its data."""
+        kept = run_data.read(self.path, "prompts")
+        return self.task.prompts() if kept is None else kept
+
 
 def restore(path: Path, step: int | Literal["latest"], mesh: MeshConfig) -> RestoredRun:
     """The run's `step`, on a mesh of one's own choice: it need not be that of training."""
+    check_jax()
     config = replace(_read_config(path), mesh=mesh)
     model, vocab_size = run_directory.read_model(path)
     built = meshes.build(mesh)
     meshes.check_sizes(config, model, vocab_size, built)
     models = restore_models(path, step, built)
     tokenizer = tokenizers.load(path / "tokenizer", field="run")
-    task = Task(config, built, load_splits(config.data), tokenizer, model, vocab_size, pretrained=None)
+    task = Task(config, built, None, tokenizer, model, vocab_size, pretrained=None)
     return RestoredRun(path, models.step, task, models.policy, models.reference, models.beta)
 
 

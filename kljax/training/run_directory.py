@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import platform
 import subprocess
 import sys
@@ -19,8 +20,15 @@ from kljax.config import Config, DecoderConfig, to_dict
 from kljax.errors import UserError
 from kljax.validation import validate
 
-CONFIG, MODEL = "config.yaml", "model.json"
+CONFIG, MODEL, ENVIRONMENT = "config.yaml", "model.json", "environment.json"
 RETIRED = ("keep_freed_memory",)  # keys of `run` in older config.yaml files that are no more and never changed a number
+NUMERICS = {
+    "jax_enable_x64": False,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_default_matmul_precision": None,
+}
+"""Settings of JAX that change results, and what they are where nobody sets them."""
 RECORDED_VERSIONS = ("kljax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -65,7 +73,7 @@ def create(path: Path, config: Mapping[str, Any], chosen: Mapping[str, Any] | No
         raise UserError(f"run.root: cannot write {path} ({error.strerror}); choose another run.root=….") from None
     if not (path / CONFIG).exists():
         write_atomically(path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
-    file = path / "environment.json"
+    file = path / ENVIRONMENT
     try:
         launches = list(json.loads(file.read_text())["launches"]) if file.exists() else []
     except (ValueError, KeyError, TypeError):  # broken by hand: it records, nothing depends on it
@@ -74,13 +82,52 @@ def create(path: Path, config: Mapping[str, Any], chosen: Mapping[str, Any] | No
     write_atomically(file, json.dumps({"launches": launches}, indent=2) + "\n")
 
 
+def numerics() -> dict[str, Any]:
+    """The settings of JAX that change results and are in no config, where they are not JAX's own."""
+    return {name: value for name, usual in NUMERICS.items() if (value := getattr(jax.config, name)) != usual}
+
+
+def check_numerics(path: Path) -> None:
+    """Refuse to go on with a run under other settings of JAX than it was begun with. Writes nothing."""
+    try:
+        began = json.loads((path / ENVIRONMENT).read_text())["launches"][0]["numerics"]
+    except (OSError, ValueError, KeyError, TypeError, IndexError):  # not there, broken by hand, or of an older run
+        return
+    now = numerics()
+    for name in NUMERICS:
+        there, here = began.get(name, NUMERICS[name]), now.get(name, NUMERICS[name])
+        if there != here:
+            raise UserError(
+                f"{path} was begun with {name}={there}, and this process has {here}, which makes other numbers. Set the "
+                f"environment variable {name.upper()} as it was, or choose another name=…."
+            )
+
+
+def other_circumstances(path: Path, chosen: Mapping[str, Any]) -> str | None:
+    """In which ways the last launch of this run differed such that the same steps may differ in their last digits."""
+    try:
+        last = json.loads((path / ENVIRONMENT).read_text())["launches"][-1]
+        now = environment() | {"chosen": dict(chosen)}
+        pairs = {
+            "devices": (len(last["devices"]), len(now["devices"])),
+            **{name: (last["versions"].get(name), now["versions"][name]) for name in ("jax", "jaxlib")},
+            **{name: (last["chosen"].get(name), value) for name, value in chosen.items()},
+            "XLA_FLAGS": (last.get("xla_flags", ""), now["xla_flags"]),
+        }
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+    return ", ".join(f"{name} {there} then, {here} now" for name, (there, here) in pairs.items() if there != here) or None
+
+
 def environment() -> dict[str, Any]:
-    """Command line, versions, devices and commit of this process."""
+    """Command line, versions, devices, settings and commit of this process."""
     return {
         "command": sys.argv,
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in RECORDED_VERSIONS},
         "devices": [str(device) for device in jax.devices()],
+        "numerics": numerics(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "platform": platform.platform(),
         "git_commit": git("rev-parse", "HEAD"),
     }

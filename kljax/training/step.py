@@ -125,7 +125,8 @@ def update(
     metrics = report(parts, first.scores, rollout, reward, beta)
     metrics["policy/grad_norm"] = first.gradient_norm
     for name, values in terms.items():
-        mean, error = mean_with_se(jnp.asarray(values), jnp.ones_like(values), parts.sampler.samples)
+        applies = parts.reward.applies(name, values)
+        mean, error = mean_with_se(jnp.where(applies, values, 0.0), applies.astype(jnp.float32), parts.sampler.samples)
         metrics[f"reward/terms/{name}"], metrics[f"reward/terms/{name}_se"] = mean, error
     if parts.updates > 1:
 

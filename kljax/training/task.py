@@ -7,18 +7,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import datasets
 import jax
 from jax.sharding import Mesh
 
-from kljax.config import Config, DecoderConfig, EncoderConfig, HuggingFaceModel, to_dict
+from kljax.config import Config, DecoderConfig, EncoderConfig, HuggingFaceModel, PretrainedTokenizer, to_dict
 from kljax.data import tokenizers
 from kljax.data.batches import PromptRows, prompt_rows
-from kljax.data.text import Splits, load_splits, whole_column
+from kljax.data.text import Splits, is_conversation, load_splits, whole_column
 from kljax.errors import UserError
 from kljax.models import huggingface
 from kljax.models.sampling import Sampler
 from kljax.training import mesh as meshes
-from kljax.training.resources import divide_cpu
+from kljax.training import run_directory
+from kljax.training.progress import console
+from kljax.training.resources import check_jax, divide_cpu
 from kljax.training.state import Architecture, decoder_architecture
 from kljax.types import Tokenizer
 from kljax.validation import check_lengths
@@ -32,11 +35,16 @@ class Task:
 
     config: Config
     mesh: Mesh
-    splits: Splits
+    loaded: Splits | None  # None: not yet; a run that is looked at needs none of its data
     tokenizer: Tokenizer
     model: DecoderConfig | EncoderConfig
     vocab_size: int
     pretrained: huggingface.Pretrained | None
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The rows of the config's data."""
+        return load_splits(self.config.data) if self.loaded is None else self.loaded
 
     @property
     def decoder(self) -> DecoderConfig:
@@ -56,11 +64,25 @@ class Task:
 
     def prompts(self) -> PromptRows:
         """Prompts to train on."""
-        return prompt_rows(self.tokenizer, self.splits.prompts, self.config.data.prompt, self.config.data.seed)
+        return self._prompts(self.splits.prompts)
 
     def held_out_prompts(self) -> PromptRows:
         """Prompts that no training step sees."""
-        return prompt_rows(self.tokenizer, self.splits.held_out, self.config.data.prompt, self.config.data.seed)
+        return self._prompts(self.splits.held_out)
+
+    def _prompts(self, rows: datasets.Dataset) -> PromptRows:
+        data = self.config.data
+        return prompt_rows(self.tokenizer, rows, data.prompt, data.seed, self.splits.column, say)
+
+    def texts(self, rows: datasets.Dataset) -> list[str]:
+        """The texts of some rows of the splits; conversations are none."""
+        values = whole_column(rows, self.splits.column)
+        if values and is_conversation(values[0]):
+            raise UserError(
+                f"data.source.column: '{self.splits.column}' holds conversations, expected texts: pretrain/objective="
+                f"{self.config.pretrain.objective.kind} and tokenizer={self.config.tokenizer.kind} work on them."
+            )
+        return values
 
     def sampler(self, samples: int) -> Sampler:
         """The config's way of sampling, `samples` completions a prompt."""
@@ -81,12 +103,30 @@ def prepare(config: Config) -> Task:
     """Load the data, build or load the tokenizer, lay out the mesh, look at the model; refuse what does not fit."""
     mesh = meshes.build(config.mesh)
     pretrained = huggingface.describe(config.model) if isinstance(config.model, HuggingFaceModel) else None
-    splits = load_splits(config.data)
+    splits = load_splits(config.data, say)
     # Without need of one, a tokenizer that is trained here has no mask token: the policy could write it.
     masks = config.pretrain.objective.kind == "masked_token" or config.pretrain.augmentation.mask > 0
     special = tokenizers.SPECIAL | (tokenizers.MASK if masks else {})
-    tokenizer = tokenizers.build(config.tokenizer, whole_column(splits.train), special)
+    tokenizer = tokenizers.build(config.tokenizer, _to_train_on(config, splits), special)
     return make_task(config, mesh, splits, tokenizer, pretrained)
+
+
+def _to_train_on(config: Config, splits: Splits) -> list[str]:
+    """What a tokenizer is trained on; one that comes with files needs nothing."""
+    if isinstance(config.tokenizer, PretrainedTokenizer):
+        return []
+    values = whole_column(splits.train, splits.column)
+    if is_conversation(values[0]):
+        raise UserError(
+            f"tokenizer: got {config.tokenizer.kind} for conversations, expected a tokenizer with a chat template "
+            "(tokenizer=pretrained)."
+        )
+    return values
+
+
+def say(sentence: str) -> None:
+    """Print what the launch has guessed, converted or left out."""
+    console.print(sentence, soft_wrap=True, markup=False)
 
 
 def make_task(
@@ -100,6 +140,7 @@ def make_task(
     if pretrained is not None:
         model, vocab_size = pretrained.config, pretrained.vocab_size
         huggingface.check_tokenizer(pretrained, tokenizer)
+        tokenizers.check_same(pretrained.path, tokenizer, "tokenizer")
         check_lengths(config, model.context)
     else:
         assert not isinstance(config.model, HuggingFaceModel)
@@ -111,6 +152,7 @@ def make_task(
 def set_up_process(config: Config) -> None:
     """What the config says of this process as a whole. Before the first use of a device."""
     divide_cpu(config)
+    check_jax()
     use_compilation_cache(config.run.compilation_cache)
 
 
@@ -135,4 +177,10 @@ def base_identity(task: Task) -> dict[str, Any]:
         for some in [] if split is None else split.iter(HASHED_AT_ONCE):  # every column: labels and ratings, too
             rows.update(repr(some).encode())
     weights = {} if task.pretrained is None else {"weights": task.pretrained.fingerprint}
-    return {"data": data, "rows": rows.hexdigest()} | weights | {key: values[key] for key in ("tokenizer", "model", "pretrain")}
+    numerics = {"numerics": found} if (found := run_directory.numerics()) else {}
+    return (
+        {"data": data, "rows": rows.hexdigest()}
+        | numerics
+        | weights
+        | {key: values[key] for key in ("tokenizer", "model", "pretrain")}
+    )

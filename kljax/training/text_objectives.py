@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Key
 from kljax.config import Classification, EncoderConfig, Preference, RatedPairs, Regression
 from kljax.data import augmentation, labelled
 from kljax.data.labelled import Labelled, Texts, take
-from kljax.data.text import whole_column
 from kljax.errors import UserError
 from kljax.models.classifier import Classifier
 from kljax.training import supervised_metrics
@@ -103,7 +102,9 @@ def preference(task: Task) -> Objective:
     assert isinstance(objective, Preference)
 
     def pairs(rows: datasets.Dataset, part: str) -> Texts:
-        return labelled.text_pairs(task.tokenizer, rows, objective.rejected, task.config.pretrain.length, part)
+        return labelled.text_pairs(
+            task.tokenizer, task.texts(rows), rows, objective.rejected, task.config.pretrain.length, part
+        )
 
     train, held_out, test = each_split(task, pairs)
     config = task.config.pretrain
@@ -159,7 +160,7 @@ def _bradley_terry(task: Task, batch: Callable[[int], Texts], held_out: Texts, t
 
 
 def _whole(task: Task, rows: datasets.Dataset) -> Texts:
-    return labelled.whole_texts(task.tokenizer, whole_column(rows), task.config.pretrain.length)
+    return labelled.whole_texts(task.tokenizer, task.texts(rows), task.config.pretrain.length)
 
 
 def _classifier(task: Task, outputs: int) -> Architecture:

@@ -80,7 +80,7 @@ def test_a_batch_holds_the_rows_of_its_step(tokenizer):
 
 
 def test_pairs_lie_side_by_side(tokenizer):
-    rows = labelled.text_pairs(tokenizer, dataset(text=["a b", "c"], worse=["d", "e f g"]), "worse", 5, "training")
+    rows = labelled.text_pairs(tokenizer, ["a b", "c"], dataset(worse=["d", "e f g"]), "worse", 5, "training")
     assert rows.tokens.shape == rows.mask.shape == (2, 2, 5)
     chosen, rejected = (Texts(rows.tokens[:, i], rows.mask[:, i]) for i in (0, 1))
     assert real(chosen) == [[BOS, *ids("a b"), EOS], [BOS, *ids("c"), EOS]]
@@ -90,7 +90,7 @@ def test_pairs_lie_side_by_side(tokenizer):
 @pytest.mark.parametrize("worse", [None, "  "])
 def test_a_rejected_text_that_is_none_is_named_with_its_row(tokenizer, worse):
     with pytest.raises(UserError, match=r"^pretrain.objective.rejected: 'worse' holds .* in training row 1, expected a text"):
-        labelled.text_pairs(tokenizer, dataset(text=["a", "b"], worse=["c", worse]), "worse", 5, "training")
+        labelled.text_pairs(tokenizer, ["a", "b"], dataset(worse=["c", worse]), "worse", 5, "training")
 
 
 def test_a_column_that_is_not_there_is_named_with_those_that_are():

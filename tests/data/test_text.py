@@ -67,7 +67,7 @@ def reviews(tmp_path):
 def test_files_of_every_kind_are_read(tmp_path, kind):
     WRITERS[kind](tmp_path / f"reviews.{kind}", ROWS)
     rows = load_rows(source(tmp_path / f"reviews.{kind}"))
-    assert rows["text"][:] == [row["review"] for row in ROWS]
+    assert rows["review"][:] == [row["review"] for row in ROWS]
     assert rows["stars"][:] == [row["stars"] for row in ROWS]
 
 
@@ -85,12 +85,38 @@ def test_brackets_in_a_file_name_are_no_pattern(tmp_path):
 def test_rows_without_text_are_dropped_whole(tmp_path):
     texts = ["kept", "", None, "  \n", "kept too"]
     write_jsonl(tmp_path / "reviews.jsonl", [{"review": text, "place": i} for i, text in enumerate(texts)])
-    assert load_rows(source(tmp_path / "reviews.jsonl")).to_dict() == {"text": ["kept", "kept too"], "place": [0, 4]}
+    said = []
+    rows = load_rows(source(tmp_path / "reviews.jsonl"), say=said.append)
+    assert rows.to_dict() == {"review": ["kept", "kept too"], "place": [0, 4]}
+    [sentence] = said
+    assert "3 of 5 rows" in sentence
+    assert sentence.endswith("the first of them row 1.")
 
 
-def test_the_column_named_becomes_text_even_beside_another_of_that_name(tmp_path):
+def test_every_column_keeps_its_name(tmp_path):
     write_parquet(tmp_path / "reviews.parquet", [{"text": "not this", "review": "this", "stars": 3}])
-    assert load_rows(source(tmp_path / "reviews.parquet")).to_dict() == {"text": ["this"], "stars": [3]}
+    rows = load_rows(source(tmp_path / "reviews.parquet"))
+    assert rows.to_dict() == {"text": ["not this"], "review": ["this"], "stars": [3]}
+
+
+@pytest.mark.parametrize("name", ["text", "prompt", "messages", "conversations"])
+def test_without_a_name_the_usual_column_is_taken(tmp_path, name):
+    value = "a text" if name in ("text", "prompt") else [{"role": "user", "content": "a text"}]
+    write_jsonl(tmp_path / "rows.jsonl", [{"other": "x", name: value}] * 20)
+    said = []
+    splits = load_splits(config(tmp_path / "rows.jsonl", column=None), said.append)
+    assert splits.column == name
+    assert any(f"'{name}'" in sentence for sentence in said) == (name != "text")
+
+
+@pytest.mark.parametrize("columns", [("text", "prompt"), ("body",)])
+def test_without_a_name_doubt_is_refused(tmp_path, columns):
+    write_jsonl(tmp_path / "rows.jsonl", [dict.fromkeys(columns, "x")])
+    sentence = complaint(tmp_path / "rows.jsonl", None)
+    assert sentence.startswith("data.source.column: null stands for the one of text, prompt, messages, conversations that ")
+    assert sentence.endswith(
+        f"it has {'text and prompt' if len(columns) > 1 else 'none'}; expected one of its columns: {', '.join(columns)}."
+    )
 
 
 def test_a_column_is_read_whole_and_in_the_order_of_the_rows():
@@ -111,7 +137,7 @@ def test_splits_are_disjoint_and_cover_all_rows(reviews):
     assert [len(part) for part in parts] == [28, 8, 4]  # 70 %, 20 % and 10 % of 40
     assert sorted(stars for part in parts for stars in part["stars"]) == list(range(40))
     for part in parts:
-        assert all(row["text"] == ROWS[row["stars"]]["review"] for row in part), "columns of one row stay together"
+        assert all(row["review"] == ROWS[row["stars"]]["review"] for row in part), "columns of one row stay together"
 
 
 def test_the_split_is_shuffled_by_the_seed_alone(reviews):
@@ -220,7 +246,9 @@ def test_a_missing_column_is_named_with_those_present(reviews):
     assert sentence == f"data.source.column: {reviews} has no column 'reviw'; it has: review, stars. Did you mean 'review'?"
 
 
-@pytest.mark.parametrize(("name", "content"), [("a.jsonl", ""), ("a.jsonl", "\n\n"), ("a.csv", "review,stars\n")])
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.jsonl", ""), ("a.jsonl", "\n\n"), ("a.csv", "review,stars\n"), ("a.csv", "\n")]
+)
 def test_a_file_without_rows_is_refused(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     assert complaint(tmp_path / name) == f"data.source.path: {tmp_path}/{name} is empty, expected at least one row."
@@ -239,7 +267,10 @@ def test_a_file_without_any_text_is_refused(tmp_path):
 
 
 def test_a_column_of_numbers_is_refused(reviews):
-    assert complaint(reviews, "stars") == f"data.source.column: 'stars' of {reviews} holds int in row 0, expected text."
+    assert (
+        complaint(reviews, "stars")
+        == f"data.source.column: 'stars' of {reviews} holds int in row 0, expected text or a list of messages."
+    )
 
 
 def test_an_unknown_suffix_is_refused(tmp_path):
@@ -249,7 +280,7 @@ def test_an_unknown_suffix_is_refused(tmp_path):
     assert all(suffix in sentence for suffix in (".parquet", ".jsonl", ".csv", ".txt"))
 
 
-@pytest.mark.parametrize(("name", "content"), [("a.parquet", "no parquet"), ("a.jsonl", '{"review": "x"'), ("a.csv", 'a\n"b')])
+@pytest.mark.parametrize(("name", "content"), [("a.parquet", "no parquet")])
 def test_a_broken_file_is_named_once(tmp_path, caplog, name, content):
     datasets.logging.set_verbosity_warning()  # as in a fresh process, where `datasets` would log the same again
     (tmp_path / name).write_text(content)

@@ -1,6 +1,8 @@
 """Tokenizers: nothing is lost on the way to token ids and back, nor on the way to disk and back."""
 
+import jax.numpy as jnp
 import pytest
+import tokenizers as backend
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
@@ -8,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from kljax.config import BpeTokenizer, PretrainedTokenizer, WordTokenizer
 from kljax.data import grammar, tokenizers
 from kljax.errors import UserError
+from kljax.types import Rollout
 
 VOCAB = 300
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))  # lone surrogates are no Unicode text
@@ -156,3 +159,93 @@ def test_an_unknown_path_is_refused(tmp_path):
 def test_a_directory_without_tokenizer_is_refused(tmp_path):
     with pytest.raises(UserError, match=f"cannot load a tokenizer from '{tmp_path}' .* Expected a directory with"):
         tokenizers.load(tmp_path)
+
+
+def metaspace():
+    """As SentencePiece's: a text begins with a space that its decoding does not show."""
+    model = backend.Tokenizer(backend.models.BPE(unk_token="<unk>"))
+    model.pre_tokenizer = backend.pre_tokenizers.Metaspace(prepend_scheme="first")
+    model.decoder = backend.decoders.Sequence(
+        [backend.decoders.Replace("▁", " "), backend.decoders.Fuse(), backend.decoders.Strip(" ", 1, 0)]
+    )
+    special = ["<unk>", "<s>", "</s>"]
+    model.train_from_iterator(
+        ["the plot was good"], backend.trainers.BpeTrainer(vocab_size=60, special_tokens=special, show_progress=False)
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=model, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
+
+
+def wordpiece():
+    """As BERT's: pieces of a word are joined again."""
+    vocabulary = {
+        word: i for i, word in enumerate(["[PAD]", "[CLS]", "[SEP]", "[UNK]", "the", "plot", "##ting", "was", ".", "good"])
+    }
+    model = backend.Tokenizer(backend.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    model.pre_tokenizer, model.decoder = backend.pre_tokenizers.Whitespace(), backend.decoders.WordPiece()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=model, unk_token="[UNK]", bos_token="[CLS]", eos_token="[SEP]", pad_token="[PAD]"
+    )
+
+
+def cut_at_every_place(tokenizer, text):
+    """(prompt, completion) for every place at which the text's tokens can be cut in two."""
+    [ids] = tokenizers.encode(tokenizer, [text])
+    rows = []
+    for cut in range(len(ids) + 1):
+        prompt, completion = [tokenizer.bos_token_id, *ids[:cut]], [*ids[cut:], tokenizer.eos_token_id]
+        ones = (jnp.ones((1, len(part)), bool) for part in (prompt, completion))
+        rollout = Rollout(jnp.array([prompt + completion]), *ones, jnp.zeros((1, len(completion))))
+        rows.append(tuple(part[0] for part in tokenizers.completion_texts(tokenizer, rollout)))
+        assert tokenizers.completion_ids(rollout) == [completion]
+    return rows
+
+
+@pytest.mark.parametrize("make", [metaspace, wordpiece])
+def test_prompt_and_completion_together_are_the_text(make):
+    text = "the plotting was good." if make is wordpiece else "the plot was good"
+    rows = cut_at_every_place(make(), text)
+    assert [prompt + completion for prompt, completion in rows] == [text] * len(rows)
+    assert len(set(rows)) == len(rows), "each token is on one side"
+
+
+@pytest.mark.parametrize("kind", TRAINED)
+def test_prompt_and_completion_of_our_own_tokenizers_are_the_text(trained, kind):
+    rows = cut_at_every_place(trained[kind], "the plot was good")
+    assert [prompt + completion for prompt, completion in rows] == ["the plot was good"] * len(rows)
+    assert ("the plot", " was good") in rows
+
+
+@given(text=ANY_TEXT)
+@example("影片很好看 😀")
+@settings(deadline=None, max_examples=50)
+def test_a_character_that_is_cut_belongs_to_the_completion(trained, text):
+    for prompt, completion in cut_at_every_place(trained["bpe"], text):
+        assert prompt + completion == text
+
+
+def test_a_tokenizer_says_what_it_puts_around_a_text(trained):
+    for kind in TRAINED:
+        assert tokenizers.own_ends(trained[kind]) == ([], [])
+        with_ends = tokenizers.with_ends(trained[kind])
+        ends = [with_ends.bos_token_id], [with_ends.eos_token_id]
+        assert tokenizers.own_ends(with_ends) == ends
+        assert with_ends("the plot")["input_ids"] == [*ends[0], *trained[kind]("the plot")["input_ids"], *ends[1]]
+        assert tokenizers.with_ends(with_ends) is with_ends
+
+
+def test_another_id_for_the_same_token_is_refused(trained, tmp_path):
+    trained["words"].save_pretrained(tmp_path / "same")
+    tokenizers.check_same(tmp_path / "same", trained["words"], "reference.path")
+    tokenizers.build(WordTokenizer(kind="words"), ["b a a"]).save_pretrained(tmp_path / "other")
+    with pytest.raises(UserError, match=r"^reference\.path: the model in .* has another tokenizer \(5 tokens"):
+        tokenizers.check_same(tmp_path / "other", trained["words"], "reference.path")
+    tokenizers.check_same(tmp_path, trained["words"], "reference.path")  # no tokenizer, nothing to compare
+
+
+def test_a_token_more_on_either_side_is_no_other_tokenizer(trained, tmp_path):
+    more = tokenizers.with_ends(trained["words"])
+    more.add_tokens(["<|more|>"], special_tokens=True)
+    more.save_pretrained(tmp_path)
+    tokenizers.check_same(tmp_path, trained["words"], "tokenizer")

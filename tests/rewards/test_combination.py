@@ -137,7 +137,8 @@ def test_a_dotted_path_names_a_jax_factory(tokenizer, rollout, mine):
 def test_columns_and_arguments_are_passed(tokenizer, mine):
     host(tokenizer, {"text": ["x", "y", "z"], "stars": [1, 2, 3]}, mine=term("python", f"{mine}.letters", target=7))
     seen = __import__(mine).seen
-    assert seen == {"prompts": PROMPTS, "completions": COMPLETIONS, "text": ["x", "y", "z"], "stars": [1, 2, 3], "target": 7}
+    passed = {"prompts": PROMPTS, "completions": COMPLETIONS, "text": ["x", "y", "z"], "stars": [1, 2, 3], "target": 7}
+    assert {name: seen[name] for name in passed} == passed
 
 
 @pytest.mark.parametrize("kind", ["array", "ints", "scalars", "generator", "tuple", "on device"])
@@ -149,14 +150,14 @@ def test_numbers_of_every_kind_are_taken(tokenizer, mine, kind):
 
 @pytest.mark.parametrize(
     "wrong",
-    [math.nan, math.inf, -math.inf, None, "0.5", True, [1.0], 1j, np.array([1.0]), 1e300, pytest.param(10**400, id="10**400")],
+    [math.nan, math.inf, -math.inf, "0.5", [1.0], 1j, np.array([1.0]), 1e300, pytest.param(10**400, id="10**400")],
     ids=repr,  # the last two are finite, but not as float32
 )
 def test_a_reward_that_is_no_number_is_refused_with_its_sample(tokenizer, mine, wrong):
     sentence = complaint(tokenizer, mine=term("python", f"{mine}.bad", returned=[0.5, 1.0, wrong]))
     assert sentence == (
-        f"reward.mine: the reward of sample 2 is {wrong!r}, expected a finite number; its prompt is 'and', "
-        "its completion 'a longer one'."
+        f"reward.mine: the reward of sample 2 is {wrong!r}, expected a finite number, or None where it does not apply; its "
+        "prompt is 'and', its completion 'a longer one'."
     )
 
 
@@ -204,7 +205,7 @@ def test_a_missing_argument_of_a_users_reward_is_named_without_a_line_of_kljax(t
     sentence = complaint(tokenizer, mine=term("python", f"{mine}.bad"))
     assert sentence.startswith("reward.mine: the reward function raised TypeError: ")
     assert "'returned'" in sentence
-    assert "combination.py" not in sentence
+    assert ".py:" not in sentence
 
 
 @pytest.mark.parametrize(("arguments", "named"), [({}, "'scale'"), ({"scale": 1, "shift": 2}, "'shift'")])
@@ -230,6 +231,12 @@ def test_a_jax_reward_that_raises_is_reported_with_its_line(tokenizer, rollout, 
     sentence = device_complaint(tokenizer, rollout, f"{mine}.factory", made=lambda rollout: 1 / 0)
     assert sentence.startswith("reward.mine: the reward function raised ZeroDivisionError: division by zero at ")
     assert f"{__file__}:" in sentence
+
+
+def test_a_shape_error_inside_jax_is_told_at_the_users_line(tokenizer, rollout, mine):
+    sentence = device_complaint(tokenizer, rollout, f"{mine}.factory", made=lambda rollout: jnp.ones(3) + jnp.ones(2))
+    assert sentence.startswith("reward.mine: the reward function raised TypeError: ")
+    assert f" at {__file__}:" in sentence
 
 
 @pytest.mark.parametrize(
@@ -266,7 +273,8 @@ def test_a_module_that_is_not_there_is_named(tokenizer):
 def test_a_module_that_does_not_import_is_named(tokenizer, mine, tmp_path):
     (tmp_path / f"broken_{mine}.py").write_text("1 / 0")
     sentence = complaint(tokenizer, mine=term("python", f"broken_{mine}.reward"))
-    assert sentence == f"reward.mine.function: cannot import 'broken_{mine}' (ZeroDivisionError: division by zero)."
+    line = f"{tmp_path}/broken_{mine}.py:1"
+    assert sentence == f"reward.mine.function: cannot import 'broken_{mine}' (ZeroDivisionError: division by zero at {line})."
 
 
 def test_a_missing_function_is_answered_with_the_nearest(tokenizer, mine):

@@ -1,12 +1,16 @@
 """Fitted models as rewards: on tokens and on text the same number, passed as arguments, refused where they do not fit."""
 
+import copy
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tokenizers as backend
 from flax import nnx
 
-from kljax.config import EncoderConfig, RewardTerm, WordTokenizer
+from kljax.config import BpeTokenizer, EncoderConfig, RewardTerm, WordTokenizer
 from kljax.data import tokenizers
 from kljax.errors import UserError
 from kljax.models import huggingface
@@ -38,7 +42,9 @@ def folders(tokenizer, tmp_path_factory):
         network = Classifier(ENCODER, len(tokenizer), len(labels), rngs=nnx.Rngs(7))
         params = jax.tree.map(lambda p: 10 * p + 0.1, nnx.to_pure_dict(nnx.state(network)))
         made[name] = tmp_path_factory.mktemp("models") / name
-        huggingface.save(made[name], "classifier", ENCODER, len(tokenizer), params, tokenizer, "float32", labels)
+        huggingface.save(
+            made[name], "classifier", ENCODER, len(tokenizer), params, tokenizers.with_ends(tokenizer), "float32", labels
+        )
     return made
 
 
@@ -68,6 +74,63 @@ def test_tokens_and_text_give_the_same_reward(folders, tokenizer, rollout, name,
     expected = on_text.host(prompts, COMPLETIONS, {"text": PROMPTS})["rm"]
     np.testing.assert_allclose(on_tokens.device(on_tokens.params, rollout)["rm"], expected, rtol=1e-4, atol=1e-5)
     assert np.ptp(expected) > 0.01
+
+
+def by_hand(folder, tokens):
+    fitted = model_rewards.load(str(folder), None, "log_odds")
+    return [float(fitted.score(fitted.params, jnp.array([row]), jnp.ones((1, len(row)), bool))[0]) for row in tokens]
+
+
+@pytest.mark.parametrize(("ends", "wrap"), [("own", [[], [2]]), ("both", [[1], [2]]), ("none", [[], []])])
+def test_what_stands_around_a_text_is_the_reward_models_to_say(folders, tokenizer, tmp_path, ends, wrap):
+    """A tokenizer of somebody else's, which ends a text and does not begin it."""
+    other = copy.deepcopy(tokenizer)
+    end = [("<eos>", 2)]
+    other.backend_tokenizer.post_processor = backend.processors.TemplateProcessing(single="$A <eos>", special_tokens=end)
+    shutil.copytree(folders["scorer"], tmp_path / "rm")
+    other.save_pretrained(tmp_path / "rm")
+    texts = [tokenizers.encode(tokenizer, [text])[0] for text in COMPLETIONS]
+    scores = model_rewards.on_text([""] * 3, COMPLETIONS, path=str(tmp_path / "rm"), of="completion", ends=ends)
+    expected = by_hand(tmp_path / "rm", [[*wrap[0], *text, *wrap[1]] for text in texts])
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+    model_rewards.load(str(tmp_path / "rm"), None, "log_odds").tokenizer.truncation_side = "left"
+    cut = model_rewards.on_text([""], COMPLETIONS[:1], path=str(tmp_path / "rm"), of="completion", ends="none", length=3)
+    np.testing.assert_allclose(cut, by_hand(tmp_path / "rm", [texts[0][-3:]]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_conversation_goes_through_the_reward_models_template(folders, tokenizer, tmp_path):
+    shutil.copytree(folders["scorer"], tmp_path / "rm")
+    asked = [[{"role": "user", "content": text}] for text in PROMPTS]
+    answers = [[{"role": "assistant", "content": text}] for text in COMPLETIONS]
+    with pytest.raises(UserError, match=r"arguments\.path: the prompts are conversations, and the tokenizer in .* has no chat"):
+        model_rewards.on_text(asked, answers, path=str(tmp_path / "rm"))
+    templated = tokenizers.with_ends(tokenizer)
+    templated.chat_template = "{% for m in messages %}<bos> {{ m.content }} <eos> {% endfor %}"
+    templated.save_pretrained(tmp_path / "rm")
+    model_rewards.load.cache_clear()
+    rows = [tokenizers.encode(tokenizer, [p, c]) for p, c in zip(PROMPTS, COMPLETIONS, strict=True)]
+    expected = by_hand(tmp_path / "rm", [[1, *p, 2, 1, *c, 2] for p, c in rows])
+    scores = model_rewards.on_text(asked, answers, path=str(tmp_path / "rm"))
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_somebody_elses_scorer_says_what_transformers_says(tmp_path):
+    """GPT-2, whose tokenizer puts nothing around a text."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    bpe = tokenizers.build(BpeTokenizer(kind="bpe", vocab_size=300), [" ".join(WORDS)])
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(
+        vocab_size=300, n_positions=32, n_embd=16, n_layer=1, n_head=2, num_labels=1, pad_token_id=0
+    )
+    theirs = transformers.GPT2ForSequenceClassification(config).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.normal_(0.0, 0.3)
+    theirs.save_pretrained(tmp_path)
+    bpe.save_pretrained(tmp_path)
+    texts = ["a b", "c d e f", "naïve"]
+    expected = [theirs(**bpe(text, return_tensors="pt")).logits.item() for text in texts]
+    np.testing.assert_allclose(model_rewards.on_text([""] * 3, texts, path=str(tmp_path)), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_log_odds_of_a_class_are_those_of_its_probability(folders):

@@ -23,7 +23,7 @@ def test_vader_is_bounded_and_grows_with_emphasis():
 
 
 def test_vader_sees_the_completion_only():
-    [alone] = vader(["awful, terrible"], ["a good film"], text=["an awful column"])
+    [alone] = vader(["awful, terrible"], ["a good film"])
     assert vader([""], ["a good film"]) == [alone]
 
 
@@ -31,8 +31,14 @@ def test_vader_sees_the_completion_only():
 def test_regex_is_one_where_the_pattern_is_found(pattern):
     completions = [*PRAISE, *BLAME, *NEUTRAL]
     expected = [1.0 if re.search(pattern, completion) else 0.0 for completion in completions]
-    assert regex([""] * len(completions), completions, pattern=pattern, text=completions) == expected
+    assert regex([""] * len(completions), completions, pattern=pattern) == expected
 
 
 def test_regex_searches_rather_than_matches():
     assert regex(["", ""], ["so it ends.", "so it"], pattern=r"ends") == [1.0, 0.0]
+
+
+def test_of_a_conversation_the_answer_is_read():
+    answers = [[{"role": "assistant", "content": text}] for text in PRAISE]
+    assert vader([[]] * 3, answers) == vader([""] * 3, PRAISE)
+    assert regex([[]] * 3, answers, pattern="film") == regex([""] * 3, PRAISE, pattern="film")

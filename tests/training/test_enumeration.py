@@ -36,7 +36,7 @@ def letters(tiny):
 def enumerated(config):
     task = prepare(config)
     reference = task.architecture.init(0)
-    return task, reference, enumerate_task(task, combination.build(config.reward, task.tokenizer), reference)
+    return task, reference, enumerate_task(task, task.prompts(), combination.build(config.reward, task.tokenizer), reference)
 
 
 def test_the_probabilities_of_all_completions_sum_to_one_and_are_those_of_sampling(letters):

@@ -284,4 +284,4 @@ def test_a_rating_that_never_varies_is_refused(toy):
     task = prepare(toy("regression"))
     one = task.splits.train.filter(lambda row: row["rating"] == task.splits.train[0]["rating"])
     with pytest.raises(UserError, match=r"^pretrain.objective.label: 'rating' holds .* in every training row"):
-        objectives.build(replace(task, splits=replace(task.splits, train=one)))
+        objectives.build(replace(task, loaded=replace(task.splits, train=one)))

@@ -1,0 +1,263 @@
+"""Python functions as rewards, called by keyword as TRL calls them, and everything they can get wrong in one sentence.
+
+    def reward(prompts, completions, completion_ids, answer, **kwargs): return [number or None for each completion]
+
+A function gets what it names, or all of it where it has `**kwargs`: prompts, completions (texts, or lists of messages where the
+data are conversations), completion_ids, trainer_state, log_metric, log_extra, every column of the data under its own name, and
+the config's arguments. It may be a coroutine function, a partial or an object that can be called.
+"""
+
+import asyncio
+import inspect
+import json
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import cache
+from itertools import islice
+from numbers import Real
+from threading import Thread
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from kljax.config import RewardTerm
+from kljax.data.conversations import Message
+from kljax.errors import UserError, did_you_mean
+from kljax.rewards.text import PREPARATIONS, TEXT_REWARDS
+from kljax.rewards.user_code import one_line, raised_at, resolve
+
+PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra")
+"""What every function may ask for, beside the columns."""
+
+
+@dataclass(frozen=True)
+class TrainerState:
+    """Where the run is; the names are those of transformers. `global_step` is the number of steps that are done."""
+
+    global_step: int = 0
+    max_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Completions with all that a reward may ask of them: lists of one entry a completion."""
+
+    prompts: Sequence[str | list[Message]]
+    completions: Sequence[str | list[Message]]
+    columns: Mapping[str, list[Any]]
+    completion_ids: Sequence[list[int]] = ()
+    state: TrainerState = TrainerState()
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What functions have logged while they were called: numbers, and lists of one entry a completion."""
+
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    extras: dict[str, list[Any]] = field(default_factory=dict)
+
+    def means(self) -> dict[str, float]:
+        """The mean of what was logged under each name, as metrics."""
+        return {f"reward/logged/{name}": float(np.mean(values)) for name, values in self.metrics.items()}
+
+
+@dataclass(frozen=True)
+class Function:
+    """A reward function, and the names under which it takes what: None for all of them."""
+
+    name: str  # of the config's field, for messages
+    call: Callable[..., Any]
+    takes: frozenset[str] | None
+    arguments: Mapping[str, Any]
+
+
+def bind(name: str, term: RewardTerm, columns: Collection[str] | None) -> Function:
+    """The term's function, or a `UserError` where a call would fail. `columns` are the data's; None: not known yet."""
+    function = resolve(name, term.function, TEXT_REWARDS)
+    if "." not in term.function:
+        _check_built_in(name, term, function)
+        return Function(name, function, frozenset({"prompts", "completions"}), term.arguments)
+    if clash := next((argument for argument in term.arguments if argument in PASSED), None):
+        raise UserError(f"{name}.arguments: '{clash}' is what kljax passes itself; expected another name.")
+    if clash := next((column for column in columns or () if column in PASSED), None):
+        raise UserError(
+            f"data.source.path: the data have a column '{clash}', which is what rewards know the run's own {clash} by; rename "
+            "that column in the file."
+        )
+    if clash := next((argument for argument in term.arguments if argument in (columns or ())), None):
+        raise UserError(
+            f"{name}.arguments: '{clash}' is a column of the data, too, and the function would get only one of them; expected "
+            "another name for the argument."
+        )
+    takes = _parameters(name, term, function, columns)
+    return Function(name, function, takes, term.arguments)
+
+
+def _check_built_in(name: str, term: RewardTerm, function: Callable[..., Any]) -> None:
+    parameters = inspect.signature(function).parameters
+    for argument in term.arguments:
+        if argument not in parameters or argument in PASSED:
+            raise UserError(f"{name}.arguments: '{term.function}' takes no '{argument}'.{did_you_mean(argument, parameters)}")
+    for argument, parameter in parameters.items():
+        needed = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
+        if needed and argument not in term.arguments:
+            raise UserError(
+                f"{name}.arguments: '{term.function}' needs '{argument}'; give it as +{name}.arguments.{argument}=…"
+            )
+    try:
+        PREPARATIONS[term.function](**term.arguments)
+    except UserError as error:
+        raise UserError(named(name, error)) from None
+
+
+def _parameters(
+    name: str, term: RewardTerm, function: Callable[..., Any], columns: Collection[str] | None
+) -> frozenset[str] | None:
+    """What the function takes by keyword; None: everything."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # of some functions written in C
+        return None
+    everything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    takes = {
+        key
+        for key, parameter in parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    for key, parameter in parameters.items():
+        if parameter.kind is parameter.POSITIONAL_ONLY and parameter.default is parameter.empty:
+            raise UserError(
+                f"{name}.function: '{term.function}' takes '{key}' by position only; expected parameters with names."
+            )
+        needed = key in takes and parameter.default is parameter.empty
+        if needed and columns is not None and key not in (*PASSED, *columns, *term.arguments):
+            raise UserError(
+                f"{name}.function: '{term.function}' asks for '{key}', which no column of the data has; they have: "
+                f"{', '.join(columns)}. Rename it, or give it as +{name}.arguments.{key}=…{did_you_mean(key, columns)}"
+            )
+    if unknown := next((argument for argument in term.arguments if argument not in takes and not everything), None):
+        raise UserError(f"{name}.arguments: '{term.function}' takes no '{unknown}'.{did_you_mean(unknown, takes)}")
+    return None if everything else frozenset(takes)
+
+
+def call(functions: Iterable[Function], samples: Samples, logged: Logged) -> dict[str, Float[np.ndarray, "B"]]:
+    """Each function's rewards by its name, NaN where it said None. Coroutines run beside one another and beside the rest."""
+    begun = {function.name: (function, _begin(function, samples, logged)) for function in functions}
+    found = {}
+    try:
+        for name, (function, result) in begun.items():
+            found[name] = _checked(function, result, samples)
+    finally:
+        for _, result in begun.values():
+            if isinstance(result, Future):
+                result.cancel()
+    return found
+
+
+def _begin(function: Function, samples: Samples, logged: Logged) -> Any:
+    """What the function returns; of a coroutine, its future."""
+    given = {
+        **samples.columns,
+        "prompts": samples.prompts,
+        "completions": samples.completions,
+        "completion_ids": samples.completion_ids,
+        "trainer_state": samples.state,
+        "log_metric": lambda name, value: _log_metric(function.name, logged, name, value),
+        "log_extra": lambda column, values: _log_extra(function.name, logged, column, values, len(samples.completions)),
+    }
+    passed = given if function.takes is None else {key: value for key, value in given.items() if key in function.takes}
+    try:
+        result = function.call(**passed, **function.arguments)
+    except UserError as error:
+        raise UserError(named(function.name, error)) from None
+    except Exception as error:
+        raise _raised(function, error, samples) from error
+    return asyncio.run_coroutine_threadsafe(_awaited(result), _loop()) if inspect.isawaitable(result) else result
+
+
+async def _awaited(result: Any) -> Any:
+    return await result
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """One event loop in a thread of its own, for as long as the process lives: a user's HTTP session belongs to a loop."""
+    loop = asyncio.new_event_loop()
+    Thread(target=loop.run_forever, name="rewards", daemon=True).start()
+    return loop
+
+
+def _raised(function: Function, error: Exception, samples: Samples) -> UserError:
+    return UserError(
+        f"{function.name}: the reward function raised {one_line(error)}{raised_at(error, function.call)}, given "
+        f"{len(samples.completions)} completions."
+    )
+
+
+def _checked(function: Function, result: Any, samples: Samples) -> Float[np.ndarray, "B"]:
+    """The function's rewards, float32: as many as completions, each a finite number or None, which is NaN here."""
+    name, count = function.name, len(samples.completions)
+    try:
+        rewards = _listed(name, result.result() if isinstance(result, Future) else result, count)
+    except UserError as error:
+        raise UserError(str(error) if str(error).startswith(name) else named(name, error)) from None
+    except Exception as error:
+        raise _raised(function, error, samples) from error
+    if len(rewards) != count:
+        raise UserError(f"{name}: the reward function returned {len(rewards)} rewards, expected {count}, one a completion.")
+    numbers = [math.nan if reward is None else _number(reward) for reward in rewards]
+    for i, (reward, number) in enumerate(zip(rewards, numbers, strict=True)):
+        if reward is not None and not math.isfinite(number):
+            raise UserError(
+                f"{name}: the reward of sample {i} is {reward!r}, expected a finite number, or None where it does not apply; "
+                f"its prompt is {samples.prompts[i]!r}, its completion {samples.completions[i]!r}."
+            )
+    return np.asarray(numbers, np.float32)
+
+
+def _listed(name: str, rewards: Any, count: int) -> list[Any]:
+    """What the function returned, as a list. Of something without end only the first few are looked at."""
+    kind = type(rewards).__name__
+    if hasattr(rewards, "tolist"):  # of NumPy, JAX, PyTorch, pandas: their scalars as Python's
+        rewards = rewards.tolist()
+    if isinstance(rewards, Mapping | Set | str | bytes | bytearray) or not isinstance(rewards, Iterable):
+        raise UserError(f"{name}: the reward function returned {kind}, expected a list of {count} numbers.")
+    return list(rewards) if isinstance(rewards, Sequence) else list(islice(rewards, count + 1))
+
+
+def _number(reward: Any) -> float:
+    """The reward as float32 will hold it; NaN for what is no number."""
+    if getattr(reward, "shape", None) == () and hasattr(reward, "item"):
+        reward = reward.item()
+    if not isinstance(reward, Real | Decimal):
+        return math.nan
+    try:
+        with np.errstate(over="ignore"):
+            return float(np.float32(float(reward)))
+    except OverflowError:
+        return math.inf
+
+
+def _log_metric(field: str, logged: Logged, name: Any, value: Any) -> None:
+    number = _number(value)
+    if not isinstance(name, str) or not math.isfinite(number):
+        raise UserError(f"{field}: log_metric got ({name!r}, {value!r}), expected a name and a finite number.")
+    logged.metrics.setdefault(name, []).append(number)
+
+
+def _log_extra(field: str, logged: Logged, column: Any, values: Any, count: int) -> None:
+    values = list(values.tolist() if hasattr(values, "tolist") else values)
+    if not isinstance(column, str) or len(values) != count:
+        raise UserError(
+            f"{field}: log_extra got {len(values)} values for {column!r}, expected a name and {count}, one a completion."
+        )
+    logged.extras[column] = json.loads(json.dumps(values, default=str))
+
+
+def named(name: str, error: UserError) -> str:
+    """The sentence of a reward that does not know by what name the config calls it."""
+    return f"{name}{'.' if str(error).startswith('arguments.') else ': '}{error}"
