@@ -132,7 +132,8 @@ def export_base(task: Task, path: Path) -> None:
 def _save(out: Path, task: Task, params: Params, labels: tuple[str, ...]) -> None:
     kind = kind_of(task)
     if not out.exists():  # or else a fit was interrupted after it had written it whole
-        huggingface.save(out, kind, task.model, task.vocab_size, params, task.tokenizer, task.model.param_dtype, labels)
+        ends, dtype = task.generation.ends, task.model.param_dtype
+        huggingface.save(out, kind, task.model, task.vocab_size, params, task.tokenizer, dtype, labels, ends=ends)
 
 
 def _start(task: Task, objective: Objective) -> Params:

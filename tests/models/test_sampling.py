@@ -19,7 +19,7 @@ from kljax.models.scoring import score
 from kljax.types import Prompts
 
 VOCAB, WIDTH, EOS, PAD = 13, 5, 2, 0
-PLAIN = {"samples": 2, "max_new_tokens": 8, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "eos_id": EOS, "pad_id": PAD}
+PLAIN = {"samples": 2, "max_new_tokens": 8, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "eos_ids": (EOS,), "pad_id": PAD}
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_a_cache_that_grows_gives_the_samples_of_one_that_is_whole(make_decoder,
     model, rollouts = make_decoder("llama"), []
     for stages in (1, 2, length, 20):
         monkeypatch.setattr("kljax.models.sampling.STAGES", stages)
-        sampler = Sampler(**PLAIN | {"max_new_tokens": length, "eos_id": -1})
+        sampler = Sampler(**PLAIN | {"max_new_tokens": length, "eos_ids": ()})
         rollouts.append(jax.jit(lambda key, sampler=sampler: sample(model, prompts, key, sampler))(jax.random.key(0)))
     for rollout in rollouts[1:]:
         np.testing.assert_array_equal(rollout.tokens, rollouts[0].tokens)

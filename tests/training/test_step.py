@@ -237,7 +237,7 @@ def test_metrics_are_those_of_a_python_loop(tiny):
         "reward/mean": outcome.reward.mean(),
         "objective/mean": outcome.reward.mean() - 0.5 * np.mean([exact.sum() for exact, _, _ in rows]),
         "rollout/eos_fraction": np.mean(
-            [trainer.parts.sampler.eos_id in row[m] for row, m in zip(outcome.rollout.completion, mask, strict=True)]
+            [bool(set(trainer.parts.sampler.eos_ids) & set(row[m].tolist())) for row, m in zip(outcome.rollout.completion, mask, strict=True)]
         ),
     }
     assert float(metrics["kl/beta"]) == 0.5
