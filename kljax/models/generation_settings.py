@@ -184,10 +184,10 @@ REFUSED = {
     "force_bos_token_to_be_generated": Refused(_FORCES, (False,)),
     "forced_eos_token_id": Refused(_FORCES),
     "forced_decoder_ids": Refused(_FORCES, ([],)),
-    "force_words_ids": Refused(_FORCES, ([],)),
-    "constraints": Refused(_FORCES, ([],)),
+    "force_words_ids": Refused(_FORCES),
+    "constraints": Refused(_FORCES),
     "prefix_allowed_tokens_fn": Refused(_FORCES),
-    "logits_processor": Refused(_FORCES, ([],)),
+    "logits_processor": Refused(_FORCES),
     "sequence_bias": Refused(_SHIFTS, ([], {})),
     "watermarking_config": Refused(_SHIFTS),
     "guidance_scale": Refused(_SHIFTS, (1,)),
@@ -195,7 +195,7 @@ REFUSED = {
     "min_new_tokens": Refused(_ENDS, (0,)),
     "exponential_decay_length_penalty": Refused(_ENDS),
     "stop_strings": Refused(_ENDS, ([],)),
-    "stopping_criteria": Refused(_ENDS, ([],)),
+    "stopping_criteria": Refused(_ENDS),
     "max_time": Refused(_ENDS),
 }
 """Fields that force or forbid tokens, shift them by rules of their own or end completions, none of which kljax does."""
