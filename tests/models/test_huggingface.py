@@ -290,7 +290,7 @@ def test_large_weights_are_written_to_several_files(written, tmp_path, monkeypat
 
 def test_completions_with_several_ends_are_as_long_as_those_of_generate(written):
     """How many have each length and last token, both from the directory's files alone; another set of ends would show."""
-    directory, ends, rows, longest = written("GPT2LMHeadModel", GPT2), [2, 7, 11], 4000, 10
+    directory, ends, rows, longest = written("GPT2LMHeadModel", GPT2), [2, 7, 11], 2000, 10
     file = directory / "generation_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": ends, "top_k": 0, "do_sample": True}))
     model = transformers.GPT2LMHeadModel.from_pretrained(directory).eval()
