@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from kljax.config import RolloutConfig
-from kljax.errors import UserError
+from kljax.errors import UserError, did_you_mean
 from kljax.types import Tokenizer
 
-FILE, OLDER = "generation_config.json", "config.json"
+FILES = FILE, OLDER = "generation_config.json", "config.json"
 TOKENIZER = "the tokenizer"
 LONGEST = 80  # characters of a value in a message
 
@@ -51,8 +51,8 @@ def read(folder: Path, tokenizer: Tokenizer, vocab_size: int, field: str) -> Gen
     for key, (file, value) in said.items():
         if key in REFUSED and value not in REFUSED[key].off:
             raise UserError(
-                f"{field}: '{folder / file}' has {key}={_shown(value)}, {REFUSED[key].because}, which kljax does not do; to "
-                "train without it, delete that field from the file (of a copy of the directory, where others use this one)."
+                f"{field}: '{folder / file}' has {key}={_shown(value)}: it {REFUSED[key].because}, which kljax does not "
+                "do; to train without it, delete the field from the file (in a copy of the directory, if others need it)."
             )
     settings = of_tokenizer(tokenizer)
     if "eos_token_id" in said:
@@ -87,18 +87,23 @@ def sentences(settings: GenerationSettings, tokenizer: Tokenizer, rollout: Rollo
     if not set(own) <= set(settings.ends):
         yield f"Warning: the tokenizer's own end token, {spelled(own, tokenizer)}, is not among them: it ends no completion."
     left = settings.not_followed(rollout)
-    texts = []
-    for file in (FILE, OLDER):
-        if fields := [f"{key}={_shown(value)}" for key, value in left.items() if settings.asked[key][0] == file]:
-            texts.append(f"{_listed(fields, 'and')} of {file}")
-    if texts:
+    if known := [key for key in left if key in FIELDS]:
         run = f"rollout.temperature={rollout.temperature:g}, rollout.top_k={rollout.top_k} and rollout.top_p={rollout.top_p:g}"
-        yield f"This run does not follow {', '.join(texts)}: it samples from the model's own distribution with {run}."
+        yield f"This run does not follow {_by_file(settings, known)}: it samples by {run} alone."
+    if unknown := [key for key in left if key not in FIELDS]:
+        hints = {did_you_mean(key, sorted(FIELDS)) for key in unknown}
+        yield f"Unknown here, and without effect: {_by_file(settings, unknown)}.{''.join(sorted(hints))}"
 
 
 def spelled(ids: Sequence[int], tokenizer: Tokenizer) -> str:
     """The tokens as text, each with its id."""
     return _listed([_spelled(i, tokenizer) for i in ids], "or")
+
+
+def _by_file(settings: GenerationSettings, keys: Sequence[str]) -> str:
+    """These fields with their values, and the files that they are from."""
+    of = {file: [f"{key}={_shown(settings.asked[key][1])}" for key in keys if settings.asked[key][0] == file] for file in FILES}
+    return ", ".join(f"{_listed(texts, 'and')} of {file}" for file, texts in of.items() if texts)
 
 
 def _spelled(token: int, tokenizer: Tokenizer) -> str:
@@ -142,7 +147,7 @@ def _load(file: Path, name: str) -> dict[str, Any]:
         values = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=once, parse_constant=refuse)
     except FileNotFoundError:
         return {}
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"{name}: cannot read '{file}' ({error}); expected a JSON object, or no such file.") from None
     if not isinstance(values, dict):
         raise UserError(f"{name}: '{file}' holds {_shown(values)}; expected a JSON object, or no such file.")
@@ -173,8 +178,8 @@ class Refused:
     off: tuple[Any, ...] = ()
 
 
-_FORCES, _ENDS = "which forces or forbids tokens", "which changes where a completion ends"
-_SHIFTS = "which samples from another distribution than the model's"
+_FORCES, _ENDS = "forces or forbids tokens", "changes where a completion ends"
+_SHIFTS = "samples from another distribution than the model's"
 
 REFUSED = {
     "bad_words_ids": Refused(_FORCES, ([],)),

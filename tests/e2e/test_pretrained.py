@@ -136,7 +136,7 @@ def test_what_a_run_cannot_do_as_the_model_asks_is_refused_before_anything_is_wr
     edit(tmp_path / "copy" / "generation_config.json", suppress_tokens=[7])
     overrides = [override.replace(str(models / "llama"), str(tmp_path / "copy")) for override in overrides]
     said = call("train.py", *overrides, code=2)
-    assert f"'{tmp_path}/copy/generation_config.json' has suppress_tokens=[7], which forces or forbids tokens" in said
+    assert f"'{tmp_path}/copy/generation_config.json' has suppress_tokens=[7]: it forces or forbids tokens" in said
     assert not (tmp_path / "runs").exists()
 
 

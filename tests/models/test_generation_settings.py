@@ -100,6 +100,7 @@ def test_ends_that_are_no_tokens_are_refused_with_file_and_field(complaint, tmp_
         ('{"temperature": NaN}', "NaN is no JSON"),
         ("[1, 4]", r"holds \[1, 4\]"),
         ("null", "holds null"),
+        ("[" * 100_000, "recursion"),
     ],
 )
 def test_a_file_that_is_no_json_object_is_refused(complaint, tmp_path, text, reason):
@@ -132,8 +133,8 @@ def test_what_forces_or_forbids_tokens_or_ends_completions_is_refused_in_either_
     for contents, file in (({field: value},), FILE), (({}, {field: value}), OLDER):
         (tmp_path / FILE).unlink(missing_ok=True)
         sentence = complaint(*contents)
-        assert sentence.startswith(f"model.path: '{tmp_path / file}' has {field}={json.dumps(value)}, which ")
-        assert "delete that field from the file" in sentence
+        assert sentence.startswith(f"model.path: '{tmp_path / file}' has {field}={json.dumps(value)}: it ")
+        assert "delete the field from the file" in sentence
 
 
 def test_a_long_value_is_cut_in_a_message(complaint):
@@ -187,8 +188,7 @@ def test_the_launch_says_what_ends_a_completion_and_what_is_not_followed(setting
     assert said(settings(LLAMA, {"repetition_penalty": 1.1}), tokenizer, rollout()) == [
         "A completion ends with <|end_of_text|> (1) or <|eot_id|> (4), as generation_config.json says.",
         "This run does not follow temperature=0.6 and top_p=0.9 of generation_config.json, repetition_penalty=1.1 of "
-        "config.json: it samples from the model's own distribution with rollout.temperature=1, rollout.top_k=0 and "
-        "rollout.top_p=1.",
+        "config.json: it samples by rollout.temperature=1, rollout.top_k=0 and rollout.top_p=1 alone.",
     ]
 
 
@@ -197,6 +197,14 @@ def test_the_launch_warns_where_the_tokenizers_own_end_is_none(settings, tokeniz
         "A completion ends with [/INST] (3), '\\n' (6) or token 9, for which the tokenizer has no text, as "
         "generation_config.json says.",
         "Warning: the tokenizer's own end token, <|end_of_text|> (1), is not among them: it ends no completion.",
+    ]
+
+
+def test_a_misspelled_field_is_said_to_have_no_effect_with_the_right_name(settings, tokenizer, rollout):
+    assert said(settings({"eos_token_ids": [1, 4], "temperature": 0.5}), tokenizer, rollout())[1:] == [
+        "This run does not follow temperature=0.5 of generation_config.json: it samples by rollout.temperature=1, "
+        "rollout.top_k=0 and rollout.top_p=1 alone.",
+        "Unknown here, and without effect: eos_token_ids=[1, 4] of generation_config.json. Did you mean 'eos_token_id'?",
     ]
 
 
