@@ -91,7 +91,7 @@ def sentences(settings: GenerationSettings, tokenizer: Tokenizer, rollout: Rollo
         run = f"rollout.temperature={rollout.temperature:g}, rollout.top_k={rollout.top_k} and rollout.top_p={rollout.top_p:g}"
         yield f"This run does not follow {_by_file(settings, known)}: it samples by {run} alone."
     if unknown := [key for key in left if key not in FIELDS]:
-        hints = {did_you_mean(key, sorted(FIELDS)) for key in unknown}
+        hints = {did_you_mean(key, ("eos_token_id", *sampling(rollout))) for key in unknown}
         yield f"Unknown here, and without effect: {_by_file(settings, unknown)}.{''.join(sorted(hints))}"
 
 
