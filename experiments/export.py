@@ -18,7 +18,8 @@ def run(config: ExportConfig) -> None:
     use_compilation_cache(config.compilation_cache)
     restored = restore(Path(config.run), config.step, config.mesh)
     task, out = restored.task, Path(config.out)
-    huggingface.save(out, "decoder", task.model, task.vocab_size, restored.policy, task.tokenizer, config.dtype)
+    written = {"ends": task.generation.ends, "rollout": task.config.rollout}
+    huggingface.save(out, "decoder", task.model, task.vocab_size, restored.policy, task.tokenizer, config.dtype, **written)
     tables.console.print(f"Step {restored.step} of {config.run} written to {out}", soft_wrap=True)
 
 

@@ -64,7 +64,7 @@ class Prompts:
 class Rollout:
     """Prompts with their sampled completions.
 
-    A completion ends with its first end-of-sequence token, which belongs to it (`mask` is true there); all after it is
+    A completion ends with the first of its tokens that ends one, which belongs to it (`mask` is true there); all after it is
     padding. `behaviour_logp` is the log-prob of each token under the *untruncated* policy at the sampling temperature:
     the same number that scoring gives, also where top-k or top-p cut the distribution that was drawn from.
     """

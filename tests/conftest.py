@@ -123,7 +123,7 @@ def steps_are_compiled_once():
         if host is not None:
             return make(task, prompts, parts, host)
         config = {key: value for key, value in to_dict(task.config).items() if key not in ("name", "seed", "run", "evaluation")}
-        key = json.dumps([config, task.vocab_size, parts.keep_activations], sort_keys=True)
+        key = json.dumps([config, task.vocab_size, parts.sampler.eos_ids, parts.keep_activations], sort_keys=True)
         return known.setdefault(key, make(task, prompts, parts, host))
 
     with pytest.MonkeyPatch.context() as patch:

@@ -28,7 +28,6 @@ from kljax.types import Params, Prompts, Rollout
 
 WARM = 2  # steps before any that is timed: the first compiles, the memory of the second is watched
 ROUNDS = 25  # of steps in the loop and steps alone: with nine, a share of 3 % was anything from -1 to 7
-NEVER = -1  # no token has this id
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def subject(config: Config) -> Subject:
     trainer = build_trainer(task)
     _check(trainer)
     # Completions of one length make steps of one length: no token ends them.
-    parts = replace(trainer.parts, sampler=replace(trainer.parts.sampler, eos_id=NEVER))
+    parts = replace(trainer.parts, sampler=replace(trainer.parts.sampler, eos_ids=()))
     step = compile_step(parts)
     trainer = replace(trainer, parts=parts, take_step=lambda state, frozen, batch: step(state, frozen, batch.prompts))
     params = _params(task)

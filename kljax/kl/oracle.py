@@ -120,7 +120,7 @@ def best_of_n_kl_bound(n: int) -> float:
 
 @dataclass(frozen=True)
 class Tree:
-    """All sequences over tokens 0 … vocab − 1 that end with `eos` or with their depth-th token (eos None: all are full).
+    """All sequences over tokens 0 … vocab − 1 that end with one of `ends` or with their depth-th token (no ends: all are full).
 
     Raises:
         ValueError: where there are more than MAX_SEQUENCES.
@@ -128,11 +128,11 @@ class Tree:
 
     vocab: int
     depth: int
-    eos: int | None = 0
+    ends: tuple[int, ...] = (0,)
 
     def __post_init__(self):
-        if self.vocab < 2 or self.depth < 1 or (self.eos is not None and not 0 <= self.eos < self.vocab):
-            raise ValueError(f"tree: got {self}, expected vocab >= 2, depth >= 1 and eos among the tokens (or None).")
+        if self.vocab < 2 or self.depth < 1 or not all(0 <= token < self.vocab for token in self.ends):
+            raise ValueError(f"tree: got {self}, expected vocab >= 2, depth >= 1 and ends that are tokens (or none).")
         if (count := self.count) > MAX_SEQUENCES:
             many = f"{count:,}" if count < 10**15 else f"about 10^{self.depth * np.log10(self.vocab):.0f}"
             raise ValueError(
@@ -143,13 +143,14 @@ class Tree:
     @property
     def count(self) -> int:
         """The number of sequences."""
-        going_on = self.vocab - (self.eos is not None)
-        return going_on**self.depth + (sum(going_on**t for t in range(self.depth)) if self.eos is not None else 0)
+        ending = len(set(self.ends))
+        going_on = self.vocab - ending
+        return going_on**self.depth + ending * sum(going_on**t for t in range(self.depth))
 
     @cached_property
     def states(self) -> dict[tuple[int, ...], int]:
         """The row of each state, shorter ones first."""
-        going_on = [token for token in range(self.vocab) if token != self.eos]
+        going_on = [token for token in range(self.vocab) if token not in self.ends]
         prefixes = (p for t in range(self.depth) for p in itertools.product(going_on, repeat=t))
         return {prefix: row for row, prefix in enumerate(prefixes)}
 
@@ -157,7 +158,7 @@ class Tree:
     def sequences(self) -> list[tuple[int, ...]]:
         """Every sequence, in the order of state and last token."""
         tokens = range(self.vocab)
-        return [(*p, a) for p in self.states for a in tokens if a == self.eos or len(p) == self.depth - 1]
+        return [(*p, a) for p in self.states for a in tokens if a in self.ends or len(p) == self.depth - 1]
 
     @cached_property
     def tokens(self) -> Int[np.ndarray, "B T"]:
@@ -191,9 +192,9 @@ class Problem:
     reward: Vector
 
 
-def random_tree(seed: int, vocab: int, depth: int, eos: int | None = 0, spread: float = 1.0) -> Problem:
+def random_tree(seed: int, vocab: int, depth: int, ends: tuple[int, ...] = (0,), spread: float = 1.0) -> Problem:
     """A problem with normal logits and rewards; the policy's logits are the reference's + `spread` × normal ones."""
-    tree, rng = Tree(vocab, depth, eos), np.random.default_rng(seed)
+    tree, rng = Tree(vocab, depth, ends), np.random.default_rng(seed)
     reference, step = rng.normal(size=(2, len(tree.states), vocab))
     return Problem(tree, reference + spread * step, reference, rng.normal(size=tree.count))
 

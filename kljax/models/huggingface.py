@@ -16,8 +16,9 @@ import numpy as np
 from huggingface_hub import snapshot_download
 from jax.tree_util import tree_leaves_with_path
 
-from kljax.config import DecoderConfig, EncoderConfig, HuggingFaceModel
+from kljax.config import DecoderConfig, EncoderConfig, HuggingFaceModel, RolloutConfig
 from kljax.errors import UserError
+from kljax.models import generation_settings
 from kljax.models import huggingface_configs as configs
 from kljax.models import huggingface_files as files
 from kljax.models.huggingface_files import Tensor
@@ -102,17 +103,23 @@ def save(
     tokenizer: Tokenizer,
     dtype: str,
     labels: Sequence[str] = (),
+    *,
+    ends: Sequence[int] = (),
+    rollout: RolloutConfig | None = None,
 ) -> None:
     """Write config.json, weights and tokenizer files so that transformers loads them and gives the same numbers.
 
-    `labels` name a classifier's outputs; one output is a regression. All is written beside `out`, then renamed. UserError where
-    `out` is there already, or `check_exportable` refuses.
+    `labels` name a classifier's outputs; one output is a regression. A decoder's `ends` (none: the tokenizer's own) and the way
+    of sampling that it was trained with, `rollout`, go into generation_config.json. All is written beside `out`, then renamed.
+    UserError where `out` is there already, or `check_exportable` refuses.
     """
     check_exportable(config, kind, tokenizer)
     model_type = configs.family_of(config, kind)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"'{out}' is there already; expected a directory that is not there yet, or is empty.")
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    generation = generation_settings.to_json(tokenizer, ends, rollout) if kind == "decoder" else {}
+    ids |= {key: value for key, value in generation.items() if key in ids}
     values = configs.to_json(config, kind, vocab_size, dtype, ids)
     if kind == "classifier":
         values |= configs.head_json(params["out"]["kernel"].shape[-1], labels)
@@ -120,6 +127,8 @@ def save(
     partial.mkdir(parents=True)
     try:
         (partial / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+        if generation:
+            (partial / generation_settings.FILE).write_text(json.dumps(generation, indent=2) + "\n")
         tokenizer.save_pretrained(str(partial))
         _write(partial, NAMES[model_type], kind, params, np.dtype(dtype))
         partial.rename(out.absolute())

@@ -19,7 +19,8 @@ class Sampler:
     """How tokens are drawn. Static: one compiled program for each.
 
     `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 are off; where both are on, top-k cuts first. `cache_dtype` is that of
-    keys and values, None that of the activations: in bfloat16 what is sampled from is not quite what is scored.
+    keys and values, None that of the activations: in bfloat16 what is sampled from is not quite what is scored. Each of
+    `eos_ids`, in increasing order, ends a completion; where there is none, all completions have `max_new_tokens`.
     """
 
     samples: int
@@ -27,7 +28,7 @@ class Sampler:
     temperature: float
     top_k: int
     top_p: float
-    eos_id: int
+    eos_ids: tuple[int, ...]
     pad_id: int
     cache_dtype: str | None = None
 
@@ -35,6 +36,10 @@ class Sampler:
     def scoring_temperature(self) -> float:
         """The temperature at which samples are scored: greedy ones at 1."""
         return self.temperature or 1.0
+
+    def ends(self, tokens: Int[Array, "*dims"]) -> Bool[Array, "*dims"]:
+        """Whether each token ends its completion."""
+        return jnp.any(tokens[..., None] == jnp.array(self.eos_ids, jnp.int32), axis=-1)
 
 
 @struct
@@ -51,7 +56,7 @@ class _Progress:
 def sample(model: Decoder, prompts: Prompts, key: Key[Array, ""], sampler: Sampler) -> Rollout:
     """`sampler.samples` completions of each prompt, samples of one prompt adjacent.
 
-    A row ends with its first end-of-sequence token or at `max_new_tokens`; the loops end when every row has.
+    A row ends with the first of its tokens that ends one, or at `max_new_tokens`; the loops end when every row has.
     """
     return _sample(model, prompts, key, sampler, keep=False)[0]
 
@@ -86,7 +91,7 @@ def _sample(
             tokens=at.tokens.at[:, at.step].set(token),
             mask=at.mask.at[:, at.step].set(at.running),
             logp=at.logp.at[:, at.step].set(jnp.where(at.running, logp, 0.0)),
-            running=at.running & (token != sampler.eos_id),
+            running=at.running & ~sampler.ends(token),
         )
 
     def fill(at: _Progress, room: int) -> _Progress:

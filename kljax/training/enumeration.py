@@ -80,9 +80,8 @@ def enumerate_task(task: Task, prompts: PromptRows, reward: Reward, reference: P
 
 def completion_tree(task: Task, prompts: PromptRows) -> oracle.Tree:
     """All completions of a prompt, or a `UserError` that says how many there are; nothing is computed."""
-    depth, eos = task.config.rollout.max_new_tokens, task.tokenizer.eos_token_id
     try:
-        tree = oracle.Tree(len(task.tokenizer), depth, eos)  # pyright: ignore[reportArgumentType]
+        tree = oracle.Tree(task.vocab_size, task.config.rollout.max_new_tokens, task.generation.ends)
     except ValueError as error:
         raise UserError(f"run.oracle_every: this task cannot be enumerated ({error}) Set it to 0.") from None
     distinct = len(_distinct(prompts)[0])

@@ -136,7 +136,8 @@ def _save(out: Path, task: Task, params: Params, labels: tuple[str, ...]) -> Non
     if not out.exists():  # or else a fit was interrupted after it had written it whole
         # What reads texts is to read them as it was fitted, wherever it is loaded; what writes them continues a prompt.
         tokenizer = task.tokenizer if kind == "decoder" else tokenizers.with_ends(task.tokenizer)
-        huggingface.save(out, kind, task.model, task.vocab_size, params, tokenizer, task.model.param_dtype, labels)
+        ends, dtype = task.generation.ends, task.model.param_dtype
+        huggingface.save(out, kind, task.model, task.vocab_size, params, tokenizer, dtype, labels, ends=ends)
 
 
 def _start(task: Task, objective: Objective) -> Params:

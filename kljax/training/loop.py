@@ -12,6 +12,7 @@ from kljax.config import Config
 from kljax.data.batches import PromptRows, rows_at
 from kljax.errors import UserError
 from kljax.kl.penalties import PENALTIES
+from kljax.models import generation_settings
 from kljax.policy.algorithms import ALGORITHMS
 from kljax.policy.scaling import REWARD_SCALES
 from kljax.rewards import combination
@@ -89,6 +90,7 @@ def train(config: Config) -> Path:
     run_directory.check_owner(path, run_directory.identity(config))
     run_directory.check_numerics(path)
     task = prepare(config)
+    run_directory.check_ends(path, task.generation, task.tokenizer)
     trainer = build_trainer(task)
     parts = {"prompts": trainer.prompts, "held_out": task.held_out_prompts()}
     run_data.check(path, parts)
@@ -96,6 +98,9 @@ def train(config: Config) -> Path:
         completion_tree(task, trainer.prompts)
     if note := ablation_note(config.kl):
         console.print(note, soft_wrap=True)
+    if task.pretrained is not None:
+        for sentence in generation_settings.sentences(task.generation, task.tokenizer, config.rollout):
+            say(sentence)
     base_path = ensure_base(task)
     base = load_params(base_path, task.architecture.shapes, task.architecture.shardings)
     reference = first_reference(task, base)
@@ -113,7 +118,8 @@ def train(config: Config) -> Path:
         "sha256": frozen_hash,
         "reverse_kl_at_start_tok_max": kl_at_start,
     }
-    run_directory.write_model(path, task.decoder, task.vocab_size, about)
+    samples = {"ends": task.generation.ends, "not_followed": task.generation.not_followed(config.rollout)}
+    run_directory.write_model(path, task.decoder, task.vocab_size, about, **samples)
     checkpoints = Checkpoints(path)
     try:
         if done := checkpoints.steps():

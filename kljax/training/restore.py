@@ -10,6 +10,7 @@ from kljax.config import Config, MeshConfig
 from kljax.data import tokenizers
 from kljax.data.batches import PromptRows
 from kljax.errors import UserError
+from kljax.models.generation_settings import GenerationSettings
 from kljax.training import mesh as meshes
 from kljax.training import run_data, run_directory
 from kljax.training.adaptation import Adaptation, adaptation, moving_shapes
@@ -64,7 +65,8 @@ def restore(path: Path, step: int | Literal["latest"], mesh: MeshConfig) -> Rest
     meshes.check_sizes(config, model, vocab_size, built)
     models = restore_models(path, step, built)
     tokenizer = tokenizers.load(path / "tokenizer", field="run")
-    task = Task(config, built, None, tokenizer, model, vocab_size, pretrained=None)
+    generation = GenerationSettings(run_directory.read_ends(path), run_directory.MODEL, {})
+    task = Task(config, built, None, tokenizer, model, vocab_size, None, generation)
     return RestoredRun(path, models.step, task, models.policy, models.reference, models.beta)
 
 

@@ -6,7 +6,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,11 @@ from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
 
 from kljax.config import Config, DecoderConfig, to_dict
+from kljax.data import tokenizers
 from kljax.errors import UserError
+from kljax.models import generation_settings
+from kljax.models.generation_settings import GenerationSettings
+from kljax.types import Tokenizer
 from kljax.validation import validate
 
 CONFIG, MODEL, ENVIRONMENT = "config.yaml", "model.json", "environment.json"
@@ -165,19 +170,58 @@ def read_config(path: Path) -> dict[str, Any]:
     return values
 
 
-def write_model(path: Path, model: DecoderConfig, vocab_size: int, reference: Mapping[str, Any]) -> None:
-    """Note what the decoder is, wherever the config had it from, and which reference the policy is held to: model.json."""
-    values = {"decoder": to_dict(model), "vocab_size": vocab_size, "reference": dict(reference)}
+def write_model(
+    path: Path,
+    model: DecoderConfig,
+    vocab_size: int,
+    reference: Mapping[str, Any],
+    *,
+    ends: Sequence[int],
+    not_followed: Mapping[str, Any],
+) -> None:
+    """Note what the decoder is, wherever the config had it from, and which reference the policy is held to: model.json.
+
+    With it which tokens end a completion, and what the model's files ask for that the run does not follow.
+    """
+    values = {"decoder": to_dict(model), "vocab_size": vocab_size, "reference": dict(reference), "ends": list(ends)}
+    values["generation_config_not_followed"] = dict(not_followed)
     write_atomically(path / MODEL, json.dumps(values, indent=2) + "\n")
 
 
 def read_model(path: Path) -> tuple[DecoderConfig, int]:
     """The decoder of a run and its vocabulary's size."""
-    try:
+    with _reading_model(path):
         values = json.loads((path / MODEL).read_text())
         return validate(values["decoder"], DecoderConfig), values["vocab_size"]
-    except (OSError, ValueError, KeyError, TypeError):
+
+
+def read_ends(path: Path) -> tuple[int, ...]:
+    """The ids that end a run's completions. Older runs, whose model.json has none, all ended with their tokenizer's own."""
+    with _reading_model(path):
+        ends = json.loads((path / MODEL).read_text()).get("ends")
+        if ends is not None:
+            return tuple(int(token) for token in ends)
+    return generation_settings.of_tokenizer(tokenizers.load(path / "tokenizer", "run")).ends
+
+
+@contextmanager
+def _reading_model(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"run: {path / MODEL} is missing or broken; was the run interrupted before its first step?") from None
+
+
+def check_ends(path: Path, generation: GenerationSettings, tokenizer: Tokenizer) -> None:
+    """Refuse to go on with a run whose completions end with other tokens than this launch's would. Writes nothing."""
+    if not (path / MODEL).exists() or (there := read_ends(path)) == generation.ends:
+        return
+    ended, end = (generation_settings.spelled(ids, tokenizer) for ids in (there, generation.ends))
+    raise UserError(
+        f"{path} belongs to another model: its completions end with {ended}, those of this launch with {end}, as "
+        f"{generation.source} says. Choose another name=…, or give the model's {generation_settings.FILE} the eos_token_id "
+        f"{list(there)} to resume the run."
+    )
 
 
 def write_atomically(file: Path, text: str) -> None:

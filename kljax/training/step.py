@@ -251,7 +251,7 @@ def report(parts: Parts, scores: Scores, rollout: Rollout, reward: Float[Array, 
         metrics["kl/beta_effective"] = jnp.mean(beta_effective)
     running = mask.sum(axis=0)
     metrics["kl/reverse_exact_by_position"] = jnp.where(mask, scores.reverse_kl, 0.0).sum(axis=0) / running  # NaN: none left
-    metrics["rollout/eos_fraction"] = jnp.mean(jnp.any(mask & (rollout.completion == parts.sampler.eos_id), axis=-1))
+    metrics["rollout/eos_fraction"] = jnp.mean(jnp.any(mask & parts.sampler.ends(rollout.completion), axis=-1))
     metrics["rollout/logp_gap_max"] = jnp.max(jnp.where(mask, jnp.abs(scores.logp - rollout.behaviour_logp), 0.0))
     metrics["kl/reverse_exact_tok_max"] = jnp.max(jnp.where(mask, jnp.abs(scores.reverse_kl), 0.0))
     return metrics

@@ -16,7 +16,8 @@ from kljax.data import tokenizers
 from kljax.data.batches import PromptRows, prompt_rows
 from kljax.data.text import Splits, is_conversation, load_splits, whole_column
 from kljax.errors import UserError
-from kljax.models import huggingface
+from kljax.models import generation_settings, huggingface
+from kljax.models.generation_settings import GenerationSettings
 from kljax.models.sampling import Sampler
 from kljax.training import mesh as meshes
 from kljax.training import run_directory
@@ -31,7 +32,10 @@ HASHED_AT_ONCE = 1000  # rows: one by one, `datasets` takes ten times as long
 
 @dataclass(frozen=True)
 class Task:
-    """The ingredients that base model, RLHF and analysis share. `pretrained` is where the model's weights are, if anywhere."""
+    """The ingredients that base model, RLHF and analysis share.
+
+    `pretrained` is where the model's weights are, if anywhere; `generation` says which tokens end a completion.
+    """
 
     config: Config
     mesh: Mesh
@@ -40,6 +44,7 @@ class Task:
     model: DecoderConfig | EncoderConfig
     vocab_size: int
     pretrained: huggingface.Pretrained | None
+    generation: GenerationSettings
 
     @cached_property
     def splits(self) -> Splits:
@@ -93,7 +98,7 @@ class Task:
             temperature=rollout.temperature,
             top_k=rollout.top_k,
             top_p=rollout.top_p,
-            eos_id=self.tokenizer.eos_token_id,  # pyright: ignore
+            eos_ids=self.generation.ends,
             pad_id=self.tokenizer.pad_token_id,  # pyright: ignore
             cache_dtype=rollout.cache_dtype,
         )
@@ -146,7 +151,15 @@ def make_task(
         assert not isinstance(config.model, HuggingFaceModel)
         model, vocab_size = config.model, len(tokenizer)
     meshes.check_sizes(config, model, vocab_size, mesh)
-    return Task(config, mesh, splits, tokenizer, model, vocab_size, pretrained)
+    return Task(config, mesh, splits, tokenizer, model, vocab_size, pretrained, _generation(config, tokenizer, pretrained))
+
+
+def _generation(config: Config, tokenizer: Tokenizer, pretrained: huggingface.Pretrained | None) -> GenerationSettings:
+    """Of a model that comes with its files, what these say, where it is to write."""
+    writes = config.pretrain.objective.kind == "next_token" and isinstance(pretrained and pretrained.config, DecoderConfig)
+    if pretrained is None or not writes:
+        return generation_settings.of_tokenizer(tokenizer)
+    return generation_settings.read(pretrained.path, tokenizer, pretrained.vocab_size, "model.path")
 
 
 def set_up_process(config: Config) -> None:

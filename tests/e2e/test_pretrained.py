@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from transformers import GenerationConfig
 
 from kljax.command_line import compose
 from kljax.config import Config, EncoderConfig, HuggingFaceModel
@@ -42,7 +43,8 @@ def models(tiny_in, tmp_path_factory):
     config = compose([*overrides, "model.head_dim=8"], Config).model
     words = tokenizers.build(compose([], Config).tokenizer, grammar.sample_sentences(400, 0))
     decoder = nnx.to_pure_dict(nnx.state(Decoder(config, len(words), rngs=nnx.Rngs(0))))
-    huggingface.save(folder / "llama", "decoder", config, len(words), decoder, words, "float32")
+    ends = [words.eos_token_id, words.get_vocab()["."], words.get_vocab()["film"]]
+    huggingface.save(folder / "llama", "decoder", config, len(words), decoder, words, "float32", ends=ends)
     scorer = nnx.to_pure_dict(nnx.state(Classifier(config, len(words), 1, rngs=nnx.Rngs(1))))
     scorer = jax.tree.map(lambda p: 10 * p, scorer)
     huggingface.save(folder / "scorer", "classifier", config, len(words), scorer, words, "float32", ["score"])
@@ -68,13 +70,20 @@ def read_back(path, task):
     return huggingface.load_params(pretrained, "decoder", arch.shapes, arch.shardings)
 
 
-def test_in_through_training_and_out_again(overrides, models, tmp_path, compilation_cache):
+def test_in_through_training_and_out_again(overrides, models, tmp_path, compilation_cache, capsys):
     """Restored and exported without the files that it came from."""
     copy = tmp_path / "copy"
     shutil.copytree(models / "llama", copy)
+    overrides = [*overrides, "rollout.temperature=0.9", "rollout.top_k=40"]
     config = compose([override.replace(str(models / "llama"), str(copy)) for override in overrides], Config)
+    edit(copy / "generation_config.json", temperature=0.9, repetition_penalty=1.1)
     task = prepare(config)
     path = train(config)
+    told = capsys.readouterr().out
+    assert "A completion ends with <eos> (2), . (4) or film (11), as generation_config.json says.\n" in told
+    assert "This run does not follow repetition_penalty=1.1 of generation_config.json: it samples" in told
+    assert json.loads((path / "model.json").read_text())["generation_config_not_followed"] == {"repetition_penalty": 1.1}
+    check_that_other_ends_are_not_resumed(config, path, copy)
     shutil.rmtree(copy)
     metrics = run_directory.read_lines(path / "metrics.jsonl")
     assert metrics[0]["kl/reverse_exact_tok_max"] < MAX_KL_AT_START["float32"]
@@ -89,8 +98,54 @@ def test_in_through_training_and_out_again(overrides, models, tmp_path, compilat
     call("export.py", cache, f"run={path}", f"out={out}", "step=4")
     merged = restore(path, 4, config.mesh).policy
     assert jax.tree.all(jax.tree.map(np.array_equal, read_back(out, task), merged))
-    assert json.loads((out / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
+    written = json.loads((out / "config.json").read_text())
+    assert (written["architectures"], written["eos_token_id"]) == (["LlamaForCausalLM"], [2, 4, 11])
+    theirs = GenerationConfig.from_pretrained(out)
+    assert (theirs.eos_token_id, theirs.do_sample, theirs.temperature, theirs.top_k) == ([2, 4, 11], True, 0.9, 40)
     assert str(out) in call("export.py", cache, f"run={path}", f"out={out}", code=2)  # it is there already
+
+
+def edit(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def check_that_other_ends_are_not_resumed(config, path, model):
+    """Nor with those of a run from before they were recorded, which ended with the tokenizer's own alone."""
+    recorded = (path / "model.json").read_text()
+    assert restore(path, "latest", config.mesh).task.sampler(1).eos_ids == (2, 4, 11)
+    edit(model / "generation_config.json", eos_token_id=[2, 4], temperature=0.5)
+    expected = (
+        r"its completions end with <eos> \(2\), . \(4\) or film \(11\), those of this launch with <eos> \(2\) or . \(4\), "
+    )
+    with pytest.raises(UserError, match=expected):
+        train(config)
+    assert (path / "model.json").read_text() == recorded
+    older = {key: value for key, value in json.loads(recorded).items() if key != "ends"}
+    (path / "model.json").write_text(json.dumps(older))
+    assert restore(path, "latest", config.mesh).task.sampler(1).eos_ids == (2,)
+    with pytest.raises(
+        UserError,
+        match=r"end with <eos> \(2\), those of this launch with <eos> \(2\) or . \(4\), as gen.*the eos_token_id \[2\] ",
+    ):
+        train(config)
+    (path / "model.json").write_text(recorded)
+
+
+def test_what_a_run_cannot_do_as_the_model_asks_is_refused_before_anything_is_written(overrides, models, tmp_path):
+    shutil.copytree(models / "llama", tmp_path / "copy")
+    edit(tmp_path / "copy" / "generation_config.json", suppress_tokens=[7])
+    overrides = [override.replace(str(models / "llama"), str(tmp_path / "copy")) for override in overrides]
+    said = call("train.py", *overrides, code=2)
+    assert f"'{tmp_path}/copy/generation_config.json' has suppress_tokens=[7]: it forces or forbids tokens" in said
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_base_model_ends_as_the_one_that_it_came_from(overrides, tmp_path):
+    """Without a way of sampling: none was trained with."""
+    call("pretrain.py", *overrides, f"run.export_to={tmp_path / 'out'}")
+    expected = {"bos_token_id": 1, "eos_token_id": [2, 4, 11], "pad_token_id": 0}
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == expected
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == [2, 4, 11]
 
 
 def test_a_hugging_face_directory_is_a_reference(overrides, models):

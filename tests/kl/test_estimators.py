@@ -284,7 +284,7 @@ def test_rao_blackwellised_sums_are_unbiased_on_and_off_policy(seed, x64):
 
 def test_rao_blackwellised_sums_keep_the_mean_and_can_have_more_variance(x64):
     """The example of claim 2: token 1, which both allow, leads where they differ widely."""
-    tree = oracle.Tree(vocab=2, depth=2, eos=None)
+    tree = oracle.Tree(vocab=2, depth=2, ends=())
     policy = np.log([[0.5, 0.5], [0.5, 0.5], [0.01, 0.99]])
     reference = np.log([[0.25, 0.75], [0.5, 0.5], [0.99, 0.01]])
     problem, mask = oracle.Problem(tree, policy, reference, np.zeros(4)), jnp.array(tree.mask)

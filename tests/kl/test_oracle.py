@@ -195,10 +195,20 @@ def grow(tree, prefix=()):
     """Every sequence, token by token."""
     for token in range(tree.vocab):
         sequence = (*prefix, token)
-        yield from [sequence] if token == tree.eos or len(sequence) == tree.depth else grow(tree, sequence)
+        yield from [sequence] if token in tree.ends or len(sequence) == tree.depth else grow(tree, sequence)
 
 
-@pytest.mark.parametrize("tree", [oracle.Tree(3, 3), oracle.Tree(2, 4), oracle.Tree(4, 2, eos=2), oracle.Tree(3, 2, eos=None)])
+@pytest.mark.parametrize(
+    "tree",
+    [
+        oracle.Tree(3, 3),
+        oracle.Tree(2, 4),
+        oracle.Tree(4, 2, ends=(2,)),
+        oracle.Tree(4, 3, ends=(1, 3)),
+        oracle.Tree(2, 3, ends=(0, 1)),
+        oracle.Tree(3, 2, ends=()),
+    ],
+)
 def test_a_tree_lists_every_sequence_once(tree):
     sequences = list(grow(tree))
     assert sorted(tree.sequences) == sorted(sequences)
@@ -250,9 +260,9 @@ def common(state, sequence):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("eos", [0, None])
-def test_token_by_token_the_optimum_is_that_of_the_sequences(seed, eos):
-    problem = oracle.random_tree(seed, vocab=3, depth=4, eos=eos)
+@pytest.mark.parametrize("ends", [(0,), (0, 2), ()])
+def test_token_by_token_the_optimum_is_that_of_the_sequences(seed, ends):
+    problem = oracle.random_tree(seed, vocab=3, depth=4, ends=ends)
     tree, beta = problem.tree, 0.4
     best = oracle.optimum(oracle.sequence_logp(tree, problem.ref_logits), problem.reward, beta)
     value, _ = oracle.soft_values(tree, problem.ref_logits, problem.reward, beta)
@@ -492,10 +502,10 @@ def test_a_tree_that_is_far_too_large_says_so_in_one_line():
     assert len(str(raised.value)) < 250
 
 
-@pytest.mark.parametrize(("vocab", "depth", "eos"), [(1, 2, 0), (3, 0, 0), (3, 2, 3), (3, 2, -1)])
-def test_a_tree_that_makes_no_sense_is_refused(vocab, depth, eos):
-    with pytest.raises(ValueError, match="expected vocab >= 2, depth >= 1 and eos among the tokens"):
-        oracle.Tree(vocab, depth, eos)
+@pytest.mark.parametrize(("vocab", "depth", "ends"), [(1, 2, (0,)), (3, 0, (0,)), (3, 2, (3,)), (3, 2, (0, -1))])
+def test_a_tree_that_makes_no_sense_is_refused(vocab, depth, ends):
+    with pytest.raises(ValueError, match=r"expected vocab >= 2, depth >= 1 and ends that are tokens \(or none\)"):
+        oracle.Tree(vocab, depth, ends)
 
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, np.nan])

@@ -330,7 +330,7 @@ def test_nothing_under_the_padding_reaches_a_loss(x64):
 
 def two_steps():
     """Claim 2: after token 1, which policy and reference both allow, they differ widely; after token 0 they agree."""
-    tree = oracle.Tree(vocab=2, depth=2, eos=None)
+    tree = oracle.Tree(vocab=2, depth=2, ends=())
     policy = np.log([[0.5, 0.5], [0.5, 0.5], [0.01, 0.99]])
     reference = np.log([[0.25, 0.75], [0.5, 0.5], [0.99, 0.01]])
     return Forest((oracle.Problem(tree, policy, reference, np.zeros(4)),))

@@ -12,16 +12,19 @@ import pytest
 from flax import nnx
 from jax.tree_util import tree_leaves_with_path
 from safetensors.numpy import load_file, save_file
+from scipy.stats import chi2_contingency
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from kljax.config import HuggingFaceModel, MeshConfig
-from kljax.models import huggingface, huggingface_files
+from kljax.models import generation_settings, huggingface, huggingface_files
 from kljax.models.classifier import Classifier
 from kljax.models.decoder import Decoder, causal_mask, positions_of
 from kljax.models.encoder import MaskedLm
+from kljax.models.sampling import Sampler, sample_jit
 from kljax.training import mesh as meshes
 from kljax.training.state import Architecture, architecture
+from kljax.types import Prompts
 
 torch = pytest.importorskip("torch", reason="torch is not installed (extra: parity)")
 transformers = pytest.importorskip("transformers")
@@ -204,6 +207,7 @@ def test_exported_weights_are_the_same_bits_and_give_transformers_the_same_numbe
     assert their_tokenizer.get_vocab() == tokenizer.get_vocab()
     assert their_tokenizer("ABBA")["input_ids"] == tokenizer("ABBA")["input_ids"]
     assert (theirs.config.bos_token_id, theirs.config.pad_token_id, theirs.config.eos_token_id) == (0, PAD, 2)
+    assert (out / "generation_config.json").exists() == (case.kind == "decoder")
 
 
 @pytest.fixture(scope="module")
@@ -282,6 +286,45 @@ def test_large_weights_are_written_to_several_files(written, tmp_path, monkeypat
     assert not any(report.values()), report
     expected = make_theirs("LlamaForCausalLM", LLAMA, vocab=40).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in theirs.state_dict().items())
+
+
+def test_completions_with_several_ends_are_as_long_as_those_of_generate(written):
+    """How many have each length and last token, both from the directory's files alone; another set of ends would show."""
+    directory, ends, rows, longest = written("GPT2LMHeadModel", GPT2), [2, 7, 11], 2000, 10
+    file = directory / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": ends, "top_k": 0, "do_sample": True}))
+    model = transformers.GPT2LMHeadModel.from_pretrained(directory).eval()
+    torch.manual_seed(0)
+    generated = model.generate(torch.tensor([[5, 9, 3]]), num_return_sequences=rows, max_new_tokens=longest)[:, 3:].numpy()
+    lengths = [next((t + 1 for t, token in enumerate(row) if token in ends), longest) for row in generated.tolist()]
+    theirs = by_length_and_last(generated, np.array(lengths))
+
+    pretrained = huggingface.describe(source(directory))
+    found = generation_settings.read(directory, tokenizer_for("gpt2"), 40, "model.path")
+    graphdef, params = arch_of(pretrained, "decoder").graphdef, load(pretrained, "decoder")
+    prompt = Prompts(jnp.array([[5, 9, 3]]), jnp.ones((1, 3), bool))
+
+    def ours(eos_ids):
+        sampler = Sampler(rows, longest, temperature=1.0, top_k=0, top_p=1.0, eos_ids=eos_ids, pad_id=PAD)
+        rollout = sample_jit(graphdef, params, prompt, jax.random.key(0), sampler)
+        return by_length_and_last(np.asarray(rollout.completion), np.asarray(rollout.mask).sum(axis=1))
+
+    assert p_value(ours(found.ends), theirs) > 1e-3
+    assert p_value(ours((2,)), theirs) < 1e-9
+    assert p_value(ours((2, 7)), theirs) < 1e-9
+
+
+def by_length_and_last(completions: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """How many completions have each length and last token."""
+    last = completions[np.arange(len(lengths)), lengths - 1]
+    return np.bincount(lengths * 40 + last, minlength=40 * (completions.shape[1] + 1))
+
+
+def p_value(a: np.ndarray, b: np.ndarray) -> float:
+    """Of two samples of one distribution, by chi-squared; rare cells together."""
+    rare = a + b < 20
+    table = np.array([[*counts[~rare], counts[rare].sum()] for counts in (a, b)])
+    return float(chi2_contingency(table[:, table.sum(axis=0) > 0]).pvalue)
 
 
 def test_dtypes_are_those_of_the_configs_on_both_ways(written, tmp_path):

@@ -130,7 +130,7 @@ def test_greedy_sampling_from_smollm2_writes_the_tokens_of_transformers(smollm2,
     path, graphdef, params, theirs = smollm2
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     sampler = Sampler(
-        samples=1, max_new_tokens=32, temperature=0.0, top_k=0, top_p=1.0, eos_id=tokenizer.eos_token_id,
+        samples=1, max_new_tokens=32, temperature=0.0, top_k=0, top_p=1.0, eos_ids=(tokenizer.eos_token_id,),
         pad_id=tokenizer.pad_token_id,
     )  # fmt: skip
     ours = sample_jit(graphdef, params, prompts, jax.random.key(0), sampler)

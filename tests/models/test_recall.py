@@ -18,7 +18,7 @@ from kljax.models.scoring import score
 from kljax.types import Prompts
 
 VOCAB, WIDTH, SAMPLES, EOS, PAD = 13, 5, 3, 2, 0
-SAMPLER = Sampler(samples=SAMPLES, max_new_tokens=9, temperature=0.8, top_k=0, top_p=1.0, eos_id=EOS, pad_id=PAD)
+SAMPLER = Sampler(samples=SAMPLES, max_new_tokens=9, temperature=0.8, top_k=0, top_p=1.0, eos_ids=(EOS,), pad_id=PAD)
 ADAPTER = LoraAdapter(kind="lora", rank=3, alpha=6.0, targets=["q", "v", "gate", "down"])
 FAMILIES = {"gpt2": {}, "llama": {}, "qwen3": {"qk_norm": True}}
 

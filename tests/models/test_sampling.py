@@ -19,7 +19,7 @@ from kljax.models.scoring import score
 from kljax.types import Prompts
 
 VOCAB, WIDTH, EOS, PAD = 13, 5, 2, 0
-PLAIN = {"samples": 2, "max_new_tokens": 8, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "eos_id": EOS, "pad_id": PAD}
+PLAIN = {"samples": 2, "max_new_tokens": 8, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "eos_ids": (EOS,), "pad_id": PAD}
 
 
 @pytest.fixture
@@ -82,7 +82,15 @@ def logits_at(graphdef, params, tokens, last):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"temperature": 0.6}, {"temperature": 0.8, "top_k": 4}, {"temperature": 1.3, "top_p": 0.7}]
+    "changes",
+    [
+        {},
+        {"temperature": 0.6},
+        {"temperature": 0.8, "top_k": 4},
+        {"temperature": 1.3, "top_p": 0.7},
+        {"eos_ids": (EOS, 7, 11)},
+        {"eos_ids": ()},
+    ],
 )
 def test_pairs_of_tokens_are_drawn_with_their_joint_probabilities(make_decoder, family, changes):
     """The whole sampler against enumeration: steps drawn from one another's noise would pass a test of each step alone."""
@@ -93,7 +101,8 @@ def test_pairs_of_tokens_are_drawn_with_their_joint_probabilities(make_decoder, 
     first = probabilities_by_hand(uncached_logits(model, [text])[0], sampler)
     after = uncached_logits(model, [[*text, token] for token in range(VOCAB)])
     joint = first[:, None] * np.array([probabilities_by_hand(row, sampler) for row in after])
-    joint[EOS] = np.where(np.arange(VOCAB) == PAD, first[EOS], 0.0)  # nothing follows the end of a sequence
+    for end in sampler.eos_ids:
+        joint[end] = np.where(np.arange(VOCAB) == PAD, first[end], 0.0)  # nothing follows the end of a sequence
     counts = np.bincount(np.asarray(rollout.completion) @ [VOCAB, 1], minlength=VOCAB**2)
     assert_drawn_from(joint.ravel(), counts)
 
@@ -118,19 +127,19 @@ def assert_drawn_from(probability, counts, rare=5):
     assert chisquare(observed, expected).pvalue > 1e-3
 
 
-def test_a_completion_ends_with_its_first_end_token(make_decoder, family, prompts):
-    rollout = sampled(make_decoder(family), prompts, samples=40)
-    ended = 0
+@pytest.mark.parametrize("ends", [(EOS,), (EOS, 7), (0, 3, 12)])
+def test_a_completion_ends_with_the_first_of_its_end_tokens(make_decoder, family, prompts, ends):
+    """Also where padding is one of them."""
+    rollout = sampled(make_decoder(family), prompts, samples=40, eos_ids=ends)
+    ended = set()
     for tokens, mask in zip(np.asarray(rollout.completion), np.asarray(rollout.mask), strict=True):
         length = int(mask.sum())
         assert mask[:length].all()
-        if EOS in tokens[mask]:
-            ended += 1
-            assert list(tokens).index(EOS) == length - 1
-        else:
-            assert length == len(tokens)
+        assert not set(ends) & set(tokens[: length - 1].tolist())
+        assert tokens[length - 1] in ends or length == len(tokens)
         assert (tokens[length:] == PAD).all()
-    assert 0 < ended < len(rollout.mask)
+        ended.add(int(tokens[length - 1]))
+    assert ended > set(ends)
 
 
 def test_padding_may_be_the_end_token(make_decoder, prompts):
@@ -156,7 +165,7 @@ def test_a_cache_that_grows_gives_the_samples_of_one_that_is_whole(make_decoder,
     model, rollouts = make_decoder("llama"), []
     for stages in (1, 2, length, 20):
         monkeypatch.setattr("kljax.models.sampling.STAGES", stages)
-        sampler = Sampler(**PLAIN | {"max_new_tokens": length, "eos_id": -1})
+        sampler = Sampler(**PLAIN | {"max_new_tokens": length, "eos_ids": ()})
         rollouts.append(jax.jit(lambda key, sampler=sampler: sample(model, prompts, key, sampler))(jax.random.key(0)))
     for rollout in rollouts[1:]:
         np.testing.assert_array_equal(rollout.tokens, rollouts[0].tokens)

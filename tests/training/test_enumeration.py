@@ -1,6 +1,7 @@
 """A task that is small enough to list every completion: the exact figures, by other means."""
 
 import itertools
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -33,14 +34,18 @@ def letters(tiny):
     return lambda *overrides: tiny(*LETTERS, *overrides)
 
 
-def enumerated(config):
+def enumerated(config, *more_ends):
+    """`more_ends`: words that end a completion, too."""
     task = prepare(config)
+    ends = sorted([*task.generation.ends, *task.tokenizer.convert_tokens_to_ids(list(more_ends))])
+    task = replace(task, generation=replace(task.generation, ends=tuple(ends)))
     reference = task.architecture.init(0)
     return task, reference, enumerate_task(task, task.prompts(), combination.build(config.reward, task.tokenizer), reference)
 
 
-def test_the_probabilities_of_all_completions_sum_to_one_and_are_those_of_sampling(letters):
-    task, reference, exact = enumerated(letters())
+@pytest.mark.parametrize("more_ends", [(), ("a",)])
+def test_the_probabilities_of_all_completions_sum_to_one_and_are_those_of_sampling(letters, more_ends):
+    task, reference, exact = enumerated(letters(), *more_ends)
     prompts = task.prompts()
     row = int(np.flatnonzero(~prompts.mask[:, 0])[0])  # a prompt that is the beginning alone
     samples = 4096

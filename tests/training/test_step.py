@@ -23,11 +23,12 @@ STEPS = 5
 RELATIVE = 1e-5  # float32 sums in another order
 
 
-def trainer_on(tiny, mesh, *overrides):
+def trainer_on(tiny, mesh, *overrides, ends=None):
     data, fsdp, tensor = mesh
     axes = [f"mesh.data={data}", f"mesh.fsdp={fsdp}", f"mesh.tensor={tensor}"]
     # Adam divides a gradient by its own size: where that is rounding noise, only eps keeps the noise small.
-    return build_trainer(prepare(tiny("optimizer.eps=1e-4", "rollout.prompts=16", "pretrain.batch=16", *axes, *overrides)))
+    task = prepare(tiny("optimizer.eps=1e-4", "rollout.prompts=16", "pretrain.batch=16", *axes, *overrides))
+    return build_trainer(task if ends is None else replace(task, generation=replace(task.generation, ends=ends)))
 
 
 def start(trainer, scale=1.0):
@@ -222,12 +223,20 @@ def test_without_a_penalty_the_reward_rises(tiny, algorithm):
     assert logged[-1]["reward/mean"] > logged[0]["reward/mean"] + 3 * logged[0]["reward/mean_se"]
 
 
-def test_metrics_are_those_of_a_python_loop(tiny):
-    trainer = trainer_on(tiny, (1, 1, 1))
+@pytest.mark.parametrize("ends", [None, (2, 5, 9)])
+def test_metrics_are_those_of_a_python_loop(tiny, ends):
+    """Which ends each completion at the first of its end tokens, also where several tokens are such."""
+    trainer = trainer_on(tiny, (1, 1, 1), ends=ends)
     state, frozen = start(trainer)
     before = jax.tree.map(jnp.copy, state)
     _, metrics, outcome = trainer.take_step(state, frozen, trainer.batch(0))
-    scores, mask = jax.device_get((scores_of(trainer, before.params, frozen, outcome.rollout), outcome.rollout.mask))
+    scores = jax.device_get(scores_of(trainer, before.params, frozen, outcome.rollout))
+    tokens, ending = np.asarray(outcome.rollout.completion), ends or [trainer.task.tokenizer.eos_token_id]
+    lengths = [next((t + 1 for t, token in enumerate(row) if token in ending), len(row)) for row in tokens.tolist()]
+    mask = np.arange(tokens.shape[1]) < np.array(lengths)[:, None]
+    np.testing.assert_array_equal(outcome.rollout.mask, mask)
+    if ends is not None:
+        assert {row[n - 1] for row, n in zip(tokens.tolist(), lengths, strict=True)} > set(ends)
     rows = [(scores.reverse_kl[i][m], (scores.logp - scores.ref_logp)[i][m], m.sum()) for i, m in enumerate(mask)]
     expected = {
         "kl/reverse_exact_seq": np.mean([exact.sum() for exact, _, _ in rows]),
@@ -236,9 +245,7 @@ def test_metrics_are_those_of_a_python_loop(tiny):
         "rollout/length": np.mean([n for _, _, n in rows]),
         "reward/mean": outcome.reward.mean(),
         "objective/mean": outcome.reward.mean() - 0.5 * np.mean([exact.sum() for exact, _, _ in rows]),
-        "rollout/eos_fraction": np.mean(
-            [trainer.parts.sampler.eos_id in row[m] for row, m in zip(outcome.rollout.completion, mask, strict=True)]
-        ),
+        "rollout/eos_fraction": np.mean([row[n - 1] in ending for row, n in zip(tokens.tolist(), lengths, strict=True)]),
     }
     assert float(metrics["kl/beta"]) == 0.5
     for name, value in expected.items():

@@ -117,7 +117,7 @@ def two_actions(p: Float[Array, ""]) -> Float[Array, "1 2"]:
 @in_float64
 def one_state_gradients() -> dict[str, float]:
     """d/d pi(A) of what each penalty makes of one state with two actions, by its name."""
-    tree = oracle.Tree(2, 1, eos=None)
+    tree = oracle.Tree(2, 1, ends=())
 
     def losses(p: Float[Array, ""]) -> dict[str, Float[Array, ""]]:
         return {name: expected_loss(tree, ALL[name], two_actions(p), two_actions(jnp.asarray(Q))) for name in STATED}
@@ -155,7 +155,7 @@ def formulas_of_one_state() -> list[Row]:
         "weighted_k3_loss": reverse,
         "weighted_k2_loss": slope @ (u**2 / 2 + u),
     }
-    tree = oracle.Tree(2, 1, eos=None)
+    tree = oracle.Tree(2, 1, ends=())
     problem = oracle.Problem(tree, np.log(p)[None], np.log(q)[None], np.zeros(2))
     by_oracle = {name: oracle.penalty(problem, name).gradient[0, 0] / (P * (1 - P)) for name in PENALTIES}
 
@@ -186,7 +186,7 @@ def two_steps(p: float = 0.5) -> oracle.Problem:
     """The example of claim 2: after token 1, which pi takes with probability `p`, policy and reference differ widely."""
     policy = np.log([[1 - p, p], [0.5, 0.5], [0.01, 0.99]])
     reference = np.log([[0.25, 0.75], [0.5, 0.5], [0.99, 0.01]])
-    return oracle.Problem(oracle.Tree(2, 2, eos=None), policy, reference, np.zeros(4))
+    return oracle.Problem(oracle.Tree(2, 2, ends=()), policy, reference, np.zeros(4))
 
 
 def sequence_against_token() -> list[Row]:
@@ -218,7 +218,7 @@ def _difference_quotient(problem: oracle.Problem, entry: tuple[int, int], step: 
 @cache
 def random_trees() -> tuple[oracle.Problem, ...]:
     """Tabular policies with V = 4 and T = 3, all sequences full, their logits the reference's + standard normal ones."""
-    return tuple(oracle.random_tree(seed, VOCAB, DEPTH, eos=None) for seed in range(TREES))
+    return tuple(oracle.random_tree(seed, VOCAB, DEPTH, ends=()) for seed in range(TREES))
 
 
 @cache

@@ -102,7 +102,7 @@ STEPS, RATE = 10_000, 1.0  # gradient ascent on the logits: enough for 5 digits,
 @in_float64
 def ascend(penalty: str, beta: float = 1.0) -> Float[np.ndarray, "n"]:
     """Log-probs after gradient ascent from rho, by exact expected gradients, with the three outcomes as whole sequences."""
-    tree, reference = oracle.Tree(3, 1, eos=None), jnp.asarray(REF_LOGP)[None]
+    tree, reference = oracle.Tree(3, 1, ends=()), jnp.asarray(REF_LOGP)[None]
     slope = jax.grad(lambda at: expected_loss(tree, PENALTIES[penalty], at, reference, jnp.asarray(REWARD), beta))
     logits = jax.jit(lambda at: jax.lax.fori_loop(0, STEPS, lambda _, x: x - RATE * slope(x), at))(reference)
     return np.asarray(jax.nn.log_softmax(logits[0]))
