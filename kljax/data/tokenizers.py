@@ -44,6 +44,8 @@ def load(path: str | Path, field: str = "tokenizer") -> Tokenizer:
     """
     from transformers import AutoTokenizer
 
+    folder = Path(str(path).partition("@")[0]).expanduser()
+    path = folder / "tokenizer" if (folder / "config.yaml").exists() else path  # of a run, as in runs/x@200
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path))
     except Exception as error:  # transformers raises OSError, ValueError and hub errors alike

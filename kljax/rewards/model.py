@@ -159,6 +159,11 @@ def load(path: str, label: str | None, scale: str) -> FittedModel:
     """
     folder = Path(path).expanduser()
     folder = folder / "huggingface" if (folder / "huggingface").is_dir() else folder
+    if (Path(path.partition("@")[0]).expanduser() / "config.yaml").exists() and not (folder / "config.json").exists():
+        raise UserError(
+            f"{FIELD}: {path} is a run whose model writes text and gives no score; expected a fit of a classifier or of a "
+            "reward model (experiments/pretrain.py), or a Hugging Face directory of one."
+        )
     source = HuggingFaceModel(
         kind="huggingface",
         path=str(folder),

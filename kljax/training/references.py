@@ -4,18 +4,20 @@ from pathlib import Path
 
 import jax
 
-from kljax.config import HuggingFaceModel
+from kljax.config import DecoderConfig, EncoderConfig, HuggingFaceModel, to_dict
 from kljax.data import tokenizers
 from kljax.errors import UserError
 from kljax.models import huggingface
 from kljax.training import run_directory
 from kljax.training.adaptation import cast
 from kljax.training.checkpoints import load_params
-from kljax.training.restore import restore_models
+from kljax.training.run_models import LATEST, restore_models, run_and_step
 from kljax.training.task import Task
 from kljax.types import Params
 
 FIELD = "reference.path"
+HOW = ("context", "dropout", "dtype", "param_dtype", "remat", "logit_chunk", "vocab_chunk")
+"""How a model is held and computed, not what it computes."""
 
 
 def first_reference(task: Task, base: Params) -> Params:
@@ -23,26 +25,30 @@ def first_reference(task: Task, base: Params) -> Params:
     config = task.config.reference
     if config.path is None and task.config.adapter.kind == "lora":
         return base  # in whatever precision it is held
-    params = base if config.path is None else _load(task, Path(config.path).expanduser())
+    params = base if config.path is None else _load(task, config.path)
     if all(leaf.dtype == config.dtype for leaf in jax.tree.leaves(params)):
         return params
     return cast(params, config.dtype)
 
 
-def _load(task: Task, path: Path) -> Params:
-    """The policy of a run at its last checkpoint, the base model of experiments/pretrain.py, or a Hugging Face model."""
+def _load(task: Task, path: str) -> Params:
+    """The policy of a run at its last step or another, the base model of experiments/pretrain.py, or a Hugging Face model."""
     arch = task.architecture
-    if (path / run_directory.CONFIG).exists():
-        tokenizers.check_same(path / "tokenizer", task.tokenizer, FIELD)
-        if "rollout" not in run_directory.read_config(path):
-            return load_params(path, arch.shapes, arch.shardings)
-        models = restore_models(path, "latest", task.mesh)
-        _check_shapes(path, models.policy, arch.shapes)
+    if found := run_and_step(path, FIELD):
+        run, step = found
+        tokenizers.check_same(run / "tokenizer", task.tokenizer, FIELD)
+        if "rollout" not in run_directory.read_config(run):
+            if step != LATEST:
+                raise UserError(f"{FIELD}: {run} is a fit, of which only the best step is kept; expected it without '@'.")
+            return load_params(run, arch.shapes, arch.shardings)
+        _check_parts(path, run_directory.read_model(run)[0], task.decoder)
+        models = restore_models(run, step, task.mesh)
+        _check_shapes(run, models.policy, arch.shapes)
         return models.policy
     model = task.model
     source = HuggingFaceModel(
         kind="huggingface",
-        path=str(path),
+        path=path,
         context=model.context,
         dropout=model.dropout,
         dtype=model.dtype,
@@ -53,8 +59,20 @@ def _load(task: Task, path: Path) -> Params:
     )
     pretrained = huggingface.describe(source, FIELD)
     tokenizers.check_same(pretrained.path, task.tokenizer, FIELD)
+    _check_parts(path, pretrained.config, task.decoder)
     shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, task.config.reference.dtype), arch.shapes)
     return huggingface.load_params(pretrained, "decoder", shapes, arch.shardings)
+
+
+def _check_parts(path: str, there: DecoderConfig | EncoderConfig, here: DecoderConfig) -> None:
+    """Refuse a model that computes otherwise from weights of the same shapes: another rotary base, another norm's epsilon."""
+    theirs, ours = to_dict(there), to_dict(here)
+    for name in ours:
+        if name not in HOW and theirs.get(name) != ours[name]:
+            raise UserError(
+                f"{FIELD}: {path} is another model: its {name} is {theirs.get(name)}, the policy's {ours[name]}; expected a "
+                "checkpoint of the same architecture."
+            )
 
 
 def _check_shapes(path: Path, given: Params, expected: Params) -> None:

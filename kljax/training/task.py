@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from kljax.training import mesh as meshes
 from kljax.training import run_directory
 from kljax.training.progress import console
 from kljax.training.resources import check_jax, divide_cpu
+from kljax.training.run_models import as_directory
 from kljax.training.state import Architecture, decoder_architecture
 from kljax.types import Tokenizer
 from kljax.validation import check_lengths
@@ -107,7 +108,10 @@ class Task:
 def prepare(config: Config) -> Task:
     """Load the data, build or load the tokenizer, lay out the mesh, look at the model; refuse what does not fit."""
     mesh = meshes.build(config.mesh)
-    pretrained = huggingface.describe(config.model) if isinstance(config.model, HuggingFaceModel) else None
+    pretrained = None
+    if isinstance(config.model, HuggingFaceModel):
+        source = replace(config.model, path=as_directory(config.model.path, "model.path", mesh))
+        pretrained = huggingface.describe(source)
     splits = load_splits(config.data, say)
     # Without need of one, a tokenizer that is trained here has no mask token: the policy could write it.
     masks = config.pretrain.objective.kind == "masked_token" or config.pretrain.augmentation.mask > 0

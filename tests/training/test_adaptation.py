@@ -12,6 +12,7 @@ from kljax.command_line import compose
 from kljax.config import Config
 from kljax.errors import UserError
 from kljax.models.lora import merge
+from kljax.rewards import model as rewards
 from kljax.training import run_directory
 from kljax.training.adaptation import cast
 from kljax.training.checkpoints import load_params
@@ -144,6 +145,58 @@ def test_a_run_is_a_reference_for_another(tiny, first):
         assert equal(restore(path, "latest", config.mesh).reference, policy)
 
 
+def begun_from(first, step):
+    """A run whose base is another run's policy at this step."""
+    path = f"{first}@{step}"
+    return ["model=huggingface", f"model.path={path}", "tokenizer=pretrained", f"tokenizer.path={path}", "pretrain.steps=0"]
+
+
+def from_run(tiny_in, root, first, step, *overrides):
+    sizes = [override for override in tiny_in(root) if not override.startswith("model.")]
+    return compose([*sizes, *begun_from(first, step), *overrides], Config)
+
+
+def test_a_run_is_a_model_for_another(tiny_in, tmp_path, first):
+    """Of any step that was saved; its tokenizer and its ends are the run's."""
+    config = from_run(tiny_in, tmp_path / "runs", first, 4, "steps=2")
+    path = train(config)
+    expected = restore(first, 4, config.mesh)
+    found = restore(path, "latest", config.mesh)
+    assert equal(found.reference, expected.policy)
+    assert found.task.generation.ends == expected.task.generation.ends
+    assert found.task.tokenizer.get_vocab() == expected.task.tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ("3", r"^model\.path: .* has no checkpoint of step 3; it has: 2, 4, 6"),
+        ("last", r"^model\.path: .* the number of a step or latest"),
+    ],
+)
+def test_a_step_that_a_run_has_not_is_refused(tiny_in, tmp_path, first, step, said):
+    with pytest.raises(UserError, match=said):
+        prepare(from_run(tiny_in, tmp_path / "runs", first, step))
+
+
+def test_a_step_of_a_run_is_a_reference(tiny, first):
+    task = prepare(tiny(f"reference.path={first}@2"))
+    base = task.architecture.init(0)
+    assert equal(first_reference(task, base), restore(first, 2, tiny().mesh).policy)
+
+
+def test_a_reference_that_computes_otherwise_is_refused(tiny, first):
+    """Of the same shapes, so that nothing else would say it."""
+    task = prepare(tiny(f"reference.path={first}", "model.norm_eps=0.1"))
+    with pytest.raises(UserError, match=r"^reference\.path: .* is another model: its norm_eps is 1e-05, the policy's 0\.1"):
+        first_reference(task, task.architecture.init(0))
+
+
+def test_a_run_gives_no_score(first):
+    with pytest.raises(UserError, match=r"^arguments\.path: .*@4 is a run whose model writes text and gives no score"):
+        rewards.load(f"{first}@4", None, "log_odds")
+
+
 def test_a_base_model_is_a_reference(tiny, first):
     base = next((first.parents[1] / "bases").iterdir())
     task = prepare(tiny(f"reference.path={base}"))
@@ -156,7 +209,7 @@ def test_a_base_model_is_a_reference(tiny, first):
 
 def test_a_reference_of_another_shape_is_refused(tiny, first):
     task = prepare(tiny(f"reference.path={first}", "model.d_model=32"))
-    with pytest.raises(UserError, match=r"reference.path: .* holds another model: .*embed.* has the shape"):
+    with pytest.raises(UserError, match=r"reference.path: .* is another model: its d_model is 16, the policy's 32"):
         first_reference(task, task.architecture.shapes)
 
 

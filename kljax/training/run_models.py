@@ -1,0 +1,131 @@
+"""Policy and reference of a run as plain decoders, and a run in the place of a Hugging Face directory: `runs/x@200`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jax.sharding import Mesh
+
+from kljax.config import Config
+from kljax.data import tokenizers
+from kljax.errors import UserError
+from kljax.models import huggingface
+from kljax.training import run_directory
+from kljax.training.adaptation import Adaptation, adaptation, moving_shapes
+from kljax.training.checkpoints import Checkpoints, load_frozen
+from kljax.training.regularisation import make_controller
+from kljax.training.state import Architecture, TrainState, decoder_architecture, rl_optimizer, state_shapes, state_shardings
+from kljax.types import Params
+from kljax.validation import validate
+
+LATEST = "latest"
+EXPORTED = "exported"
+"""Where a run keeps those of its steps that other runs begin from, as Hugging Face directories."""
+
+
+@dataclass(frozen=True)
+class RestoredModels:
+    """Policy and reference of one step of a run as plain decoders, and the beta that its controller had reached."""
+
+    step: int
+    architecture: Architecture
+    policy: Params
+    reference: Params
+    beta: float
+
+
+def run_and_step(path: str, field: str) -> tuple[Path, int | Literal["latest"]] | None:
+    """The run and the step that `path` names, as in runs/x@200 or runs/x (its last); None where it names no run."""
+    name, at, step = path.rpartition("@")
+    folder = Path(path).expanduser()
+    if (folder / run_directory.CONFIG).exists():
+        return folder, LATEST
+    if not at or not (Path(name).expanduser() / run_directory.CONFIG).exists():
+        return None
+    if step != LATEST and not step.isdecimal():
+        raise UserError(f"{field}: got {path!r}, expected the number of a step or latest after '@'.")
+    return Path(name).expanduser(), LATEST if step == LATEST else int(step)
+
+
+def as_directory(path: str, field: str, mesh: Mesh) -> str:
+    """A run's policy as a Hugging Face directory, written into the run once for each step; any other path as it is."""
+    if (found := run_and_step(path, field)) is None:
+        return path
+    run, step = found
+    if "rollout" not in run_directory.read_config(run):
+        return _fitted(run, path, field)
+    chosen = _steps(run, step, field)
+    out = run / EXPORTED / str(chosen)
+    if not out.exists():
+        config = read_run_config(run)
+        models = restore_models(run, chosen, mesh)
+        model, vocab_size = run_directory.read_model(run)
+        out.parent.mkdir(exist_ok=True)
+        tokenizer = tokenizers.load(run / "tokenizer", field)
+        huggingface.save(
+            out, "decoder", model, vocab_size, models.policy, tokenizer, model.param_dtype,
+            ends=run_directory.read_ends(run), rollout=config.rollout,
+        )  # fmt: skip
+    return str(out)
+
+
+def _fitted(run: Path, path: str, field: str) -> str:
+    if path.rpartition("@")[0] and not Path(path).expanduser().exists():
+        raise UserError(f"{field}: {run} is a fit, of which only the best step is kept; expected {run} without '@'.")
+    if (run / "huggingface").is_dir():
+        return str(run / "huggingface")
+    raise UserError(
+        f"{field}: {run} is a language model that was fitted here, expected an RLHF run or a Hugging Face directory: write it "
+        "as one with experiments/pretrain.py … run.export_to=DIR."
+    )
+
+
+def _steps(run: Path, asked: int | Literal["latest"], field: str) -> int:
+    checkpoints = Checkpoints(run)
+    try:
+        return _choose(checkpoints.steps(), asked, run, field)
+    finally:
+        checkpoints.close()
+
+
+def restore_models(path: Path, step: int | Literal["latest"], mesh: Mesh) -> RestoredModels:
+    """Policy and reference of the run's `step`, without its data."""
+    config = read_run_config(path)
+    model, vocab_size = run_directory.read_model(path)
+    arch = decoder_architecture(model, vocab_size, mesh)
+    adapted = adaptation(arch, config.adapter)
+    base, reference, frozen_hash = load_frozen(path, arch.shapes, arch.shardings)
+    checkpoints = Checkpoints(path)
+    try:
+        chosen = _choose(checkpoints.steps(), step, path)
+        state = _restore_state(config, checkpoints, chosen, adapted, frozen_hash)
+    finally:
+        checkpoints.close()
+    if state.reference is not None:
+        reference = adapted.merged(state.reference, base)
+    return RestoredModels(chosen, arch, adapted.merged(state.params, base), reference, float(state.controller.beta))
+
+
+def read_run_config(path: Path) -> Config:
+    """The config of an RLHF run."""
+    values = run_directory.read_config(path)
+    if "rollout" not in values:
+        raise UserError(f"run: {path} holds a base model, not an RLHF run; its held-out figures are in {path / 'result.json'}.")
+    return validate(values, Config)
+
+
+def _restore_state(config: Config, checkpoints: Checkpoints, step: int, adapted: Adaptation, frozen_hash: str) -> TrainState:
+    optimizer = rl_optimizer(config)
+    shapes = state_shapes(adapted.shapes, optimizer, make_controller(config), moving_shapes(adapted, config.reference))
+    shardings = state_shardings(shapes, optimizer, adapted.shardings, adapted.architecture.mesh)
+    return checkpoints.restore(step, shapes, shardings, frozen_hash)
+
+
+def _choose(steps: list[int], asked: int | Literal["latest"], path: Path, field: str = "step") -> int:
+    if not steps:
+        raise UserError(f"run: {path} has no checkpoint yet; run.save_every says how often one is written.")
+    if asked == "latest":
+        return steps[-1]
+    if asked not in steps:
+        raise UserError(f"{field}: {path} has no checkpoint of step {asked}; it has: {', '.join(map(str, steps))}.")
+    return asked
