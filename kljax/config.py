@@ -38,6 +38,7 @@ Dtype = Literal["float32", "bfloat16"]
 Remat = Literal["none", "mlp", "layer"]
 Devices = Annotated[int, Field(ge=-1, strict=True)]
 Two = Annotated[int, Field(ge=2, strict=True)]
+Target = Literal["q", "k", "v", "out", "gate", "up", "down"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=200)]
 if TYPE_CHECKING:
     PenaltyName: TypeAlias = str
@@ -232,7 +233,7 @@ class LoraAdapter:
     kind: Literal["lora"]
     rank: Positive
     alpha: AboveZero
-    targets: Annotated[list[Literal["q", "k", "v", "out", "gate", "up", "down"]], Field(min_length=1)]  # matrices of each layer
+    targets: Annotated[list[Target], Field(min_length=1)] | None  # matrices of each layer; null: every one that the model has
 
 
 @strict

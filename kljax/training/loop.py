@@ -13,6 +13,7 @@ from kljax.data.batches import PromptRows, rows_at
 from kljax.data.tokenizers import completion_texts
 from kljax.errors import UserError
 from kljax.kl.penalties import PENALTIES
+from kljax.models.lora import targets_note
 from kljax.policy.algorithms import ALGORITHMS
 from kljax.policy.scaling import REWARD_SCALES
 from kljax.rewards import combination
@@ -88,8 +89,10 @@ def train(config: Config) -> Path:
     trainer = build_trainer(task)
     if config.run.oracle_every:
         completion_tree(task, trainer.prompts)
-    if note := ablation_note(config.kl):
-        console.print(note, soft_wrap=True)
+    adapter = config.adapter
+    for note in (ablation_note(config.kl), None if adapter.kind == "none" else targets_note(task.decoder, adapter)):
+        if note:
+            console.print(note, soft_wrap=True)
     base_path = ensure_base(task)
     base = load_params(base_path, task.architecture.shapes, task.architecture.shardings)
     reference = first_reference(task, base)
