@@ -153,6 +153,7 @@ class PretrainedTokenizer:
 
     kind: Literal["pretrained"]
     path: str
+    revision: str | None = None  # branch, tag or commit of a hub name; null: its default
 
 
 @strict
@@ -206,10 +207,12 @@ class EncoderConfig:
 
 @strict
 class HuggingFaceModel:
-    """A decoder or encoder with its weights: a directory as `save_pretrained` writes it, or a hub name."""
+    """A decoder or encoder with its weights: a directory as `save_pretrained` writes it, or a hub name. Or a LoRA of PEFT's."""
 
     kind: Literal["huggingface"]
     path: str
+    revision: str | None = None  # branch, tag or commit of a hub name; null: its default
+    base: str | None = None  # the model under a LoRA of PEFT's; null: the one that its adapter_config.json names
     context: Positive | None  # longest sequence; null: the model's own
     dropout: Share  # in pretraining only
     dtype: Dtype  # of activations; log-probs are float32
@@ -377,6 +380,8 @@ class ReferenceConfig:
     """What the policy is held to."""
 
     path: str | None  # another checkpoint of the same architecture: a run directory or a Hugging Face one; null: the base model
+    revision: str | None = None  # branch, tag or commit, where path is a hub name; null: its default
+    base: str | None = None  # the model under it, where path is a LoRA of PEFT's; null: the one that its files name
     dtype: Dtype  # of its parameters
     memory: Literal["device", "host"]  # where they lie while they are not used
     refresh: NeverRefresh | RefreshEvery | RefreshAverage = Field(discriminator="kind")

@@ -31,8 +31,11 @@ def first_reference(task: Task, base: Params) -> Params:
 
 def _load(task: Task, path: Path) -> Params:
     """The policy of a run at its last checkpoint, the base model of experiments/pretrain.py, or a Hugging Face model."""
-    arch = task.architecture
+    arch, config = task.architecture, task.config.reference
     if (path / run_directory.CONFIG).exists():
+        for name in ("revision", "base"):
+            if (given := getattr(config, name)) is not None:
+                raise UserError(f"reference.{name}: got '{given}', but {path} is a run, which has none; expected null.")
         _check_tokenizer(task, path)
         if "rollout" not in run_directory.read_config(path):
             return load_params(path, arch.shapes, arch.shardings)
@@ -43,16 +46,18 @@ def _load(task: Task, path: Path) -> Params:
     source = HuggingFaceModel(
         kind="huggingface",
         path=str(path),
+        revision=config.revision,
+        base=config.base,
         context=model.context,
         dropout=model.dropout,
         dtype=model.dtype,
-        param_dtype=task.config.reference.dtype,
+        param_dtype=config.dtype,
         remat=model.remat,
         logit_chunk=model.logit_chunk,
         vocab_chunk=task.decoder.vocab_chunk,
     )
     pretrained = huggingface.describe(source, FIELD)
-    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, task.config.reference.dtype), arch.shapes)
+    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, config.dtype), arch.shapes)
     return huggingface.load_params(pretrained, "decoder", shapes, arch.shardings)
 
 

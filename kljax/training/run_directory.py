@@ -41,7 +41,8 @@ def check_owner(path: Path, identity: Mapping[str, Any]) -> None:
         )
     there, here = (_flatten({k: v for k, v in c.items() if k != "run"}) for c in (read_config(path), identity))
     for field in [*here, *there]:
-        found, value = (repr(values[field]) if field in values else "nothing" for values in (there, here))
+        # An older config.yaml has no key for what came later; null is what it means.
+        found, value = ("nothing" if values.get(field) is None else repr(values[field]) for values in (there, here))
         if found != value:
             raise UserError(
                 f"{path} belongs to another config: {field} is {found} there, {value} here. "
