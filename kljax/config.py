@@ -540,11 +540,13 @@ class AnalysisConfig:
 
 @strict
 class ExportConfig:
-    """A step of a run as a Hugging Face directory (experiments/export.py), LoRA adapters merged."""
+    """A step of a run as a Hugging Face directory (experiments/export.py): the whole model, or its LoRA as PEFT reads it."""
 
     run: str  # a run directory
     step: Literal["latest"] | Natural
     out: str  # a directory that is not there yet
+    merge: bool  # LoRA adapters into the weights; false: the adapters alone, as PEFT's files
+    base: str | None  # with merge=false: where the model under the adapters lies; null: the run's model.path
     dtype: Dtype
     mesh: MeshConfig
     compilation_cache: str

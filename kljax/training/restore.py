@@ -23,13 +23,18 @@ from kljax.validation import validate
 
 @dataclass(frozen=True)
 class RestoredModels:
-    """Policy and reference of one step of a run as plain decoders, and the beta that its controller had reached."""
+    """Policy and reference of one step of a run as plain decoders, and the beta that its controller had reached.
+
+    Under LoRA the frozen `base` and the `adapters` are there by themselves, too; they are None otherwise.
+    """
 
     step: int
     architecture: Architecture
     policy: Params
     reference: Params
     beta: float
+    base: Params
+    adapters: Params
 
 
 @dataclass(frozen=True)
@@ -42,23 +47,25 @@ class RestoredRun:
     policy: Params
     reference: Params
     beta: float
+    base: Params
+    adapters: Params
 
 
 def restore(path: Path, step: int | Literal["latest"], mesh: MeshConfig) -> RestoredRun:
     """The run's `step`, on a mesh of one's own choice: it need not be that of training."""
-    config = replace(_read_config(path), mesh=mesh)
+    config = replace(read_config(path), mesh=mesh)
     model, vocab_size = run_directory.read_model(path)
     built = meshes.build(mesh)
     meshes.check_sizes(config, model, vocab_size, built)
     models = restore_models(path, step, built)
     tokenizer = tokenizers.load(path / "tokenizer", field="run")
     task = Task(config, built, load_splits(config.data), tokenizer, model, vocab_size, pretrained=None)
-    return RestoredRun(path, models.step, task, models.policy, models.reference, models.beta)
+    return RestoredRun(path, models.step, task, models.policy, models.reference, models.beta, models.base, models.adapters)
 
 
 def restore_models(path: Path, step: int | Literal["latest"], mesh: Mesh) -> RestoredModels:
     """Policy and reference of the run's `step`, without its data."""
-    config = _read_config(path)
+    config = read_config(path)
     model, vocab_size = run_directory.read_model(path)
     arch = decoder_architecture(model, vocab_size, mesh)
     adapted = adaptation(arch, config.adapter)
@@ -71,10 +78,12 @@ def restore_models(path: Path, step: int | Literal["latest"], mesh: Mesh) -> Res
         checkpoints.close()
     if state.reference is not None:
         reference = adapted.merged(state.reference, base)
-    return RestoredModels(chosen, arch, adapted.merged(state.params, base), reference, float(state.controller.beta))
+    parts = (base, state.params) if adapted.adapter is not None else (None, None)
+    return RestoredModels(chosen, arch, adapted.merged(state.params, base), reference, float(state.controller.beta), *parts)
 
 
-def _read_config(path: Path) -> Config:
+def read_config(path: Path) -> Config:
+    """The config of an RLHF run. UserError where the directory is none."""
     values = run_directory.read_config(path)
     if "rollout" not in values:
         raise UserError(f"run: {path} holds a base model, not an RLHF run; its held-out figures are in {path / 'result.json'}.")

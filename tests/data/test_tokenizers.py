@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from kljax.config import BpeTokenizer, PretrainedTokenizer, WordTokenizer
 from kljax.data import grammar, tokenizers
@@ -156,3 +156,18 @@ def test_an_unknown_path_is_refused(tmp_path):
 def test_a_directory_without_tokenizer_is_refused(tmp_path):
     with pytest.raises(UserError, match=f"cannot load a tokenizer from '{tmp_path}' .* Expected a directory with"):
         tokenizers.load(tmp_path)
+
+
+def test_a_revision_goes_to_the_hub_and_a_directory_has_none(trained, tmp_path, monkeypatch):
+    asked = []
+
+    def from_pretrained(name, **options):
+        asked.append((name, options))
+        return trained["words"]
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", from_pretrained)
+    for revision in ("v1", None):
+        tokenizers.build(PretrainedTokenizer(kind="pretrained", path="someone/model", revision=revision), [])
+    assert asked == [("someone/model", {"revision": "v1"}), ("someone/model", {})]
+    with pytest.raises(UserError, match=r"tokenizer.revision: got 'v1', but .* is a directory, which has none; expected null"):
+        tokenizers.build(PretrainedTokenizer(kind="pretrained", path=str(tmp_path), revision="v1"), [])
