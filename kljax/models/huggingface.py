@@ -62,6 +62,8 @@ def describe(source: HuggingFaceModel, field: str = "model.path") -> Pretrained:
     path = _directory(source.path, source.revision, field)
     if adapters.is_adapter(path):
         return _describe_adapted(adapters.read(path, field), source, field)
+    if not (path / "config.json").exists():
+        adapters.check_not_below(path, field)
     if source.base is not None:
         raise UserError(
             f"{_beside(field, 'base')}: got '{source.base}', but '{path}' holds a whole model, no adapter; expected null."

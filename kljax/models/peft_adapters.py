@@ -60,6 +60,12 @@ def is_adapter(folder: Path) -> bool:
     return any((folder / file).exists() for file in (CONFIG, WEIGHTS, PICKLED))
 
 
+def check_not_below(folder: Path, field: str) -> None:
+    """UserError where adapters lie one folder further down: PEFT writes those with names of their own so."""
+    if below := sorted(file.parent.name for file in folder.glob(f"*/{CONFIG}")):
+        raise UserError(f"{field}: '{folder}' holds no model, but folders with adapters; expected {folder}/{'|'.join(below)}.")
+
+
 def read(folder: Path, field: str) -> Adapter:
     """What the directory says of its adapter. `field` is how messages begin.
 
@@ -80,6 +86,8 @@ def read(folder: Path, field: str) -> Adapter:
             "PeftModel.from_pretrained(BASE, DIR).save_pretrained(NEW_DIR)."
         )
     tensors = files.read_headers_of([folder / WEIGHTS], field)
+    if not tensors:
+        raise UserError(f"{name} has no tensor in {WEIGHTS}; expected what PEFT writes, or its base alone.")
     for key in tensors:
         if not key.startswith(PREFIX):
             raise UserError(f"{name} has the tensor '{key}'; expected names that begin with '{PREFIX}', as PEFT writes them.")

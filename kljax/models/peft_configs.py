@@ -41,8 +41,6 @@ CLASSES = {
 
 MERGE = "PEFT's merge_and_unload(), where it can, and save_pretrained(DIR) make a whole model of it, which kljax reads"
 
-Patterns = Annotated[str, Field(min_length=1)] | list[str]
-
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore", allow_inf_nan=False, strict=True))
 class AdapterConfig:
@@ -50,13 +48,13 @@ class AdapterConfig:
 
     r: Positive
     lora_alpha: AboveZero
-    target_modules: Patterns
+    target_modules: Annotated[str, Field(min_length=1)] | list[str]
     use_rslora: bool = False
     rank_pattern: dict[str, Positive] | None = None
     alpha_pattern: dict[str, AboveZero] | None = None
-    exclude_modules: Patterns | None = None
+    exclude_modules: str | list[str] | None = None
     layers_to_transform: int | list[int] | None = None
-    layers_pattern: Patterns | None = None
+    layers_pattern: str | list[str] | None = None
     modules_to_save: list[str] | None = None
     task_type: str | None = None
     auto_mapping: dict[str, Any] | None = None
@@ -94,7 +92,8 @@ class AdapterConfig:
             return True
         parts = module.split(".")
         at = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
-        patterns = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern or ()
+        given = self.layers_pattern or ()
+        patterns = [given] if isinstance(given, str) else given
         before = ".".join(parts[:at])
         named = any(re.fullmatch(rf"(?:.*\.)?(?:{pattern})", before) for pattern in patterns) if patterns else at > 1
         return bool(at) and named and int(parts[at]) in (chosen if isinstance(chosen, list) else [chosen])
@@ -120,7 +119,8 @@ def read(file: Path, name: str) -> AdapterConfig:
         )
     used = {field.name for field in fields(AdapterConfig)}  # pyright: ignore
     for key, value in raw.items():
-        if key not in (*used, "peft_type", "init_lora_weights", *WITHOUT_EFFECT) and value not in (None, False, "", [], {}):
+        is_off = value is None or value is False or value in ("", [], {})
+        if not is_off and key not in (*used, "peft_type", "init_lora_weights", *WITHOUT_EFFECT):
             raise UserError(f"{name} has {key}={value!r}, which kljax does not compute; expected null or false. {MERGE}.")
     try:
         config = AdapterConfig(**{key: raw[key] for key in used & raw.keys()})

@@ -51,6 +51,7 @@ REFUSED = {
     "parameters": ({"target_parameters": ["q_proj.weight"]}, "has target_parameters=['q_proj.weight'], which"),
     "activation by tokens": ({"alora_invocation_tokens": [3, 4]}, "has alora_invocation_tokens=[3, 4], which"),
     "an option of a later version": ({"use_brand_new": 0.5}, "has use_brand_new=0.5, which kljax does not compute"),
+    "an option that is a 0": ({"use_brand_new": 0}, "has use_brand_new=0, which kljax does not compute"),
     "PiSSA": ({"init_lora_weights": "pissa_niter_4"}, "has init_lora_weights='pissa_niter_4', which changes the weights of"),
     "OLoRA": ({"init_lora_weights": "olora"}, "has init_lora_weights='olora', which changes the weights of its base"),
     "LoftQ": ({"init_lora_weights": "loftq"}, "has init_lora_weights='loftq', which changes the weights of its base"),
@@ -149,7 +150,12 @@ def test_files_that_are_missing_or_meant_otherwise_are_named(llama, bases):
     path = llama()
     (path / WEIGHTS).write_bytes((path / WEIGHTS).read_bytes()[:-8])
     assert "is cut off" in complaint(path)
+    path = llama(lambda tensors: tensors.clear(), target_modules=[])
+    assert f"has no tensor in {WEIGHTS}; expected what PEFT writes, or its base alone." in complaint(path)
     path = llama()
+    assert complaint(path.parent) == (
+        f"model.path: '{path.parent}' holds no model, but folders with adapters; expected {path.parent}/spoilt."
+    )
     shutil.copy(bases["gpt2"] / "config.json", path)
     assert f"'{path}' has a config.json of another model than '{bases['llama']}'" in complaint(path)
     shutil.copy(bases["llama"] / "config.json", path)
