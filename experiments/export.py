@@ -1,7 +1,8 @@
-"""A step of a run as a Hugging Face directory that transformers loads; LoRA adapters are merged.
+"""A step of a run as a Hugging Face directory: the whole model for transformers, or its LoRA adapters for PEFT.
 
 python experiments/export.py run=runs/grammar/default out=/tmp/exported
 python experiments/export.py run=runs/grammar/default step=40 out=/tmp/exported dtype=bfloat16
+python experiments/export.py run=runs/mine/default out=/tmp/adapter merge=false    # of a run with adapter=lora: not merged
 """
 
 from pathlib import Path
@@ -10,17 +11,25 @@ from kljax.analysis import tables
 from kljax.command_line import launch
 from kljax.config import ExportConfig
 from kljax.models import huggingface
+from kljax.training import adapter_export
 from kljax.training.restore import restore
 from kljax.training.task import use_compilation_cache
 
 
 def run(config: ExportConfig) -> None:
     use_compilation_cache(config.compilation_cache)
+    adapter_export.check(config)
     restored = restore(Path(config.run), config.step, config.mesh)
     task, out = restored.task, Path(config.out)
-    written = {"ends": task.generation.ends, "rollout": task.config.rollout}
-    huggingface.save(out, "decoder", task.model, task.vocab_size, restored.policy, task.tokenizer, config.dtype, **written)
+    note = None
+    if config.merge:
+        written = {"ends": task.generation.ends, "rollout": task.config.rollout}
+        huggingface.save(out, "decoder", task.model, task.vocab_size, restored.policy, task.tokenizer, config.dtype, **written)
+    else:
+        note = adapter_export.export(restored, config)
     tables.console.print(f"Step {restored.step} of {config.run} written to {out}", soft_wrap=True)
+    if note:
+        tables.console.print(note, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ Remat = Literal["none", "mlp", "layer"]
 Devices = Annotated[int, Field(ge=-1, strict=True)]
 Two = Annotated[int, Field(ge=2, strict=True)]
 TooLong = Literal["refuse", "drop", "cut"]
+Target = Literal["q", "k", "v", "out", "gate", "up", "down"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=200)]
 if TYPE_CHECKING:
     PenaltyName: TypeAlias = str
@@ -162,6 +163,7 @@ class PretrainedTokenizer:
 
     kind: Literal["pretrained"]
     path: str
+    revision: str | None = None  # branch, tag or commit of a hub name; null: its default
 
 
 @strict
@@ -215,10 +217,12 @@ class EncoderConfig:
 
 @strict
 class HuggingFaceModel:
-    """A decoder or encoder with its weights: a directory as `save_pretrained` writes it, or a hub name."""
+    """A decoder or encoder with its weights: a directory as `save_pretrained` writes it, or a hub name. Or a LoRA of PEFT's."""
 
     kind: Literal["huggingface"]
     path: str
+    revision: str | None = None  # branch, tag or commit of a hub name; null: its default
+    base: str | None = None  # the model under a LoRA of PEFT's; null: the one that its adapter_config.json names
     context: Positive | None  # longest sequence; null: the model's own
     dropout: Share  # in pretraining only
     dtype: Dtype  # of activations; log-probs are float32
@@ -242,7 +246,7 @@ class LoraAdapter:
     kind: Literal["lora"]
     rank: Positive
     alpha: AboveZero
-    targets: Annotated[list[Literal["q", "k", "v", "out", "gate", "up", "down"]], Field(min_length=1)]  # matrices of each layer
+    targets: Annotated[list[Target], Field(min_length=1)] | None  # matrices of each layer; null: every one that the model has
 
 
 @strict
@@ -386,6 +390,8 @@ class ReferenceConfig:
     """What the policy is held to."""
 
     path: str | None  # another checkpoint of the same architecture: a run directory or a Hugging Face one; null: the base model
+    revision: str | None = None  # branch, tag or commit, where path is a hub name; null: its default
+    base: str | None = None  # the model under it, where path is a LoRA of PEFT's; null: the one that its files name
     dtype: Dtype  # of its parameters
     memory: Literal["device", "host"]  # where they lie while they are not used
     refresh: NeverRefresh | RefreshEvery | RefreshAverage = Field(discriminator="kind")
@@ -544,11 +550,13 @@ class AnalysisConfig:
 
 @strict
 class ExportConfig:
-    """A step of a run as a Hugging Face directory (experiments/export.py), LoRA adapters merged."""
+    """A step of a run as a Hugging Face directory (experiments/export.py): the whole model, or its LoRA as PEFT reads it."""
 
     run: str  # a run directory
     step: Literal["latest"] | Natural
     out: str  # a directory that is not there yet
+    merge: bool  # LoRA adapters into the weights; false: the adapters alone, as PEFT's files
+    base: str | None  # with merge=false: where the model under the adapters lies; null: the run's model.path
     dtype: Dtype
     mesh: MeshConfig
     compilation_cache: str

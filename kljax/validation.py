@@ -190,6 +190,9 @@ def _check_kept_activations(config: Config) -> None:
 def _check_reference(config: Config) -> None:
     """What the reference is and whether it moves go together in most ways, not in all."""
     reference, refresh = config.reference, config.reference.refresh.kind
+    for name in ("revision", "base"):
+        if reference.path is None and (given := getattr(reference, name)) is not None:
+            raise UserError(f"reference.{name}: got '{given}' without a reference.path, to which it belongs; expected null.")
     if config.adapter.kind == "lora":
         if reference.path is None and reference.dtype != "float32":
             raise UserError(

@@ -34,20 +34,22 @@ def build(
         case BpeTokenizer():
             return _train_bpe(texts, config.vocab_size, special)
         case PretrainedTokenizer():
-            return load(config.path, field="tokenizer.path")
+            return load(config.path, field="tokenizer.path", revision=config.revision)
 
 
-def load(path: str | Path, field: str = "tokenizer") -> Tokenizer:
+def load(path: str | Path, field: str = "tokenizer", revision: str | None = None) -> Tokenizer:
     """A tokenizer from a directory or the hub. One without padding or beginning token uses its end token for them.
 
     That is safe here: masks, never token ids, say what is padding. An encoder's begins with [CLS] and ends with [SEP].
     """
     from transformers import AutoTokenizer
 
+    if revision is not None and Path(path).expanduser().is_dir():
+        raise UserError(f"tokenizer.revision: got '{revision}', but '{path}' is a directory, which has none; expected null.")
     folder = Path(str(path).partition("@")[0]).expanduser()
     path = folder / "tokenizer" if (folder / "config.yaml").exists() else path  # of a run, as in runs/x@200
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path))
+        tokenizer = AutoTokenizer.from_pretrained(str(path), **({} if revision is None else {"revision": revision}))
     except Exception as error:  # transformers raises OSError, ValueError and hub errors alike
         reason = str(error).strip().splitlines()[0]
         raise UserError(

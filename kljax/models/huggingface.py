@@ -5,10 +5,8 @@ and shapes are checked from the files' headers before any weight is read. Only s
 """
 
 import json
-import os
-import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,44 +19,112 @@ from kljax.errors import UserError
 from kljax.models import generation_settings
 from kljax.models import huggingface_configs as configs
 from kljax.models import huggingface_files as files
-from kljax.models.huggingface_files import Tensor
-from kljax.models.huggingface_names import NAMES, RENAMED, Kind, Names, Source, find_source, may_be_ignored
+from kljax.models import peft_adapters as adapters
+from kljax.models.huggingface_files import LowRank, Tensor
+from kljax.models.huggingface_names import NAMES, RENAMED, Keys, Kind, Names, Source, find_source, may_be_ignored
 from kljax.types import HuggingFaceConfig, Params, Tokenizer
 
 __all__ = ["Kind", "Pretrained", "check_exportable", "check_tokenizer", "describe", "load_params", "save"]
 
 DOWNLOADED = (
     "config.json", "generation_config.json", "model*.safetensors", files.INDEX, "tokenizer*", "vocab*", "merges.txt",
-    "special_tokens_map.json", "added_tokens.json", "chat_template*",
+    "special_tokens_map.json", "added_tokens.json", "chat_template*", adapters.CONFIG, adapters.WEIGHTS,
 )  # fmt: skip
-Keys = tuple[str | int, ...]
-"""Where a parameter is in the tree; integers are layers."""
+TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+"""Files of which a directory with a tokenizer has one at least."""
+HEAD, EMBEDDING = ("head", "kernel"), ("embed", "embedding")
+UNCHANGED = adapters.Change(None, None)
 
 
 @dataclass(frozen=True)
 class Pretrained:
     """What a Hugging Face directory says that it holds; no weight has been read."""
 
-    path: Path
+    path: Path  # of the model's own files; with an adapter, of its base's
     config: DecoderConfig | EncoderConfig
     vocab_size: int
     outputs: int  # of the classification head in the file; 0: it has none
     labels: tuple[str, ...]  # what these outputs are called
     fingerprint: str  # changes when the weights do; see huggingface_files.fingerprint
+    adapter: adapters.Adapter | None = None  # a LoRA of PEFT's that is added to the weights
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """Where the model's tokenizer is: an adapter may have brought its own."""
+        own = self.adapter is not None and any((self.adapter.path / file).exists() for file in TOKENIZERS)
+        return self.adapter.path if own else self.path  # pyright: ignore
 
 
 def describe(source: HuggingFaceModel, field: str = "model.path") -> Pretrained:
-    """What the directory or hub name holds. `field` is how messages begin.
+    """What the directory or hub name holds: a model, or a LoRA adapter of PEFT's for another one. `field`: how messages begin.
 
     UserError where it cannot be read, is of an architecture or has parts that kljax has not, or has pickled weights only.
     """
-    path = _directory(source.path, field)
+    path = _directory(source.path, source.revision, field)
+    if adapters.is_adapter(path):
+        return _describe_adapted(adapters.read(path, field), source, field)
+    if not (path / "config.json").exists():
+        adapters.check_not_below(path, field)
+    if source.base is not None:
+        raise UserError(
+            f"{_beside(field, 'base')}: got '{source.base}', but '{path}' holds a whole model, no adapter; expected null."
+        )
+    return _describe_model(path, source, field)
+
+
+def _describe_model(path: Path, source: HuggingFaceModel, field: str) -> Pretrained:
     theirs = configs.read(path, field)
     config = configs.resolve(theirs, source, field)
     tensors = files.read_headers(path, field)
     outputs = _count_outputs(theirs, tensors, f"{field}: '{path}'")
     labels = tuple(label for _, label in sorted((theirs.id2label or {}).items()))[:outputs]
-    return Pretrained(path, config, theirs.vocab_size, outputs, labels, files.fingerprint(path, tensors))
+    return Pretrained(path, config, theirs.vocab_size, outputs, labels, files.fingerprint(path / "config.json", tensors))
+
+
+def _describe_adapted(adapter: adapters.Adapter, source: HuggingFaceModel, field: str) -> Pretrained:
+    """The base model with what the adapter changes in its sizes: a longer vocabulary, a head, an output matrix of its own."""
+    beside = _beside(field, "base")
+    path, revision = adapter.config.base_model_name_or_path, adapter.config.revision
+    if source.base is not None:
+        path, revision = source.base, None
+    if not path:
+        raise UserError(
+            f"{field}: the adapter in '{adapter.path}' does not say which model it was made for; name it with {beside}=DIR."
+        )
+    try:
+        folder = _directory(path, revision, field)
+        if adapters.is_adapter(folder):
+            raise UserError(
+                f"{field}: '{path}' is an adapter itself, expected a whole model; merge it into its own base first."
+            )
+        base = _describe_model(folder, replace(source, path=path), field)
+        names = NAMES[configs.read(folder, field).model_type]
+        _check_config_beside(adapter, base, source, field)
+    except UserError as error:
+        reason = str(error).rstrip(".")
+        raise UserError(
+            f"{reason}. That is the base of the adapter in '{adapter.path}'; name another with {beside}=DIR."
+        ) from None
+    config, outputs, labels = base.config, adapters.outputs(adapter, names) or base.outputs, base.labels
+    if isinstance(config, DecoderConfig) and config.tied_head and adapters.unties(adapter, names):
+        config = replace(config, tied_head=False)
+    if outputs != len(labels):
+        labels = tuple(f"LABEL_{i}" for i in range(outputs))  # as transformers names them
+    vocab_size = adapters.vocabulary(adapter, names) or base.vocab_size
+    return Pretrained(folder, config, vocab_size, outputs, labels, adapters.fingerprint(adapter, base.fingerprint), adapter)
+
+
+def _check_config_beside(adapter: adapters.Adapter, base: Pretrained, source: HuggingFaceModel, field: str) -> None:
+    """PEFT reads no config.json beside an adapter; one that is there must be that of the base."""
+    if (adapter.path / "config.json").exists():
+        beside = configs.resolve(configs.read(adapter.path, field), replace(source, path=str(adapter.path)), field)
+        if beside != base.config:
+            raise UserError(f"{field}: '{adapter.path}' has a config.json of another model than '{base.path}'.")
+
+
+def _beside(field: str, name: str) -> str:
+    """The field `name` of the section of `field`: model.path → model.base."""
+    return ".".join([*field.split(".")[:-1], name])
 
 
 def load_params(pretrained: Pretrained, kind: Kind, shapes: Params, shardings: Params) -> Params:
@@ -70,10 +136,9 @@ def load_params(pretrained: Pretrained, kind: Kind, shapes: Params, shardings: P
     """
     leaves, places = dict(_leaves(shapes)), dict(_leaves(shardings))
     params: Params = {}
-    for path, (source, tensor) in _match(pretrained.path, kind, leaves).items():
-        leaf = leaves[path]
-        array = files.place(tensor, leaf.shape, leaf.dtype, places[path], transposed=source.transposed, third=source.third)
-        _set(params, path, array)
+    for path, (source, tensor, added) in _match(pretrained, kind, leaves).items():
+        leaf, lies = leaves[path], {"transposed": source.transposed, "third": source.third}
+        _set(params, path, files.place(tensor, leaf.shape, leaf.dtype, places[path], **lies, added=added))
     return params
 
 
@@ -115,41 +180,39 @@ def save(
     """
     check_exportable(config, kind, tokenizer)
     model_type = configs.family_of(config, kind)
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"'{out}' is there already; expected a directory that is not there yet, or is empty.")
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     generation = generation_settings.to_json(tokenizer, ends, rollout) if kind == "decoder" else {}
     ids |= {key: value for key, value in generation.items() if key in ids}
     values = configs.to_json(config, kind, vocab_size, dtype, ids)
     if kind == "classifier":
         values |= configs.head_json(params["out"]["kernel"].shape[-1], labels)
-    partial = out.absolute().with_name(f".{out.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
+    with files.new_directory(out) as partial:
         (partial / "config.json").write_text(json.dumps(values, indent=2) + "\n")
         if generation:
             (partial / generation_settings.FILE).write_text(json.dumps(generation, indent=2) + "\n")
         tokenizer.save_pretrained(str(partial))
         _write(partial, NAMES[model_type], kind, params, np.dtype(dtype))
-        partial.rename(out.absolute())
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
 
 
-def _directory(path: str, field: str) -> Path:
+def _directory(path: str, revision: str | None, field: str) -> Path:
     folder = Path(path).expanduser()
     if folder.is_dir():
+        if revision is not None:
+            raise UserError(f"{_beside(field, 'revision')}: got '{revision}', but '{path}' is a directory, which has none.")
         return folder
     if folder.exists() or path.startswith((".", "/", "~")):
         raise UserError(f"{field}: '{path}' is no directory; expected one with config.json and {files.WEIGHTS}, or a hub name.")
     try:
-        return Path(snapshot_download(path, allow_patterns=list(DOWNLOADED)))
+        return Path(snapshot_download(path, revision=revision, allow_patterns=list(DOWNLOADED)))
     except Exception as error:  # the hub's errors, the network's and those of a malformed name have no class in common
         reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{field}: no directory '{path}', and no model of that name could be had from the hub: {reason}"
+            f"{field}: no directory '{path}', and no model of that name{_at(revision)} could be had from the hub: {reason}"
         ) from None
+
+
+def _at(revision: str | None) -> str:
+    return "" if revision is None else f" and revision '{revision}'"
 
 
 def _count_outputs(theirs: HuggingFaceConfig, tensors: dict[str, Tensor], name: str) -> int:
@@ -167,20 +230,31 @@ def _count_outputs(theirs: HuggingFaceConfig, tensors: dict[str, Tensor], name: 
     return outputs
 
 
-def _match(folder: Path, kind: Kind, leaves: dict[Keys, Any]) -> dict[Keys, tuple[Source, Tensor]]:
-    """Where each parameter is to be read from, after all checks."""
+def _match(pretrained: Pretrained, kind: Kind, leaves: dict[Keys, Any]) -> dict[Keys, tuple[Source, Tensor, LowRank | None]]:
+    """Where each parameter is to be read from, and what is added to it, after all checks."""
+    folder = pretrained.path
     theirs = configs.read(folder, "model")
     names = NAMES[theirs.model_type]
     tensors = {_current_name(name): tensor for name, tensor in files.read_headers(folder, "model").items()}
     prefix = names.prefix if any(name.startswith(names.prefix) for name in tensors) else ""
     sources = {path: find_source(names, kind, path, prefix) for path in leaves}
+    if theirs.tie_word_embeddings and HEAD in sources and sources[EMBEDDING].name in tensors:  # an adapter makes two of one
+        tensors[sources[HEAD].name] = tensors[sources[EMBEDDING].name]
     claimed = configs.FAMILIES[theirs.model_type].architectures.get(kind) in (theirs.architectures or ())
     _check_missing(folder, list(sources.values()), tensors, kind == "decoder" or claimed)
     _check_extra(folder, names, kind, {source.name for source in sources.values()}, tensors, prefix)
-    plan = {path: (source, tensors[source.name]) for path, source in sources.items() if source.name in tensors}
-    for path, (source, tensor) in plan.items():
-        rows = theirs.max_position_embeddings if "learned_positions" in path else None
-        _check_tensor(source, tensor, leaves[path].shape, rows)
+    shapes = {path: _shape_in_file(path, source, leaves[path].shape, theirs) for path, source in sources.items()}
+    changes = {}
+    if pretrained.adapter is not None:
+        adapters.check_task(pretrained.adapter, kind, bool(pretrained.outputs))
+        changes = adapters.changes(pretrained.adapter, names, kind, shapes)
+    plan = {}
+    for path, source in sources.items():
+        change = changes.get(path, UNCHANGED)
+        tensor = change.instead or tensors.get(source.name)
+        if tensor is not None:
+            _check_tensor(tensor, shapes[path])
+            plan[path] = source, tensor, change.added
     return plan
 
 
@@ -211,13 +285,15 @@ def _check_extra(folder: Path, names: Names, kind: Kind, used: set[str], tensors
             )
 
 
-def _check_tensor(source: Source, tensor: Tensor, shape: tuple[int, ...], rows: int | None) -> None:
-    """`rows`: of the file's table of positions, of which a model with a shorter context has the first."""
+def _shape_in_file(path: Keys, source: Source, shape: tuple[int, ...], theirs: HuggingFaceConfig) -> tuple[int, ...]:
+    """Of the tensor whose parameter has this shape. A model with a shorter context has the first rows of the positions."""
     expected = shape[::-1] if source.transposed else shape
     if source.third is not None:
         expected = (*expected[:-1], 3 * expected[-1])
-    if rows is not None:
-        expected = (rows, *expected[1:])
+    return (theirs.max_position_embeddings, *expected[1:]) if "learned_positions" in path else expected
+
+
+def _check_tensor(tensor: Tensor, expected: tuple[int, ...]) -> None:
     if tensor.dtype not in files.FLOATS:
         raise UserError(
             f"'{tensor.name}' in '{tensor.file}' has the type {tensor.dtype}; expected one of {', '.join(files.FLOATS)}."

@@ -6,8 +6,10 @@ Pickles are never opened. Nothing here knows what a tensor is for.
 import hashlib
 import json
 import math
+import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,13 +45,44 @@ class Tensor:
     dtype: str
 
 
+@dataclass(frozen=True)
+class LowRank:
+    """scale·B·A, or its transpose, which is added to a tensor as it lies in its file. A is [rank, …], B is […, rank]."""
+
+    a: Tensor
+    b: Tensor
+    scale: float
+    transposed: bool
+
+    def block(self, rows: slice, columns: slice) -> np.ndarray:
+        """A part of the product, float32."""
+        out, into = (columns, rows) if self.transposed else (rows, columns)
+        product = self.scale * (_read(self.b, (out, slice(None))) @ _read(self.a, (slice(None), into)))
+        return product.T if self.transposed else product
+
+
+def _read(tensor: Tensor, part: tuple[slice, ...]) -> np.ndarray:
+    with safe_open(tensor.file, "numpy") as opened:
+        return opened.get_slice(tensor.name)[part].astype(np.float32)
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether the directory holds a model's weights, as safetensors."""
+    return (folder / WEIGHTS).exists() or (folder / INDEX).exists()
+
+
 def read_headers(folder: Path, name: str) -> dict[str, Tensor]:
     """All tensors of the directory. `name` is how messages begin.
 
     UserError where a file is missing or cut off, or where all weights are pickled.
     """
+    return read_headers_of(_files(folder, name), name)
+
+
+def read_headers_of(paths: Iterable[Path], name: str) -> dict[str, Tensor]:
+    """All tensors of these files. `name` is how messages begin. UserError where one is cut off."""
     tensors: dict[str, Tensor] = {}
-    for file in _files(folder, name):
+    for file in paths:
         try:
             with safe_open(file, "numpy") as opened:
                 for key in opened.keys():  # noqa: SIM118  (it is no dictionary)
@@ -83,12 +116,12 @@ def _files(folder: Path, name: str) -> list[Path]:
     )
 
 
-def fingerprint(folder: Path, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of config.json, of each file's size and header, and of a few bytes of each tensor: a look, not a read.
+def fingerprint(config: Path, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a config file, of each weight file's size and header, and of a few bytes of each tensor: a look, not a read.
 
     Training changes whole tensors, which it sees; a single number that is changed by hand it may not.
     """
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    digest = hashlib.sha256(config.read_bytes())
     for file in sorted({tensor.file for tensor in tensors.values()}):
         digest.update(f"{file.name} {file.stat().st_size}".encode())
         with file.open("rb") as opened:
@@ -105,11 +138,19 @@ def fingerprint(folder: Path, tensors: Mapping[str, Tensor]) -> str:
 
 
 def place(
-    tensor: Tensor, shape: tuple[int, ...], dtype: Any, sharding: Sharding, *, transposed: bool, third: int | None
+    tensor: Tensor,
+    shape: tuple[int, ...],
+    dtype: Any,
+    sharding: Sharding,
+    *,
+    transposed: bool,
+    third: int | None,
+    added: LowRank | None = None,
 ) -> jax.Array:
     """The tensor as an array of this shape, dtype and sharding: one shard at a time, of which the host keeps nothing.
 
-    `transposed`: it lies in the file as [out, in]. `third`: it is that third of the file's last axis.
+    `transposed`: it lies in the file as [out, in]. `third`: it is that third of the file's last axis. `added` to the tensor in
+    the file: a low-rank product.
     """
     devices: dict[Ranges, list[Any]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
@@ -117,15 +158,20 @@ def place(
         devices.setdefault(ranges, []).append(device)
     arrays = []
     for ranges, copies in devices.items():
-        block = read_block(tensor, ranges, np.dtype(dtype), transposed=transposed, third=third)
+        block = read_block(tensor, ranges, np.dtype(dtype), transposed=transposed, third=third, added=added)
         arrays += [jax.device_put(block, device) for device in copies]
         jax.block_until_ready(arrays)  # the next block is not read while this one is still on the host
         del block
     return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
 
 
-def read_block(tensor: Tensor, ranges: Ranges, dtype: np.dtype, *, transposed: bool, third: int | None) -> np.ndarray:
-    """These ranges of the parameter, cast. The file is opened anew for each chunk: pages of it that were seen are let go."""
+def read_block(
+    tensor: Tensor, ranges: Ranges, dtype: np.dtype, *, transposed: bool, third: int | None, added: LowRank | None = None
+) -> np.ndarray:
+    """These ranges of the parameter, cast. The file is opened anew for each chunk: pages of it that were seen are let go.
+
+    What is `added` is so in float32, chunk by chunk.
+    """
     block = np.empty([stop - start for start, stop in ranges], dtype)
     target, theirs = (block.T, ranges[::-1]) if transposed else (block, ranges)
     if third is not None:
@@ -136,9 +182,26 @@ def read_block(tensor: Tensor, ranges: Ranges, dtype: np.dtype, *, transposed: b
     step = max(1, CHUNK // row_bytes)
     for start in range(first, last, step):
         stop = min(start + step, last)
+        rows = slice(start, stop)
         with safe_open(tensor.file, "numpy") as opened:
-            target[start - first : stop - first] = opened.get_slice(tensor.name)[(slice(start, stop), *rest)]
+            chunk = opened.get_slice(tensor.name)[(rows, *rest)]
+        target[start - first : stop - first] = chunk if added is None else chunk.astype(np.float32) + added.block(rows, *rest)
     return block
+
+
+@contextmanager
+def new_directory(out: Path) -> Iterator[Path]:
+    """A directory beside `out` to write in, which becomes `out` when all is written. UserError where `out` is there already."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"'{out}' is there already; expected a directory that is not there yet, or is empty.")
+    partial = out.absolute().with_name(f".{out.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(out.absolute())
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def write_weights(folder: Path, sizes: Mapping[str, int], make: Callable[[str], np.ndarray]) -> None:

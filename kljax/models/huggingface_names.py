@@ -11,6 +11,9 @@ from typing import Literal
 
 Kind = Literal["decoder", "masked_lm", "classifier"]
 
+Keys = tuple[str | int, ...]
+"""Where a parameter is in the tree; integers are layers."""
+
 LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}
 
 RENAMED = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}

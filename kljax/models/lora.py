@@ -3,6 +3,7 @@
 B begins at 0, so that the adapted model begins as the frozen one, exactly. Parameters of adapters are `nnx.LoRAParam`.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from kljax.config import LoraAdapter
+from kljax.config import DecoderConfig, LoraAdapter
+from kljax.errors import UserError
 from kljax.models.decoder import Decoder
 from kljax.types import Params
 
@@ -41,14 +43,52 @@ class AdaptedLinear(nnx.LoRALinear):
         return nnx.Linear.__call__(self, x, out_sharding=out_sharding) + self.scale * self.lora(x)
 
 
+def matrices(config: DecoderConfig) -> tuple[str, ...]:
+    """Names of the matrices that each layer of such a decoder has, and that can be adapted."""
+    return ("q", "k", "v", "out", *(("gate",) if config.mlp == "swiglu" else ()), "up", "down")
+
+
+def check_targets(config: DecoderConfig, adapter: LoraAdapter) -> list[str]:
+    """Targets that this decoder has not. UserError where it has none of them, or where one is named twice."""
+    there, targets = matrices(config), adapter.targets or []
+    if repeated := [name for name in targets if targets.count(name) > 1]:
+        raise UserError(f"adapter.targets: '{repeated[0]}' is named twice in {_spell(targets)}; expected each matrix once.")
+    absent = [name for name in targets if name not in there]
+    if targets and len(absent) == len(targets):
+        raise UserError(
+            f"adapter.targets: got {_spell(targets)}, but the layers of this model have {', '.join(there)}; expected some of "
+            "these, or null for all."
+        )
+    return absent
+
+
+def targets_note(config: DecoderConfig, adapter: LoraAdapter) -> str | None:
+    """What to say at launch of targets that are only in part those of the model; None where there is nothing to say."""
+    if not (absent := check_targets(config, adapter)):
+        return None
+    adapted = [name for name in matrices(config) if name in (adapter.targets or ())]
+    return (
+        f"adapter.targets: the layers of this model have no {' and no '.join(absent)}; adapted are {', '.join(adapted)}. "
+        "adapter.targets=null adapts every matrix that a model has."
+    )
+
+
 def add_adapters(model: Decoder, adapter: LoraAdapter, *, rngs: nnx.Rngs) -> Decoder:
-    """The model itself, its chosen matrices now adapted. A name that its layers do not have (`gate`) is passed over."""
+    """The model itself, its chosen matrices now adapted. UserError where it has none of them."""
+    check_targets(model.config, adapter)
     for layer in model.layers:
-        for part in (layer.attention, layer.mlp):
-            for name in adapter.targets:
-                if (matrix := getattr(part, name, None)) is not None:
-                    setattr(part, name, AdaptedLinear(matrix, adapter, rngs=rngs))
+        for part, name in _chosen(layer, adapter.targets or matrices(model.config)):
+            setattr(part, name, AdaptedLinear(getattr(part, name), adapter, rngs=rngs))
     return model
+
+
+def _chosen(layer: Any, names: Sequence[str]) -> Iterator[tuple[nnx.Module, str]]:
+    for part in (layer.attention, layer.mlp):
+        yield from ((part, name) for name in names if hasattr(part, name))
+
+
+def _spell(targets: list[Any]) -> str:
+    return f"[{', '.join(targets)}]"
 
 
 def merge(params: Params, adapter: LoraAdapter) -> Params:

@@ -48,10 +48,16 @@ class FittedModel:
 
 
 def on_tokens(
-    tokenizer: Tokenizer, path: str, label: str | None = None, scale: str = "log_odds", of: str = "whole"
+    tokenizer: Tokenizer,
+    path: str,
+    label: str | None = None,
+    scale: str = "log_odds",
+    of: str = "whole",
+    revision: str | None = None,
+    base: str | None = None,
 ) -> ModelReward:
     """The model's score of prompt and completion (`of="completion"`: of that alone), for a policy with the same tokenizer."""
-    fitted = load(path, label, scale)
+    fitted = load(path, label, scale, revision, base)
     _check_of(of)
     if fitted.tokenizer.get_vocab() != tokenizer.get_vocab():
         raise UserError(
@@ -87,13 +93,15 @@ def on_text(
     of: str = "whole",
     length: int = 128,
     ends: str = "own",
+    revision: str | None = None,
+    base: str | None = None,
 ) -> list[float]:
     """The model's score of the text by its own tokenizer, at most `length` tokens of it; arguments else as `on_tokens`.
 
     `ends`: the tokens before and after a text are those that its tokenizer puts there (own), the beginning and the end token
     (both) or none. A conversation goes through its chat template, which has its own.
     """
-    fitted = load(path, label, scale)
+    fitted = load(path, label, scale, revision, base)
     size = min(length, fitted.context)
     if of == "whole" and prompts and not isinstance(prompts[0], str):
         tokens = [_chat(fitted, [*p, *c]) for p, c in zip(prompts, completions, strict=True)]  # pyright: ignore
@@ -136,9 +144,11 @@ def prepare(
     of: str = "whole",
     length: int = 128,
     ends: str = "own",
+    revision: str | None = None,
+    base: str | None = None,
 ) -> None:
     """Load the model before anything compiles, so that what is wrong with it is said then."""
-    load(path, label, scale)
+    load(path, label, scale, revision, base)
     _check_of(of)
     if not isinstance(length, int) or length < 3:
         raise UserError(f"arguments.length: got {length!r}, expected a number of tokens >= 3.")
@@ -152,10 +162,11 @@ def _check_of(of: str) -> None:
 
 
 @lru_cache(maxsize=4)
-def load(path: str, label: str | None, scale: str) -> FittedModel:
+def load(path: str, label: str | None, scale: str, revision: str | None = None, base: str | None = None) -> FittedModel:
     """The model in a Hugging Face directory, or in the directory of a fit. Its parameters are float32.
 
     `label` names the class that is the reward (None: the model has one output, the score); `scale` is log_odds or probability.
+    `revision` of a hub name; `base`: the model under a LoRA of PEFT's, where it lies elsewhere than its files say.
     """
     folder = Path(path).expanduser()
     folder = folder / "huggingface" if (folder / "huggingface").is_dir() else folder
@@ -167,6 +178,8 @@ def load(path: str, label: str | None, scale: str) -> FittedModel:
     source = HuggingFaceModel(
         kind="huggingface",
         path=str(folder),
+        revision=revision,
+        base=base,
         context=None,
         dropout=0.0,
         dtype="float32",
@@ -182,7 +195,7 @@ def load(path: str, label: str | None, scale: str) -> FittedModel:
             "Fit one with experiments/pretrain.py pretrain/objective=regression (or rated_pairs, preference, classification)."
         )
     read = _reading(pretrained, label, scale)
-    tokenizer = tokenizers.load(folder, FIELD)
+    tokenizer = tokenizers.load(pretrained.tokenizer_path, FIELD)
     huggingface.check_tokenizer(pretrained, tokenizer, FIELD)
 
     def make() -> Classifier:

@@ -13,6 +13,7 @@ from kljax.data.batches import PromptRows, rows_at
 from kljax.errors import UserError
 from kljax.kl.penalties import PENALTIES
 from kljax.models import generation_settings
+from kljax.models.lora import targets_note
 from kljax.policy.algorithms import ALGORITHMS
 from kljax.policy.scaling import REWARD_SCALES
 from kljax.rewards import combination
@@ -96,8 +97,10 @@ def train(config: Config) -> Path:
     run_data.check(path, parts)
     if config.run.oracle_every:
         completion_tree(task, trainer.prompts)
-    if note := ablation_note(config.kl):
-        console.print(note, soft_wrap=True)
+    adapter = config.adapter
+    for note in (ablation_note(config.kl), None if adapter.kind == "none" else targets_note(task.decoder, adapter)):
+        if note:
+            console.print(note, soft_wrap=True)
     if task.pretrained is not None:
         for sentence in generation_settings.sentences(task.generation, task.tokenizer, config.rollout):
             say(sentence)

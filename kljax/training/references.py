@@ -33,9 +33,12 @@ def first_reference(task: Task, base: Params) -> Params:
 
 def _load(task: Task, path: str) -> Params:
     """The policy of a run at its last step or another, the base model of experiments/pretrain.py, or a Hugging Face model."""
-    arch = task.architecture
+    arch, config = task.architecture, task.config.reference
     if found := run_and_step(path, FIELD):
         run, step = found
+        for name in ("revision", "base"):
+            if (given := getattr(config, name)) is not None:
+                raise UserError(f"reference.{name}: got '{given}', but {run} is a run, which has none; expected null.")
         tokenizers.check_same(run / "tokenizer", task.tokenizer, FIELD)
         if "rollout" not in run_directory.read_config(run):
             if step != LATEST:
@@ -49,18 +52,20 @@ def _load(task: Task, path: str) -> Params:
     source = HuggingFaceModel(
         kind="huggingface",
         path=path,
+        revision=config.revision,
+        base=config.base,
         context=model.context,
         dropout=model.dropout,
         dtype=model.dtype,
-        param_dtype=task.config.reference.dtype,
+        param_dtype=config.dtype,
         remat=model.remat,
         logit_chunk=model.logit_chunk,
         vocab_chunk=task.decoder.vocab_chunk,
     )
     pretrained = huggingface.describe(source, FIELD)
-    tokenizers.check_same(pretrained.path, task.tokenizer, FIELD)
+    tokenizers.check_same(pretrained.tokenizer_path, task.tokenizer, FIELD)
     _check_parts(path, pretrained.config, task.decoder)
-    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, task.config.reference.dtype), arch.shapes)
+    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, config.dtype), arch.shapes)
     return huggingface.load_params(pretrained, "decoder", shapes, arch.shardings)
 
 

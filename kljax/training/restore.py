@@ -26,6 +26,8 @@ class RestoredRun:
     policy: Params
     reference: Params
     beta: float
+    base: Params
+    adapters: Params
 
     def held_out_prompts(self) -> PromptRows:
         """Those that the run has kept; of an older run those of its data."""
@@ -49,4 +51,4 @@ def restore(path: Path, step: int | Literal["latest"], mesh: MeshConfig) -> Rest
     tokenizer = tokenizers.load(path / "tokenizer", field="run")
     generation = GenerationSettings(run_directory.read_ends(path), run_directory.MODEL, {})
     task = Task(config, built, None, tokenizer, model, vocab_size, None, generation)
-    return RestoredRun(path, models.step, task, models.policy, models.reference, models.beta)
+    return RestoredRun(path, models.step, task, models.policy, models.reference, models.beta, models.base, models.adapters)

@@ -52,14 +52,27 @@ def check_owner(path: Path, identity: Mapping[str, Any]) -> None:
         raise UserError(
             f"run.root: {path} exists and is not a run directory (it has no {CONFIG}); choose another name=… or run.root=…."
         )
-    there, here = (_flatten({k: v for k, v in c.items() if k != "run"}) for c in (read_config(path), identity))
+    there, here = (_flatten({k: v for k, v in c.items() if k != "run"}) for c in (_read_whole(path), identity))
     for field in [*here, *there]:
-        found, value = (repr(values[field]) if field in values else "nothing" for values in (there, here))
+        found, value = (_spelled(values[field]) if field in values else "nothing" for values in (there, here))
         if found != value:
             raise UserError(
                 f"{path} belongs to another config: {field} is {found} there, {value} here. "
                 "Choose another name=…, or give that value to resume the run."
             )
+
+
+def _read_whole(path: Path) -> dict[str, Any]:
+    """The dictionary in config.yaml, with what an older one lacks and means."""
+    values = read_config(path)
+    try:
+        return to_dict(validate(values, Config)) if "rollout" in values else values
+    except UserError:
+        return values
+
+
+def _spelled(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def identity(config: Config) -> dict[str, Any]:

@@ -25,13 +25,18 @@ EXPORTED = "exported"
 
 @dataclass(frozen=True)
 class RestoredModels:
-    """Policy and reference of one step of a run as plain decoders, and the beta that its controller had reached."""
+    """Policy and reference of one step of a run as plain decoders, and the beta that its controller had reached.
+
+    Under LoRA the frozen `base` and the `adapters` are there by themselves, too; they are None otherwise.
+    """
 
     step: int
     architecture: Architecture
     policy: Params
     reference: Params
     beta: float
+    base: Params
+    adapters: Params
 
 
 def run_and_step(path: str, field: str) -> tuple[Path, int | Literal["latest"]] | None:
@@ -103,7 +108,8 @@ def restore_models(path: Path, step: int | Literal["latest"], mesh: Mesh) -> Res
         checkpoints.close()
     if state.reference is not None:
         reference = adapted.merged(state.reference, base)
-    return RestoredModels(chosen, arch, adapted.merged(state.params, base), reference, float(state.controller.beta))
+    parts = (base, state.params) if adapted.adapter is not None else (None, None)
+    return RestoredModels(chosen, arch, adapted.merged(state.params, base), reference, float(state.controller.beta), *parts)
 
 
 def read_run_config(path: Path) -> Config:

@@ -149,7 +149,7 @@ def make_task(
     if pretrained is not None:
         model, vocab_size = pretrained.config, pretrained.vocab_size
         huggingface.check_tokenizer(pretrained, tokenizer)
-        tokenizers.check_same(pretrained.path, tokenizer, "tokenizer")
+        tokenizers.check_same(pretrained.tokenizer_path, tokenizer, "tokenizer")
         check_lengths(config, model.context)
     else:
         assert not isinstance(config.model, HuggingFaceModel)

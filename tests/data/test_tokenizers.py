@@ -5,7 +5,7 @@ import pytest
 import tokenizers as backend
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from kljax.config import BpeTokenizer, PretrainedTokenizer, WordTokenizer
 from kljax.data import grammar, tokenizers
@@ -249,3 +249,18 @@ def test_a_token_more_on_either_side_is_no_other_tokenizer(trained, tmp_path):
     more.add_tokens(["<|more|>"], special_tokens=True)
     more.save_pretrained(tmp_path)
     tokenizers.check_same(tmp_path, trained["words"], "tokenizer")
+
+
+def test_a_revision_goes_to_the_hub_and_a_directory_has_none(trained, tmp_path, monkeypatch):
+    asked = []
+
+    def from_pretrained(name, **options):
+        asked.append((name, options))
+        return trained["words"]
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", from_pretrained)
+    for revision in ("v1", None):
+        tokenizers.build(PretrainedTokenizer(kind="pretrained", path="someone/model", revision=revision), [])
+    assert asked == [("someone/model", {"revision": "v1"}), ("someone/model", {})]
+    with pytest.raises(UserError, match=r"tokenizer.revision: got 'v1', but .* is a directory, which has none; expected null"):
+        tokenizers.build(PretrainedTokenizer(kind="pretrained", path=str(tmp_path), revision="v1"), [])

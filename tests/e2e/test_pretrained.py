@@ -23,6 +23,7 @@ from kljax.training.references import first_reference
 from kljax.training.restore import restore
 from kljax.training.task import prepare
 from tests.e2e.test_scripts import call
+from tests.models.peft_directories import pairs, write_adapter
 
 SOURCE = {
     "kind": "huggingface",
@@ -45,6 +46,8 @@ def models(tiny_in, tmp_path_factory):
     decoder = nnx.to_pure_dict(nnx.state(Decoder(config, len(words), rngs=nnx.Rngs(0))))
     ends = [words.eos_token_id, words.get_vocab()["."], words.get_vocab()["film"]]
     huggingface.save(folder / "llama", "decoder", config, len(words), decoder, words, "float32", ends=ends)
+    other = jax.tree.map(lambda p: 2 * p, decoder)
+    huggingface.save(folder / "other", "decoder", config, len(words), other, words, "float32")
     scorer = nnx.to_pure_dict(nnx.state(Classifier(config, len(words), 1, rngs=nnx.Rngs(1))))
     scorer = jax.tree.map(lambda p: 10 * p, scorer)
     huggingface.save(folder / "scorer", "classifier", config, len(words), scorer, words, "float32", ["score"])
@@ -64,8 +67,8 @@ def overrides(models, tiny_overrides):
     ]  # fmt: skip
 
 
-def read_back(path, task):
-    pretrained = huggingface.describe(HuggingFaceModel(path=str(path), param_dtype="float32", **SOURCE))
+def read_back(path, task, base=None):
+    pretrained = huggingface.describe(HuggingFaceModel(path=str(path), base=base, param_dtype="float32", **SOURCE))
     arch = task.architecture
     return huggingface.load_params(pretrained, "decoder", arch.shapes, arch.shardings)
 
@@ -103,6 +106,69 @@ def test_in_through_training_and_out_again(overrides, models, tmp_path, compilat
     theirs = GenerationConfig.from_pretrained(out)
     assert (theirs.eos_token_id, theirs.do_sample, theirs.temperature, theirs.top_k) == ([2, 4, 11], True, 0.9, 40)
     assert str(out) in call("export.py", cache, f"run={path}", f"out={out}", code=2)  # it is there already
+
+    alone, asked = tmp_path / "adapter", [cache, f"run={path}", "merge=false", "step=4"]
+    said = call("export.py", *asked, f"out={alone}", code=2)
+    assert f"model.path: '{copy}' is no directory" in said
+    assert "say so with base=DIR" in said
+    said = call("export.py", *asked, f"out={alone}", f"base={models / 'other'}", code=2)
+    assert "is not the one that the adapters of" in said
+    assert "embed.embedding differs" in said
+    call("export.py", *asked, f"out={alone}", f"base={models / 'llama'}")
+    values = json.loads((alone / "adapter_config.json").read_text())
+    assert (values["base_model_name_or_path"], values["revision"]) == (str(models / "llama"), None)
+    for policy, again in zip(jax.tree.leaves(merged), jax.tree.leaves(read_back(alone, task)), strict=True):
+        np.testing.assert_allclose(again, policy, atol=1e-6)
+    said = call("export.py", cache, f"run={path}", f"out={tmp_path / 'x'}", f"base={models / 'llama'}", code=2)
+    assert "base: got" in said
+    assert "with merge=true" in said
+
+
+def test_an_adapter_is_policy_reference_and_reward(overrides, models, tmp_path):
+    """The policy begins as base and adapter together; held to the base, it is away from it at once."""
+    rng = np.random.default_rng(0)
+    adapters = {}
+    for name, task, head in (("llama", "CAUSAL_LM", {}), ("scorer", "SEQ_CLS", {"modules_to_save": ["score"]})):
+        tensors = pairs(models / name, {"q_proj": 2, "up_proj": 2})
+        if head:
+            tensors["score.weight"] = rng.standard_normal((1, 16)).astype(np.float32)
+        targets = ["q_proj", "up_proj"]
+        adapters[name] = write_adapter(tmp_path / name, models / name, tensors, target_modules=targets, task_type=task, **head)
+    chosen = [f"model.path={adapters['llama']}", f"reference.path={models / 'llama'}", "adapter.targets=[q,gate]", "steps=2"]
+    chosen += [f"reward.model.arguments.path={adapters['scorer']}", "optimizer.warmup_steps=0"]
+    config = compose([*overrides, *chosen], Config)
+    path = train(config)
+    first = run_directory.read_lines(path / "metrics.jsonl")[0]
+    assert first["kl/reverse_exact_tok"] > 1e-3
+    task = prepare(config)
+    restored = restore(path, "latest", config.mesh)
+    assert jax.tree.all(jax.tree.map(np.array_equal, restored.base, read_back(adapters["llama"], task)))
+    assert jax.tree.all(jax.tree.map(np.array_equal, restored.reference, read_back(models / "llama", task)))
+    held = prepare(compose([*overrides, f"reference.path={adapters['llama']}"], Config))
+    assert jax.tree.all(jax.tree.map(np.array_equal, first_reference(held, None), restored.base))
+    moved = write_adapter(
+        tmp_path / "moved", None, pairs(models / "llama", {"q_proj": 2, "up_proj": 2}), target_modules=targets
+    )
+    held = prepare(compose([*overrides, f"reference.path={moved}", f"reference.base={models / 'llama'}"], Config))
+    assert jax.tree.all(jax.tree.map(np.array_equal, first_reference(held, None), restored.base))
+    said = call("export.py", f"run={path}", f"out={tmp_path / 'x'}", "merge=false", code=2)
+    assert "is an adapter itself, and PEFT's files name a whole model as their base" in said
+
+
+def test_adapters_of_a_run_that_has_none_or_whose_base_has_no_name_are_refused(tiny, tmp_path):
+    for options, words in (
+        (["run.variant=all"], "has no adapters (adapter=none); expected true."),
+        (
+            ["adapter=lora", "run.variant=lora"],
+            "was fitted here (pretrain.steps=20) and has no name that PEFT could load it by",
+        ),
+    ):
+        config = tiny(*options)
+        path = run_directory.run_path(config)
+        run_directory.create(path, run_directory.to_dict(config))
+        said = call("export.py", f"run={path}", f"out={tmp_path / 'x'}", "merge=false", code=2)
+        assert said.startswith("kljax: merge: got false, but ")
+        assert words in said
 
 
 def edit(file, **changes):

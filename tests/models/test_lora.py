@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kljax.config import LoraAdapter
+from kljax.command_line import compose
+from kljax.config import Config, LoraAdapter
+from kljax.errors import UserError
 from kljax.models.decoder import causal_mask, positions_of
-from kljax.models.lora import add_adapters, merge
+from kljax.models.lora import add_adapters, matrices, merge, targets_note
 
 ADAPTER = LoraAdapter(kind="lora", rank=3, alpha=6.0, targets=["q", "v", "down", "gate"])
 TOKENS = jnp.array(np.random.default_rng(0).integers(0, 13, (2, 9)))
@@ -43,6 +45,39 @@ def test_only_the_chosen_matrices_have_adapters(make_decoder, family):
     assert matrices == {"attention.q", "attention.v", "mlp.down"} | ({"mlp.gate"} if family == "llama" else set())
     plain = nnx.to_pure_dict(nnx.state(make_decoder(family)))
     assert jax.tree.structure(frozen) == jax.tree.structure(plain)
+
+
+def lora(targets):
+    return LoraAdapter(kind="lora", rank=2, alpha=4.0, targets=targets)
+
+
+def test_no_targets_are_all_matrices_in_the_order_of_the_list(make_decoder, family):
+    """Null adapts what every layer has, and draws the same numbers as the whole list would."""
+    adapters = []
+    for targets in (None, list(matrices(make_decoder(family).config))):
+        model = add_adapters(make_decoder(family), lora(targets), rngs=nnx.Rngs(0))
+        adapters.append(nnx.to_pure_dict(nnx.state(model, nnx.LoRAParam)))
+        layer = model.layers[0]
+        kernels = [m for part in (layer.attention, layer.mlp) for m in vars(part).values() if isinstance(m, nnx.Linear)]
+        assert kernels
+        assert all(hasattr(matrix, "lora") for matrix in kernels)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), *adapters))
+    assert targets_note(make_decoder(family).config, compose(["adapter=lora"], Config).adapter) is None
+
+
+def test_targets_that_the_model_has_not_are_refused_or_named(make_decoder):
+    gpt2, llama = make_decoder("gpt2"), make_decoder("llama")
+    with pytest.raises(UserError) as error:
+        add_adapters(gpt2, lora(["gate"]), rngs=nnx.Rngs(0))
+    assert str(error.value) == (
+        "adapter.targets: got [gate], but the layers of this model have q, k, v, out, up, down; expected some of these, or "
+        "null for all."
+    )
+    note = targets_note(gpt2.config, lora(["gate", "v", "q"]))
+    assert note.startswith("adapter.targets: the layers of this model have no gate; adapted are q, v. ")
+    assert targets_note(llama.config, lora(["gate", "v", "q"])) is None
+    with pytest.raises(UserError, match=r"^adapter.targets: 'q' is named twice in \[q, v, q\]"):
+        add_adapters(llama, lora(["q", "v", "q"]), rngs=nnx.Rngs(0))
 
 
 def test_merged_is_what_the_adapted_model_says(make_decoder, family):

@@ -213,6 +213,13 @@ def test_a_reference_of_another_shape_is_refused(tiny, first):
         first_reference(task, task.architecture.shapes)
 
 
+@pytest.mark.parametrize("name", ["revision", "base"])
+def test_a_run_has_neither_revision_nor_base(tiny, first, name):
+    task = prepare(tiny(f"reference.path={first}", f"reference.{name}=x"))
+    with pytest.raises(UserError, match=rf"reference.{name}: got 'x', but .* is a run, which has none; expected null"):
+        first_reference(task, task.architecture.shapes)
+
+
 def test_a_reference_with_another_tokenizer_is_refused(tiny, first):
     task = prepare(tiny(f"reference.path={first}", "tokenizer=bpe", "tokenizer.vocab_size=300", "reward=[length]"))
     with pytest.raises(UserError, match=r"reference.path: the model in .* has another tokenizer"):
@@ -228,6 +235,11 @@ def test_a_reference_with_another_tokenizer_is_refused(tiny, first):
         ([*LORA, "reference.memory=host"], r"reference.memory: got host .*adapter=lora"),
         ([*AVERAGE, *LOW], r"reference.dtype: got bfloat16 with reference/refresh=average"),
         ([*MOVING, "run.oracle_every=2"], r"run.oracle_every: the optimum is that of a fixed reference"),
+        (
+            ["reference.revision=v1"],
+            r"reference.revision: got 'v1' without a reference.path, to which it belongs; expected null",
+        ),
+        (["reference.base=x"], r"reference.base: got 'x' without a reference.path"),
         (["model.param_dtype=bfloat16"], r"model.param_dtype: got bfloat16, expected float32"),
     ],
 )

@@ -51,6 +51,16 @@ def test_the_owner_is_let_in_and_nothing_is_written(owned):
     assert contents(path) == before
 
 
+def test_an_older_config_means_the_default_of_a_key_that_it_lacks(owned):
+    config, path = owned
+    values = run_directory.to_dict(config)
+    del values["reference"]["revision"]
+    (path / "config.yaml").write_text(yaml.safe_dump(values))
+    check_owner(path, identity(config))
+    changed = replace(config, reference=replace(config.reference, revision="v1"))
+    assert "reference.revision is null there, 'v1' here" in complaint(path, changed)
+
+
 def test_where_and_how_often_a_run_is_written_make_no_other_owner(owned):
     config, path = owned
     check_owner(path, identity(replace(config, run=replace(config.run, root="elsewhere", save_every=1000, log_every=7))))
