@@ -19,7 +19,7 @@ WAYS_OUT = {
     "kl.beta": "To train without a penalty, set kl.beta=0.",
     "rollout.temperature": "For greedy decoding, set rollout.temperature=0.",
     "step": "Give the step of a checkpoint, or latest.",
-    "reward": "Choose one or more of configs/reward/, as in reward=[sentiment,length].",
+    "reward": "Choose one or more of configs/reward/, as in reward=[sentiment,length], or add your own with +reward.NAME=….",
 }
 
 
@@ -58,6 +58,8 @@ def _sentence(error: Any, known: set[str]) -> str:
         return f"{field}: not a key of the present choice of {part}; choose it as a whole, with {part.replace('.', '/')}=…"
     if unknown_key:
         return f"{field}: no such config key.{did_you_mean(field, known)}"
+    if kind in ("missing", "missing_argument") and field == "reward":  # reward=[] and nothing added
+        return f"reward: there is none. {WAYS_OUT['reward']}"
     if kind in ("missing", "missing_argument"):
         return f"{field}: missing, and it has no default; give it as +{field}=…"
     if kind == "union_tag_not_found":

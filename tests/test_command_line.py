@@ -60,6 +60,20 @@ def test_variants_of_a_sweep_differ():
     assert len(set(sweep)) == len(sweep)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("reward.regex.arguments.pattern='good!'", "reward.regex.arguments.pattern='good?'"),
+        ("data.source.path=/d/a/b.csv", "data.source.path=/d/a_b.csv"),
+        ("reward=[sentiment,length]", "reward=[sentiment_length]"),
+        ("kl.beta=1", "kl.beta=' 1'"),
+    ],
+)
+def test_values_that_differ_in_what_no_file_name_has_are_two_variants(one, other):
+    assert variant([one]) != variant([other])
+    assert variant([one]) == variant([one])
+
+
 def test_a_long_variant_is_cut_but_stays_distinct():
     lists = [[f"model.layers={n}", *(f"reward.term{i}.weight={i}" for i in range(30)), f"steps={n}"] for n in (7, 8)]
     names = [variant(overrides) for overrides in lists]
@@ -282,3 +296,76 @@ def test_a_mistake_on_the_command_line_exits_with_2_and_writes_nothing(tmp_path,
     assert ended.stderr.count("\n") == 1
     assert "Traceback" not in ended.stdout + ended.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def launched(monkeypatch, capsys, *arguments):
+    """What launch says of this command line, and the configs that the script got."""
+    configs = []
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    try:
+        launch(configs.append, Config)
+    except SystemExit as end:
+        assert end.code == command_line.MISTAKE
+    return " ".join(capsys.readouterr().err.split()), configs
+
+
+@pytest.fixture
+def of_ones_own(tmp_path):
+    """A directory with two experiments beside kljax's."""
+    (tmp_path / "experiment").mkdir()
+    for name in ("mine", "mine_too"):
+        (tmp_path / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\nname: {name}\nsteps: 7\n")
+    return str(tmp_path)
+
+
+def test_a_directory_of_configs_of_ones_own_is_found(monkeypatch, capsys, of_ones_own):
+    said, [config] = launched(monkeypatch, capsys, "--config-dir", of_ones_own, "experiment=mine")
+    assert (said, config.name, config.steps) == ("", "mine", 7)
+
+
+def test_a_pattern_of_experiments_is_a_sweep(monkeypatch, capsys, of_ones_own):
+    said, configs = launched(monkeypatch, capsys, "-m", "--config-dir", of_ones_own, "experiment=glob(mine*)", "seed=0,1")
+    assert said == ""
+    assert [(config.name, config.seed) for config in configs] == list(product(("mine", "mine_too"), (0, 1)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--config-dir", "/nowhere"], "--config-dir: got '/nowhere', expected a directory"),
+        (["--config-name", "other"], "--config-name: got 'other', expected none"),
+        (["-m", "hydra/sweeper=optuna", "seed=0,1"], "hydra/sweeper: got 'optuna', which is not part of Hydra, and no package"),
+        (
+            ["data.source.path=/d/x=1/b.csv"],
+            """quote the value for Hydra and for the shell: 'data.source.path="/d/x=1/b.csv"'.""",
+        ),
+        (["-m", "run.variant=one", "seed=0,1"], "run.variant: two different jobs of this sweep would both be runs/grammar/one"),
+        (["reward=[]"], "reward: there is none. Choose one or more of configs/reward/"),
+    ],
+)
+def test_what_cannot_be_launched_is_said_with_the_way_out(monkeypatch, capsys, arguments, sentence):
+    said, configs = launched(monkeypatch, capsys, *arguments)
+    assert sentence in said
+    assert configs == []
+
+
+def test_the_same_job_twice_is_no_clash(monkeypatch, capsys):
+    _, configs = launched(monkeypatch, capsys, "-m", "run.variant=one", "seed=0,0")
+    assert len(configs) == 2
+
+
+MINE = "{kind: python, function: my.f, weight: 1.0, arguments: {}}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "names"),
+    [
+        (["reward=python", "reward.python.function=my.f"], ["python"]),
+        ([f"+reward.mine={MINE}"], ["sentiment", "mine"]),
+        (["~reward.sentiment", f"+reward.mine={MINE}"], ["mine"]),
+        (["reward=[]", f"+reward.mine={MINE}"], ["mine"]),
+        (["reward=[vader,length]", "~reward.length"], ["vader"]),
+    ],
+)
+def test_rewards_are_replaced_added_and_taken_out(overrides, names):
+    assert list(compose(overrides, Config).reward) == names

@@ -78,6 +78,8 @@ def complaint(values, changes, wanted=Config):
 NEEDED = {
     "reward=model": ["reward.model.arguments.path=x"],
     "reward=model_text": ["reward.model_text.arguments.path=x"],
+    "reward=python": ["reward.python.function=x.y"],
+    "reward=jax": ["reward.jax.function=x.y"],
     "model=huggingface": ["model.path=x"],
 }
 """What a choice leaves to the user."""
@@ -93,7 +95,7 @@ NEEDED = {
 def test_every_config_that_ships_is_valid_and_comes_back_from_its_dictionary(override):
     chosen = [override, *NEEDED.get(override, [])]
     if override.startswith("reward=["):
-        chosen += [*NEEDED["reward=model"], *NEEDED["reward=model_text"]]
+        chosen += [needed for choice, given in NEEDED.items() if choice.startswith("reward=") for needed in given]
     config = compose(chosen, Config)
     assert validate(to_dict(config), Config) == config
     assert validate(yaml.safe_load(yaml.safe_dump(to_dict(config))), Config) == config

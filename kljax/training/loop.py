@@ -156,8 +156,8 @@ def _check_sentiment(config: Config) -> None:
         if term.kind == "jax" and term.function == "sentiment" and source != "grammar":
             raise UserError(
                 f"reward.{name}: sentiment knows the words of the built-in grammar alone, and data/source is {source}. Choose "
-                f"the rewards as a whole, as in reward=vader or reward=[vader,length], or leave it out with ~reward.{name}; "
-                "+reward.NAME=… adds one of yours."
+                f"the rewards as a whole, as in reward=vader, reward=[vader,length] or reward=python, or leave it out with "
+                f"~reward.{name}; +reward.NAME=… adds one."
             )
 
 

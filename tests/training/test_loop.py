@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from kljax.config import LettersSource
 from kljax.errors import UserError
 from kljax.models import scoring
 from kljax.training import loop, run_directory
@@ -159,6 +160,14 @@ def test_a_reward_that_fails_later_loses_nothing(tiny, tmp_path, monkeypatch):
     checkpoints.close()
     train(config)
     assert [line["step"] for line in run_directory.read_lines(path / "metrics.jsonl")] == list(range(STEPS))
+
+
+def test_the_built_in_reward_is_refused_on_other_text(tiny):
+    """Even where the tokenizer happens to have all of its words: it is the default and must not stay unasked."""
+    config = tiny()
+    source = LettersSource(kind="letters", letters=4, sentences=50, seed=0)
+    with pytest.raises(UserError, match=r"^reward\.sentiment: .* data/source is letters.* ~reward\.sentiment"):
+        build_trainer(prepare(replace(config, data=replace(config.data, source=source))))
 
 
 def test_one_sample_a_prompt_is_refused_for_rloo(tiny):

@@ -116,3 +116,25 @@ def test_a_cpu_in_use_stays_as_it_is(tiny):
     assert jax.device_count() == 8
     with pytest.raises(UserError, match=r"^run.cpu_devices: got 2, but this process has begun to use its CPU as 8"):
         divide_cpu(tiny("run.cpu_devices=2"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "name", "value"),
+    [
+        (jax.numpy_dtype_promotion, "JAX_NUMPY_DTYPE_PROMOTION", "strict"),
+        (jax.numpy_rank_promotion, "JAX_NUMPY_RANK_PROMOTION", "raise"),
+    ],
+)
+def test_settings_under_which_libraries_fail_are_refused(setting, name, value):
+    resources.check_jax()
+    with setting(value), pytest.raises(UserError, match=f"^{name}: got {value}, expected "):
+        resources.check_jax()
+
+
+def test_a_platform_without_devices_is_one_sentence(monkeypatch):
+    def devices():
+        raise RuntimeError("Unable to initialize backend 'cuda':\n no such library (you may need to uninstall it)")
+
+    monkeypatch.setattr(jax, "devices", devices)
+    with pytest.raises(UserError, match=r"^JAX_PLATFORMS: JAX finds no device for .*: no such library\)\.$"):
+        resources.check_jax()
