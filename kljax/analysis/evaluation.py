@@ -6,7 +6,7 @@ between the two distributions over sequences, by the chain rule.
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from kljax.models.scoring import score
 from kljax.policy.means import mean_with_se
 from kljax.rewards import combination
 from kljax.rewards.combination import score_texts
-from kljax.rewards.functions import TrainerState
+from kljax.rewards.functions import Logged, TrainerState
 from kljax.training.enumeration import enumerate_task
 from kljax.training.mesh import batch_sharding, replicated
 from kljax.training.regularisation import ablation_note
@@ -43,6 +43,7 @@ class Sequences:
     length: Float[np.ndarray, "B"]
     prompts: list[str]
     completions: list[str]
+    logged: dict[str, float]  # means of what Python rewards log
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,16 @@ def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
         "rollout/length": (by_policy.length, None),
         "rollout/reference_length": (by_reference.length, None),
     }
-    for name in by_policy.terms:
+    for name, term in run.task.config.reward.items():
         for title, of in ((f"reward/terms/{name}", by_policy), (f"reward/reference_terms/{name}", by_reference)):
-            applies = ~np.isnan(of.terms[name])  # a Python reward that says None
+            applies = ~np.isnan(of.terms[name]) | (term.kind == "jax")  # a Python reward can say None
             means[title] = np.where(applies, of.terms[name], 0.0), applies.astype(np.float32)
     metrics = {}
     for name, (values, weights) in means.items():
         weights = np.ones_like(values) if weights is None else weights
         mean, se = mean_with_se(jnp.asarray(values), jnp.asarray(weights), config.samples)
         metrics[name], metrics[f"{name}_se"] = float(mean), float(se)
+    metrics |= by_policy.logged | {name.replace("/", "/reference_", 1): mean for name, mean in by_reference.logged.items()}
     metrics["kl/beta"] = run.beta
     if run.task.config.run.oracle_every:
         reward = combination.build(run.task.config.reward, run.task.tokenizer)
@@ -122,7 +124,7 @@ def sample_and_score(run: RestoredRun, sampled: Params, other: Params, config: E
     program = _compile(run, reward, config)
     reward_params = jax.device_put(reward.params, replicated(task.mesh))
     count, batch = min(config.prompts, len(prompts.tokens)), task.config.rollout.prompts
-    parts = []
+    parts, logged, state = [], Logged(), TrainerState(run.step, task.config.steps)
     for i, start in enumerate(range(0, count, batch)):
         rows = np.arange(start, start + batch) % len(prompts.tokens)
         chosen = prompts.select(rows, batch_sharding(task.mesh))
@@ -130,10 +132,10 @@ def sample_and_score(run: RestoredRun, sampled: Params, other: Params, config: E
         rollout, terms, kl, length = program(sampled, other, reward_params, chosen, key)
         texts = completion_texts(task.tokenizer, rollout)
         if reward.host:
-            terms |= score_texts(reward.host, task.tokenizer, prompts, rows, rollout, TrainerState(run.step, task.config.steps))
+            terms |= score_texts(reward.host, task.tokenizer, prompts, rows, rollout, state, logged)
         total, terms, kl, length = jax.tree.map(np.asarray, (reward.total(terms), terms, kl, length))
-        parts.append(Sequences(total, terms, kl, length, *texts))
-    return _join(parts, count * config.samples)
+        parts.append(Sequences(total, terms, kl, length, *texts, {}))
+    return replace(_join(parts, count * config.samples), logged=logged.means())
 
 
 def _compile(run: RestoredRun, reward: combination.Reward, config: EvaluationConfig) -> Callable[..., Any]:
@@ -159,4 +161,4 @@ def _join(parts: list[Sequences], total: int) -> Sequences:
         return [text for part in parts for text in getattr(part, name)][:total]
 
     terms = {name: np.concatenate([part.terms[name] for part in parts])[:total] for name in parts[0].terms}
-    return Sequences(arrays("reward"), terms, arrays("kl"), arrays("length"), texts("prompts"), texts("completions"))
+    return Sequences(arrays("reward"), terms, arrays("kl"), arrays("length"), texts("prompts"), texts("completions"), {})

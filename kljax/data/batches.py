@@ -11,7 +11,7 @@ from jax.sharding import Sharding
 from jaxtyping import Bool, Int
 
 from kljax.config import ChatPrompt, PrefixPrompt, WholePrompt
-from kljax.data.chats import Encoded, chats, is_too_long
+from kljax.data.chats import PASSED_ON, Encoded, chats, is_too_long
 from kljax.data.conversations import Message, messages
 from kljax.data.plain_files import Say
 from kljax.data.text import TEXT, is_conversation, silent, whole_column
@@ -116,7 +116,12 @@ def prompt_rows(
     out or cut, as the config says; `say` gets how many.
     """
     values = whole_column(rows, column)
-    made = chats(tokenizer, values, config) if isinstance(config, ChatPrompt) else _texts(tokenizer, values, config, seed)
+    if isinstance(config, ChatPrompt):
+        made = chats(
+            tokenizer, values, config, {name: whole_column(rows, name) for name in PASSED_ON if name in rows.column_names}
+        )
+    else:
+        made = _texts(tokenizer, values, config, seed)
     width = config.max_tokens + 1
     if too_long := [i for i, prompt in enumerate(made.prompts) if len(prompt) > width]:
         if isinstance(config, PrefixPrompt) or config.too_long == "refuse":

@@ -1,6 +1,7 @@
 """Prompts that go through a chat template: the conversations of the data, or one message around each text."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +24,15 @@ class Encoded:
     targets: list[str | None] | None = None
 
 
-def chats(tokenizer: Tokenizer, values: list[Any], config: ChatPrompt) -> Encoded:
-    """Each conversation in the tokenizer's chat template, up to where the assistant's answer begins."""
+PASSED_ON = ("tools", "chat_template_kwargs")
+"""Columns of TRL's conversational formats that are for the template: the tools that may be called, and variables of its own."""
+
+
+def chats(tokenizer: Tokenizer, values: list[Any], config: ChatPrompt, columns: Mapping[str, list[Any]]) -> Encoded:
+    """Each conversation in the tokenizer's chat template, up to where the assistant's answer begins.
+
+    `columns` are those of PASSED_ON that the data have.
+    """
     if not tokenizer.chat_template:
         raise UserError(
             "data.prompt.kind: got chat, but the tokenizer has no chat template; expected one in tokenizer_config.json or "
@@ -34,10 +42,15 @@ def chats(tokenizer: Tokenizer, values: list[Any], config: ChatPrompt) -> Encode
     asked = [_given(i, value, config) if given else (_around(value, config), None) for i, value in enumerate(values)]
     messages, targets = [messages for messages, _ in asked], [target for _, target in asked]
 
+    variables = [
+        _variables(i, {name: column[i] for name, column in columns.items()}) for i in range(len(values) if given else 0)
+    ]
+
     def encoded(i: int, asked: list[Message]) -> list[int]:
         goes_on = asked[-1]["role"] == "assistant"
+        more = variables[i] if given else {}
         try:
-            return chat_tokens(tokenizer, asked, begin_answer=not goes_on, continue_last=goes_on)
+            return chat_tokens(tokenizer, asked, begin_answer=not goes_on, continue_last=goes_on, variables=more)
         except UserError as error:
             field = "" if str(error).startswith("tokenizer: ") else f"{_refused(tokenizer, asked, config)}: "
             raise UserError(f"{field}{error} It is row {i} of the prompts.") from None
@@ -57,6 +70,19 @@ def chats(tokenizer: Tokenizer, values: list[Any], config: ChatPrompt) -> Encode
 
     prompts = [encoded(i, conversation) for i, conversation in enumerate(messages)]
     return Encoded(prompts, shortened, messages if given else None, targets if given else None)
+
+
+def _variables(i: int, of: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row gives the template beside its messages."""
+    tools, more = of.get("tools"), of.get("chat_template_kwargs")
+    row = f"data.source.path: row {i} of the prompts has"
+    try:
+        tools = json.loads(tools) if isinstance(tools, str) else tools
+    except ValueError:
+        raise UserError(f"{row} tools={of['tools'][:60]!r}, expected a list or JSON of one.") from None
+    if more is not None and not isinstance(more, Mapping):
+        raise UserError(f"{row} chat_template_kwargs={more!r}, expected names and values.")
+    return ({"tools": tools} if tools else {}) | {name: value for name, value in (more or {}).items() if value is not None}
 
 
 def _around(text: str, config: ChatPrompt) -> list[Message]:

@@ -154,14 +154,21 @@ def with_ends(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def chat_tokens(
-    tokenizer: Tokenizer, messages: Sequence[Message], *, begin_answer: bool, continue_last: bool = False
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    *,
+    begin_answer: bool,
+    continue_last: bool = False,
+    variables: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """The messages in the tokenizer's chat template, with the beginning of an answer, or without the end of the last message.
+
+    `variables` are those of the template beside the messages, such as tools.
 
     A message that spells a special token says its characters. UserError where the template refuses the messages, or where it
     cannot be told which of its tokens is the message's.
     """
-    text = _rendered(tokenizer, messages, begin_answer, continue_last)
+    text = _rendered(tokenizer, messages, begin_answer, continue_last, variables or {})
     ids, rest = [], text
     contents = [message["content"].strip() for message in messages]
     for content in contents:
@@ -175,11 +182,12 @@ def chat_tokens(
     return [*ids, *_with_special(tokenizer, rest)]
 
 
-def _rendered(tokenizer: Tokenizer, messages: Sequence[Message], begin_answer: bool, continue_last: bool) -> str:
+def _rendered(
+    tokenizer: Tokenizer, messages: Sequence[Message], begin: bool, continue_last: bool, variables: Mapping[str, Any]
+) -> str:
+    how = {"add_generation_prompt": begin, "continue_final_message": continue_last}
     try:
-        text: Any = tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=begin_answer, continue_final_message=continue_last
-        )
+        text: Any = tokenizer.apply_chat_template(list(messages), tokenize=False, **how, **variables)
     except Exception as error:  # a template can raise anything, in words of its own
         said = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"the chat template says: {said.rstrip('.')}.") from None

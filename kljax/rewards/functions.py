@@ -8,6 +8,7 @@ the config's arguments. It may be a coroutine function, a partial or an object t
 """
 
 import asyncio
+import copy
 import inspect
 import json
 import math
@@ -146,16 +147,15 @@ def _parameters(
 
 def call(functions: Iterable[Function], samples: Samples, logged: Logged) -> dict[str, Float[np.ndarray, "B"]]:
     """Each function's rewards by its name, NaN where it said None. Coroutines run beside one another and beside the rest."""
-    begun = {function.name: (function, _begin(function, samples, logged)) for function in functions}
-    found = {}
+    begun: list[tuple[Function, Any]] = []
     try:
-        for name, (function, result) in begun.items():
-            found[name] = _checked(function, result, samples)
+        for function in functions:
+            begun.append((function, _begin(function, samples, logged)))
+        return {function.name: _checked(function, result, samples) for function, result in begun}
     finally:
-        for _, result in begun.values():
+        for _, result in begun:
             if isinstance(result, Future):
                 result.cancel()
-    return found
 
 
 def _begin(function: Function, samples: Samples, logged: Logged) -> Any:
@@ -170,8 +170,10 @@ def _begin(function: Function, samples: Samples, logged: Logged) -> Any:
         "log_extra": lambda column, values: _log_extra(function.name, logged, column, values, len(samples.completions)),
     }
     passed = given if function.takes is None else {key: value for key, value in given.items() if key in function.takes}
+    # Copies: what a function does to its lists, others and later steps must not see.
+    passed, arguments = ({key: copy.deepcopy(value) for key, value in of.items()} for of in (passed, function.arguments))
     try:
-        result = function.call(**passed, **function.arguments)
+        result = function.call(**passed, **arguments)
     except UserError as error:
         raise UserError(named(function.name, error)) from None
     except Exception as error:

@@ -169,7 +169,9 @@ def build_trainer(task: Task) -> Trainer:
     controller = make_controller(config)
     adapted = adaptation(task.architecture, config.adapter)
     shapes = state_shapes(adapted.shapes, optimizer, controller, moving_shapes(adapted, config.reference))
-    reward = combination.build(config.reward, task.tokenizer, task.splits.prompts.column_names)
+    held_out = task.splits.held_out.column_names  # a file of its own may have others, and its rows are rewarded, too
+    columns = [name for name in task.splits.prompts.column_names if name in held_out]
+    reward = combination.build(config.reward, task.tokenizer, columns)
     parts = Parts(
         adaptation=adapted,
         shardings=state_shardings(shapes, optimizer, adapted.shardings, task.mesh),

@@ -101,6 +101,20 @@ def test_rewards_get_messages(tokenizer):
     assert answers == [[{"role": "assistant", "content": " and words"}]] * 2
 
 
+WITH_TOOLS = "{% for tool in tools %}{{ tool.name }} {% endfor %}{{ mood }}" + TEMPLATE
+
+
+@pytest.mark.parametrize("spell", [lambda tools: tools, json.dumps], ids=["list", "json"])
+def test_tools_and_variables_of_a_row_reach_the_template(spell):
+    tools = [{"name": "words"}]
+    rows = {"prompt": [USER], "tools": [spell(tools)], "chat_template_kwargs": [{"mood": "other"}]}
+    made = prompt_rows(chatty(WITH_TOOLS), datasets.Dataset.from_dict(rows), chat(), 0, "prompt")
+    assert shown(chatty(), made) == ["words other" + ASKED]
+    broken = datasets.Dataset.from_dict(rows | {"tools": ["{"]})
+    with pytest.raises(UserError, match=r"row 0 of the prompts has tools='\{', expected a list or JSON of one"):
+        prompt_rows(chatty(WITH_TOOLS), broken, chat(), 0, "prompt")
+
+
 def test_an_answer_can_be_gone_on_with(tokenizer):
     made = prompts_of(tokenizer, [USER + ANSWER], chat(last_answer="continue"))
     assert shown(tokenizer, made) == [ASKED + "other words"]

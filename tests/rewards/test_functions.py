@@ -215,6 +215,21 @@ def test_an_argument_that_nothing_takes_is_refused():
 # --- what can be called ------------------------------------------------------
 
 
+def spoils(prompts, completions, answer, scale):
+    prompts[0][0]["content"] = completions[0] = answer[0] = scale["by"] = None
+    return [1.0, 1.0]
+
+
+def test_what_a_function_does_to_its_lists_nobody_sees():
+    messages, answer = [[{"content": "?"}], [{"content": "!"}]], ["a", "b"]
+    reward = build({"a": term("spoils", scale={"by": 1}), "b": term("everything")}, None, ("answer",))  # pyright: ignore
+    for _ in range(2):
+        reward.host(messages, COMPLETIONS, {"answer": answer})
+        assert seen["prompts"] == messages == [[{"content": "?"}], [{"content": "!"}]]
+        assert seen["answer"] == answer == ["a", "b"]
+        assert seen["completions"] == COMPLETIONS
+
+
 class Judge:
     """An object that can be called, and one with a method."""
 
