@@ -17,7 +17,7 @@ from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
 
 from kljax.config import Config, DecoderConfig, to_dict
 from kljax.errors import UserError
-from kljax.validation import validate
+from kljax.validation import validate, without_defaults
 
 CONFIG, MODEL = "config.yaml", "model.json"
 RETIRED = ("keep_freed_memory",)  # keys of `run` in older config.yaml files that are no more and never changed a number
@@ -39,7 +39,8 @@ def check_owner(path: Path, identity: Mapping[str, Any]) -> None:
         raise UserError(
             f"run.root: {path} exists and is not a run directory (it has no {CONFIG}); choose another name=… or run.root=…."
         )
-    there, here = (_flatten({k: v for k, v in c.items() if k != "run"}) for c in (read_config(path), identity))
+    both = ({k: v for k, v in config.items() if k != "run"} for config in (read_config(path), identity))
+    there, here = (_flatten(without_defaults(config)) for config in both)
     for field in [*here, *there]:
         found, value = (repr(values[field]) if field in values else "nothing" for values in (there, here))
         if found != value:

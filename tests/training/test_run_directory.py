@@ -9,9 +9,11 @@ import pytest
 import yaml
 from tensorboardX.proto.event_pb2 import Event
 
+from kljax.config import Config
 from kljax.errors import UserError
 from kljax.training import run_directory
 from kljax.training.run_directory import JsonLines, MetricsLog, check_owner, identity, read_config, read_lines, write_atomically
+from kljax.validation import validate, without_defaults
 
 
 @pytest.fixture
@@ -42,6 +44,17 @@ def test_a_key_of_an_older_version_that_changed_no_number_is_passed_over(owned):
     values["run"]["keep_freed_memory"] = True
     (path / "config.yaml").write_text(yaml.safe_dump(values))
     assert read_config(path) == run_directory.to_dict(config)
+
+
+def test_fields_that_came_later_and_have_their_default_make_no_other_owner(owned):
+    config, path = owned
+    values = run_directory.to_dict(config)
+    assert without_defaults(values)["model"].keys() < values["model"].keys()
+    (path / "config.yaml").write_text(yaml.safe_dump(without_defaults(values)))
+    assert validate(read_config(path), Config) == config
+    check_owner(path, identity(config))
+    changed = replace(config, model=replace(config.model, positions="rotary", nope_every=1))
+    assert "belongs to another config: model." in complaint(path, changed)
 
 
 def test_the_owner_is_let_in_and_nothing_is_written(owned):
