@@ -35,7 +35,7 @@ def read(path: Path, name: str) -> HuggingFaceConfig:
     if model_type not in FAMILIES:
         supported = ", ".join(f"{family.title} ({key})" for key, family in FAMILIES.items())
         raise UserError(f"{where} is of the architecture {model_type!r}, expected one of {supported}.")
-    keys.check_readable(raw, where)
+    keys.check_readable(raw, FAMILIES[model_type], where)
     from transformers import AutoConfig
 
     try:
@@ -43,6 +43,8 @@ def read(path: Path, name: str) -> HuggingFaceConfig:
     except Exception as error:  # a class of its own for each kind of bad value
         reason = " ".join(str(error).split())
         raise UserError(f"{name}: transformers cannot read '{file}': {reason}") from None
+    if theirs.model_type != model_type:  # Mistral's with layer_types are another family to transformers
+        raise UserError(f"{where} is of the architecture {theirs.model_type!r} to transformers, expected {model_type!r}.")
     keys.check(raw, theirs, FAMILIES[model_type], where)
     return theirs
 
@@ -126,7 +128,7 @@ def _check_window(theirs: HuggingFaceConfig, context: int, where: str) -> None:
         raise UserError(f"{where} has layers of the type {odd[0]!r} (layer_types); expected 'full_attention'.")
     window = getattr(theirs, "sliding_window", None)
     if hasattr(type(theirs), "use_sliding_window") and "sliding_attention" not in kinds:
-        return  # Qwen's and SmolLM3's classes look at layer_types; Mistral's at the window alone
+        return  # Qwen's and SmolLM3's classes look at layer_types, Mistral's at the window alone
     if window is not None and not isinstance(window, int):
         raise UserError(f"{where} has sliding_window={window!r}; expected a number of tokens, or null.")
     if window is None and "sliding_attention" in kinds:
@@ -135,9 +137,9 @@ def _check_window(theirs: HuggingFaceConfig, context: int, where: str) -> None:
         )
     if window is not None and window < context:
         raise UserError(
-            f"{where} has layers in which a token sees the last {window} tokens alone (sliding_window), and a context of "
-            f"{context}; kljax's attention sees all, which is the same up to {window}: model.context={window}, or "
-            f"max_position_embeddings={window} in a copy of its config.json."
+            f"{where} has layers in which a token sees the last {window} tokens alone (sliding_window={window}), and a context "
+            f"of {context}; kljax's attention sees all, which is the same up to {window} tokens: expected "
+            f"model.context={window} or less, or max_position_embeddings={window} in a copy of its config.json."
         )
 
 

@@ -5,7 +5,7 @@ A key that nobody knows is refused: whoever wrote it meant something by it. Only
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,10 @@ def load(file: Path, name: str) -> dict[str, Any]:
     return values
 
 
-def check_readable(raw: Mapping[str, Any], where: str) -> None:
-    """UserError where the weights are no plain floats, or code that is not ours says what is computed with them."""
+def check_readable(raw: Mapping[str, Any], family: Family, where: str) -> None:
+    """UserError where the weights are no plain floats, where code that is not ours says what is computed with them, or where
+    positions are not computed here. `where` is how messages begin.
+    """
     if raw.get("quantization_config"):
         raise UserError(f"{where} holds quantised weights (quantization_config); expected plain floats.")
     if raw.get("auto_map"):
@@ -114,21 +116,15 @@ def check_readable(raw: Mapping[str, Any], where: str) -> None:
             f"{where} has code of its own (auto_map={shown(raw['auto_map'])}), which kljax does not run; if the classes of "
             "transformers compute the same, delete auto_map from config.json."
         )
+    if _is_rotary(family):
+        rope.check(raw, where)
 
 
 def check(raw: Mapping[str, Any], theirs: HuggingFaceConfig, family: Family, where: str) -> None:
-    """UserError where a key of config.json is not used, is none of those that change nothing, or contradicts another.
-
-    `where` is how messages begin.
-    """
+    """UserError where a key of config.json is not used, is none of those that change nothing, or contradicts another."""
     _check_classes(raw, theirs, family, where)
-    rotary = "rotary" in family.parts.get("positions", ())
-    if rotary:
-        rope.check(raw, where)
     defaults = {field.name: field.default for field in fields(type(theirs))}  # pyright: ignore
-    known = {*USED, *family.fields, *family.fixed, *family.dropouts, *family.thought}
-    if rotary:
-        known |= {"sliding_window", "layer_types", *rope.KEYS, *(WINDOWS & defaults.keys())}
+    known = keys_of(family, defaults)
     neutral = {key: values for key, values in {**NEUTRAL, **family.neutral}.items() if key not in family.fixed}
     for key, value in raw.items():
         if value is None or (key in neutral and value in neutral[key]):
@@ -138,16 +134,29 @@ def check(raw: Mapping[str, Any], theirs: HuggingFaceConfig, family: Family, whe
             raise UserError(f"{where} has {key}={shown(value)}, which kljax does not compute; expected {shown(expected)}.")
         if key in theirs.attribute_map or key in family.fields:
             _check_alias(key, value, theirs, where)
-        elif key not in known | NO_EFFECT | GENERATION and (key not in defaults or not _same(value, defaults[key])):
+        elif key not in known and (key not in defaults or not _same(value, defaults[key])):
+            hint = did_you_mean(key, sorted(known - GENERATION))
             raise UserError(
                 f"{where} has {key}={shown(value)}, which is no key of {family.title} that kljax knows, so that it may change "
-                f"what the model computes.{did_you_mean(key, sorted(known))} If it does not, delete it from config.json (in a "
-                "copy of the directory, if others need it)."
+                f"what the model computes.{hint} If it does not, delete it from config.json (in a copy of the directory, if "
+                "others need it)."
             )
     if raw.get("n_ctx") not in (None, theirs.max_position_embeddings):
         raise UserError(
             f"{where} has n_ctx={shown(raw['n_ctx'])} and n_positions={theirs.max_position_embeddings}; expected one number."
         )
+
+
+def keys_of(family: Family, of_its_class: Collection[str]) -> set[str]:
+    """All keys that are used, or known to change nothing, in such a model's config.json."""
+    known = {*USED, *family.fields, *family.fixed, *family.dropouts, *family.thought, *family.neutral}
+    if _is_rotary(family):
+        known |= {"sliding_window", "layer_types", *rope.KEYS, *(key for key in WINDOWS if key in of_its_class)}
+    return known | NEUTRAL.keys() | NO_EFFECT | GENERATION
+
+
+def _is_rotary(family: Family) -> bool:
+    return "rotary" in family.parts.get("positions", ())
 
 
 def _check_classes(raw: Mapping[str, Any], theirs: HuggingFaceConfig, family: Family, where: str) -> None:
@@ -158,9 +167,9 @@ def _check_classes(raw: Mapping[str, Any], theirs: HuggingFaceConfig, family: Fa
             f"{where} has architectures={shown(named)}, of which kljax does not know what they compute; expected "
             f"{' or '.join(family.architectures.values())}, if that is the same."
         )
-    count = len(theirs.id2label or {})
+    count = len(raw.get("id2label") or ())
     for key in ("num_labels", "_num_labels"):
-        if raw.get("id2label") and raw.get(key) not in (None, count):
+        if count and raw.get(key) not in (None, count):
             raise UserError(f"{where} has {key}={shown(raw[key])}, but {count} names in id2label; expected as many.")
 
 
