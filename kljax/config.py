@@ -167,15 +167,51 @@ class PretrainedTokenizer:
 
 
 @strict
+class LinearScaling:
+    """Rotary positions divided by a number (position interpolation, Chen et al. 2023)."""
+
+    kind: Literal["linear"]
+    factor: AboveZero
+
+
+@strict
+class Llama3Scaling:
+    """Rotary positions as Llama 3.1 has them: slow pairs are divided by `factor`, fast ones are not, with a blend between."""
+
+    kind: Literal["llama3"]
+    factor: AboveZero
+    low_freq_factor: AboveZero  # slow: fewer turns than this within original_context
+    high_freq_factor: AboveZero  # fast: more turns than this
+    original_context: Positive  # longest sequence before the positions were scaled
+
+
+@strict
+class YarnScaling:
+    """YaRN (Peng et al. 2023): like llama3, blended by the pair's number, and cosine and sine are scaled, too."""
+
+    kind: Literal["yarn"]
+    factor: AboveZero
+    attention_factor: AboveZero  # of cosine and sine
+    beta_fast: AboveZero  # fast: more turns than this within original_context
+    beta_slow: AboveZero  # slow: fewer turns than this
+    truncate: bool  # the blend begins and ends at whole pairs
+    original_context: Positive  # longest sequence before the positions were scaled
+
+
+RopeScaling: TypeAlias = LinearScaling | Llama3Scaling | YarnScaling
+
+
+@strict
 class DecoderConfig:
-    """The decoder, spelled by its parts: GPT-2, Llama and Qwen are choices of them (configs/model/)."""
+    """The decoder, spelled by its parts: GPT-2, Llama, Qwen, OLMo are choices of them (configs/model/)."""
 
     kind: Literal["decoder"]
     positions: Literal["learned", "rotary"]
     norm: Literal["layer", "rms"]
     mlp: Literal["gelu", "swiglu"]
     bias: Literal["none", "qkv", "all"]  # on no matrix, on queries, keys and values, on every one
-    qk_norm: bool  # an RMS norm on each head's queries and keys
+    normed: Literal["inputs", "outputs"] = "inputs"  # what of attention and MLP goes through a norm
+    qk_norm: bool | Literal["whole"]  # an RMS norm on each head's queries and keys; whole: on those of all heads together
     tied_head: bool  # the output matrix is the embedding
     layers: Positive
     d_model: Positive
@@ -186,6 +222,8 @@ class DecoderConfig:
     context: Positive  # longest sequence, prompt included
     norm_eps: AboveZero
     rope_theta: AboveZero  # rotary base
+    rope_scaling: LinearScaling | Llama3Scaling | YarnScaling | None = Field(default=None, discriminator="kind")  # null: none
+    nope_every: Natural = 0  # every so many layers one has no positions (NoPE); 0: all have them
     dropout: Share  # in pretraining only: RL samples and scores without
     dtype: Dtype  # of activations; log-probs are float32
     param_dtype: Dtype  # of parameters; those that are trained are float32

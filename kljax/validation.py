@@ -4,13 +4,23 @@ import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import pydantic
 from pydantic import TypeAdapter
+from pydantic_core import PydanticUndefined
 
-from kljax.config import Config, DecoderConfig, EncoderConfig, HuggingFaceModel, RandomWordsSource
+from kljax.config import (
+    Config,
+    DecoderConfig,
+    EncoderConfig,
+    HuggingFaceModel,
+    Llama3Scaling,
+    RandomWordsSource,
+    YarnScaling,
+)
 from kljax.errors import UserError, did_you_mean
 
 Schema = TypeVar("Schema")
@@ -29,6 +39,34 @@ def leaf_keys(schema: Any, prefix: str = "") -> Iterator[str]:
         yield prefix + field.name
         for member in _members(typing.get_type_hints(schema)[field.name]):
             yield from leaf_keys(member, f"{prefix}{field.name}.")
+
+
+def without_defaults(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The dictionary of a `Config`, or a part of it, without fields that have their default.
+
+    These are fields that came later, and the default is what a config means that was written before: with and without them it
+    is the same config.
+    """
+    kept = {}
+    for key, value in values.items():
+        field = prefix + key
+        if field not in (later := _defaults()) or value != later[field]:
+            kept[key] = without_defaults(value, f"{field}.") if isinstance(value, Mapping) else value
+    return kept
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return dict(_defaults_of(Config))
+
+
+def _defaults_of(schema: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for field in fields(schema):
+        default = getattr(field.default, "default", field.default)
+        if default is not MISSING and default is not PydanticUndefined:
+            yield prefix + field.name, default
+        for member in _members(typing.get_type_hints(schema)[field.name]):
+            yield from _defaults_of(member, f"{prefix}{field.name}.")
 
 
 def _members(hint: Any) -> list[Any]:
@@ -168,8 +206,38 @@ def _check_model(config: Config) -> None:
         raise UserError(
             f"model.kv_heads: got {model.kv_heads}, expected a divisor of model.heads={model.heads}: {_divisors(model.heads)}."
         )
-    if model.positions == "rotary" and model.head_dim % 2:
-        raise UserError(f"model.head_dim: got {model.head_dim}, expected an even number for rotary positions.")
+    _check_positions(model)
+
+
+def _check_positions(model: DecoderConfig) -> None:
+    if model.positions == "rotary":
+        if model.head_dim % 2:
+            raise UserError(f"model.head_dim: got {model.head_dim}, expected an even number for rotary positions.")
+    elif model.rope_scaling is not None:
+        raise UserError(
+            f"model.rope_scaling: got {model.rope_scaling.kind} with model.positions={model.positions}, expected null."
+        )
+    elif model.nope_every:
+        raise UserError(f"model.nope_every: got {model.nope_every} with model.positions={model.positions}, expected 0.")
+    if model.nope_every > model.layers:
+        raise UserError(
+            f"model.nope_every: got {model.nope_every}, expected at most model.layers={model.layers}, or 0 for none."
+        )
+    if (wrong := scaling_misfit(model)) is not None:
+        raise UserError(f"model.rope_scaling.{wrong}.")
+
+
+def scaling_misfit(model: DecoderConfig) -> str | None:
+    """What is wrong with numbers of a scaled rotary position that only make sense together; None where nothing is."""
+    match scaling := model.rope_scaling:
+        case Llama3Scaling() if scaling.high_freq_factor <= scaling.low_freq_factor:
+            low, high = scaling.low_freq_factor, scaling.high_freq_factor
+            return f"high_freq_factor: got {high}, expected more than low_freq_factor={low}"
+        case YarnScaling() if scaling.beta_fast < scaling.beta_slow:
+            return f"beta_fast: got {scaling.beta_fast}, expected no less than beta_slow={scaling.beta_slow}"
+        case YarnScaling() if model.rope_theta == 1:
+            return "kind: got yarn with rope_theta=1, by which all pairs turn alike; expected another base"
+    return None
 
 
 def _check_kept_activations(config: Config) -> None:

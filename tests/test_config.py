@@ -23,6 +23,7 @@ EXPERIMENTS = sorted(file.stem for file in (CONFIGS / "experiment").glob("*.yaml
 REWARDS = sorted(file.stem for file in (CONFIGS / "reward").glob("*.yaml"))
 MODELS = sorted(file.stem for file in (CONFIGS / "model").glob("*.yaml"))
 ABSENT = object()
+LLAMA3 = {"kind": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context": 32}
 PINNED = {
     "model.heads": 4,
     "model.kv_heads": 4,
@@ -128,6 +129,7 @@ WHERE = {
     "LoraAdapter": "adapter/lora",
     "ReferenceConfig": "config:reference",
     "ExportConfig": "export",
+    "DecoderConfig": "model/gpt2",
 }
 """Sections with fields that came later, and where their values live."""
 
@@ -284,6 +286,14 @@ def test_no_reward_is_refused_with_the_way_out(defaults):
     [
         ({"model.kv_heads": 3}, "model.kv_heads: got 3", ["model.heads=4", "1, 2, 4"]),
         ({"model.positions": "rotary", "model.head_dim": 15}, "model.head_dim: got 15", ["even"]),
+        ({"model.rope_scaling": {"kind": "linear", "factor": 2.0}}, "model.rope_scaling: got linear", ["learned", "null"]),
+        ({"model.nope_every": 2}, "model.nope_every: got 2", ["learned", "0"]),
+        ({"model.positions": "rotary", "model.nope_every": 3}, "model.nope_every: got 3", ["model.layers=2"]),
+        (
+            {"model.positions": "rotary", "model.rope_scaling": LLAMA3 | {"high_freq_factor": 1.0}},
+            "model.rope_scaling.high_freq_factor: got 1.0",
+            ["low_freq_factor=1.0"],
+        ),
         ({"data.prompt.min_tokens": 9}, "data.prompt.min_tokens: got 9", ["data.prompt.max_tokens=4"]),
         ({"model.context": 20, "pretrain.length": 20}, "data.prompt.max_tokens: ", ["29", "model.context=20"]),
         ({"pretrain.length": 65}, "pretrain.length: got 65", ["model.context=64"]),
@@ -316,6 +326,7 @@ def test_fields_that_do_not_go_together_are_refused(defaults, changes, beginning
     [
         {"model.kv_heads": 1},
         {"data.prompt.min_tokens": 4},
+        {"model.positions": "rotary", "model.rope_scaling": LLAMA3, "model.nope_every": 2},
         {"model.context": 4 + 1 + 24, "pretrain.length": 4 + 1 + 24},  # prompt, beginning token, completion
         {"optimizer.warmup_steps": 79, "steps": 80},
         {"kl.beta": 0},

@@ -1,4 +1,4 @@
-"""One decoder that spells the GPT-2, Llama and Qwen families: each is a choice of parts (configs/model/).
+"""One decoder that spells the GPT-2, Llama, Qwen and OLMo families: each is a choice of parts (configs/model/).
 
 Parameters carry logical axes (`axes` in their metadata: vocab, embed, heads, kv_heads, mlp, …), which
 `training/mesh.py` maps to the axes of a device mesh. Parameters and activations have the config's dtypes; logits are float32.
@@ -80,8 +80,8 @@ class Decoder(nnx.Module):
         if self.learned_positions is not None:
             x = x + self.learned_positions(positions)
         turn = None
-        if self.config.positions == "rotary":
-            turn = rotation(positions, self.config.context, self.config.head_dim, self.config.rope_theta)
+        if (config := self.config).positions == "rotary":
+            turn = rotation(positions, config.context, config.head_dim, config.rope_theta, config.rope_scaling)
         keys = (
             [None] * (len(self.layers) + 1)
             if dropout_key is None
@@ -91,7 +91,8 @@ class Decoder(nnx.Module):
         found: list[Activations] = []
         for i, layer in enumerate(self.layers):
             inputs = None if cache is None else cache[i], slot, keys[i], NOTHING if known is None else known[i]
-            x, of_layer = apply(layer, self.config.remat == "layer", x, turn, mask, *inputs)
+            turned = None if config.nope_every and (i + 1) % config.nope_every == 0 else turn
+            x, of_layer = apply(layer, config.remat == "layer", x, turned, mask, *inputs)
             x = _held(x, self.activations)
             found.append(of_layer)
         return self.final_norm(x), found
@@ -107,7 +108,7 @@ class Decoder(nnx.Module):
 
 
 class Layer(nnx.Module):
-    """Pre-norm attention and MLP, each added to the residual stream."""
+    """Attention and MLP, each added to the residual stream, with a norm before each (GPT-2, Llama) or after it (OLMo 2)."""
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -120,11 +121,14 @@ class Layer(nnx.Module):
         self, x: Array, turn: Rotation | None, mask: Array, cache: Any, slot: Any, key: Any, known: Activations
     ) -> tuple[Array, Activations]:
         """One layer; see `Decoder.__call__`."""
-        keys = (None, None) if key is None else tuple(jax.random.split(key))
-        attended, found = self.attention(self.attention_norm(x), turn, mask, cache, slot, known)
-        middle = recall(x + dropout(attended, self.config.dropout, keys[0]), known.middle)
-        changed, inner = apply(self.mlp, self.config.remat == "mlp", self.mlp_norm(middle), known.inner)
-        out = recall(middle + dropout(changed, self.config.dropout, keys[1]), known.out)
+        config, keys = self.config, (None, None) if key is None else tuple(jax.random.split(key))
+        before = config.normed == "inputs"
+        attended, found = self.attention(self.attention_norm(x) if before else x, turn, mask, cache, slot, known)
+        attended = attended if before else self.attention_norm(attended)
+        middle = recall(x + dropout(attended, config.dropout, keys[0]), known.middle)
+        changed, inner = apply(self.mlp, config.remat == "mlp", self.mlp_norm(middle) if before else middle, known.inner)
+        changed = changed if before else self.mlp_norm(changed)
+        out = recall(middle + dropout(changed, config.dropout, keys[1]), known.out)
         return out, found._replace(middle=middle, inner=inner, out=out)
 
 
@@ -141,17 +145,21 @@ class Attention(nnx.Module):
         self.out = linear(
             q_dim, config.d_model, ("heads", "embed"), config, rngs, config.bias == "all", std=_residual_std(config)
         )
-        self.q_norm = _norm(config, rngs, config.head_dim) if config.qk_norm else None
-        self.k_norm = _norm(config, rngs, config.head_dim) if config.qk_norm else None
+        q_width, k_width = (q_dim, kv_dim) if config.qk_norm == "whole" else (config.head_dim, config.head_dim)
+        self.q_norm = _norm(config, rngs, q_width) if config.qk_norm else None
+        self.k_norm = _norm(config, rngs, k_width) if config.qk_norm else None
 
     def __call__(
         self, x: Array, turn: Rotation | None, mask: Array, cache: Any, slot: Any, known: Activations
     ) -> tuple[Array, Activations]:
         """Attention over the tokens themselves, or over the cache into which they are written."""
         config = self.config
-        q, k, v = (split_heads(matrix(x), config.head_dim) for matrix in (self.q, self.k, self.v))
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (matrix(x) for matrix in (self.q, self.k, self.v))
+        if config.qk_norm == "whole":
+            q, k = self.q_norm(q), self.k_norm(k)  # pyright: ignore
+        q, k, v = (split_heads(each, config.head_dim) for each in (q, k, v))
+        if config.qk_norm is True:
+            q, k = self.q_norm(q), self.k_norm(k)  # pyright: ignore
         if turn is not None:
             q, k = rotate(q, turn), rotate(k, turn)
         if cache is not None:

@@ -1,4 +1,4 @@
-"""Hugging Face directories to models and back: GPT-2, Llama, Qwen2 and Qwen3; BERT, DistilBERT and RoBERTa.
+"""Hugging Face directories to models and back, of the families in huggingface_families.py.
 
 `describe` reads what a directory says of itself, `load_params` its weights, `save` writes one that transformers loads. Names
 and shapes are checked from the files' headers before any weight is read. Only safetensors are read, never pickles.
@@ -21,7 +21,7 @@ from kljax.models import huggingface_configs as configs
 from kljax.models import huggingface_files as files
 from kljax.models import peft_adapters as adapters
 from kljax.models.huggingface_files import LowRank, Tensor
-from kljax.models.huggingface_names import NAMES, RENAMED, Keys, Kind, Names, Source, find_source, may_be_ignored
+from kljax.models.huggingface_names import NAMES, RENAMED, Keys, Kind, Names, Source, copies_of, find_source, may_be_ignored
 from kljax.types import HuggingFaceConfig, Params, Tokenizer
 
 __all__ = ["Kind", "Pretrained", "check_exportable", "check_tokenizer", "describe", "load_params", "save"]
@@ -46,6 +46,7 @@ class Pretrained:
     outputs: int  # of the classification head in the file; 0: it has none
     labels: tuple[str, ...]  # what these outputs are called
     fingerprint: str  # changes when the weights do; see huggingface_files.fingerprint
+    problem: configs.Problem = "single_label_classification"  # what the outputs mean
     adapter: adapters.Adapter | None = None  # a LoRA of PEFT's that is added to the weights
 
     @property
@@ -78,7 +79,9 @@ def _describe_model(path: Path, source: HuggingFaceModel, field: str) -> Pretrai
     tensors = files.read_headers(path, field)
     outputs = _count_outputs(theirs, tensors, f"{field}: '{path}'")
     labels = tuple(label for _, label in sorted((theirs.id2label or {}).items()))[:outputs]
-    return Pretrained(path, config, theirs.vocab_size, outputs, labels, files.fingerprint(path / "config.json", tensors))
+    problem = configs.problem_of(theirs, outputs, f"{field}: '{path}'")
+    fingerprint = files.fingerprint(path / "config.json", tensors)
+    return Pretrained(path, config, theirs.vocab_size, outputs, labels, fingerprint, problem)
 
 
 def _describe_adapted(adapter: adapters.Adapter, source: HuggingFaceModel, field: str) -> Pretrained:
@@ -111,7 +114,9 @@ def _describe_adapted(adapter: adapters.Adapter, source: HuggingFaceModel, field
     if outputs != len(labels):
         labels = tuple(f"LABEL_{i}" for i in range(outputs))  # as transformers names them
     vocab_size = adapters.vocabulary(adapter, names) or base.vocab_size
-    return Pretrained(folder, config, vocab_size, outputs, labels, adapters.fingerprint(adapter, base.fingerprint), adapter)
+    problem = base.problem if outputs == base.outputs else "regression" if outputs == 1 else "single_label_classification"
+    fingerprint = adapters.fingerprint(adapter, base.fingerprint)
+    return Pretrained(folder, config, vocab_size, outputs, labels, fingerprint, problem, adapter)
 
 
 def _check_config_beside(adapter: adapters.Adapter, base: Pretrained, source: HuggingFaceModel, field: str) -> None:
@@ -222,6 +227,7 @@ def _count_outputs(theirs: HuggingFaceConfig, tensors: dict[str, Tensor], name: 
         if family.architectures["classifier"] in (theirs.architectures or ()):
             raise UserError(f"{name} has no tensor '{head}', which a {family.architectures['classifier']} has.")
         return 0
+    configs.check_claim(theirs, "classifier", f"{name} has a head '{head}', but")
     outputs = tensors[head].shape[0]
     if outputs != theirs.num_labels:
         raise UserError(
@@ -235,14 +241,24 @@ def _match(pretrained: Pretrained, kind: Kind, leaves: dict[Keys, Any]) -> dict[
     folder = pretrained.path
     theirs = configs.read(folder, "model")
     names = NAMES[theirs.model_type]
-    tensors = {_current_name(name): tensor for name, tensor in files.read_headers(folder, "model").items()}
+    tensors = _by_current_name(folder, files.read_headers(folder, "model"))
     prefix = names.prefix if any(name.startswith(names.prefix) for name in tensors) else ""
     sources = {path: find_source(names, kind, path, prefix) for path in leaves}
     if theirs.tie_word_embeddings and HEAD in sources and sources[EMBEDDING].name in tensors:  # an adapter makes two of one
         tensors[sources[HEAD].name] = tensors[sources[EMBEDDING].name]
+    if kind == "decoder":
+        configs.check_claim(theirs, kind, f"'{folder}'")
     claimed = configs.FAMILIES[theirs.model_type].architectures.get(kind) in (theirs.architectures or ())
     _check_missing(folder, list(sources.values()), tensors, kind == "decoder" or claimed)
-    _check_extra(folder, names, kind, {source.name for source in sources.values()}, tensors, prefix)
+    used = {source.name for source in sources.values()}
+    copies = _copies_there(names, kind, used, tensors, prefix)
+    _check_extra(folder, names, kind, used | copies.keys(), tensors, prefix)
+    for copy, original in copies.items():
+        if not files.same_numbers(tensors[copy], tensors[original]):
+            raise UserError(
+                f"'{folder}' has the tensor '{copy}' beside '{original}', to which its config.json ties it, and they differ; "
+                "expected tie_word_embeddings=false there, where the family has that, or the file without the tensor."
+            )
     shapes = {path: _shape_in_file(path, source, leaves[path].shape, theirs) for path, source in sources.items()}
     changes = {}
     if pretrained.adapter is not None:
@@ -256,6 +272,15 @@ def _match(pretrained: Pretrained, kind: Kind, leaves: dict[Keys, Any]) -> dict[
             _check_tensor(tensor, shapes[path])
             plan[path] = source, tensor, change.added
     return plan
+
+
+def _by_current_name(folder: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if (new := _current_name(name)) in renamed:
+            raise UserError(f"'{folder}' has the tensor '{new}' twice, under its older name, too; expected one of them.")
+        renamed[new] = tensor
+    return renamed
 
 
 def _current_name(name: str) -> str:
@@ -273,7 +298,9 @@ def _check_missing(folder: Path, sources: list[Source], tensors: dict[str, Tenso
     for source in sources:
         needed = source.part == "body" or with_head or source.module in begun
         if needed and source.name not in tensors:
-            raise UserError(f"'{folder}' has no tensor '{source.name}', which its config.json speaks of.")
+            alike = next((name for name in tensors if name.endswith(f".{source.name}")), None)
+            hint = f" It has '{alike}': save the model that is inside the other by itself." if alike else ""
+            raise UserError(f"'{folder}' has no tensor '{source.name}', which its config.json speaks of.{hint}")
 
 
 def _check_extra(folder: Path, names: Names, kind: Kind, used: set[str], tensors: dict[str, Tensor], prefix: str) -> None:
@@ -281,8 +308,18 @@ def _check_extra(folder: Path, names: Names, kind: Kind, used: set[str], tensors
         if name not in used and not may_be_ignored(names, kind, name, prefix):
             raise UserError(
                 f"'{folder}' has the tensor '{tensor.name}', for which a model of its config.json has no place; "
-                "expected a config.json and weights of one model."
+                "expected a config.json and weights of one model. What transformers' class for it has read and written again, "
+                "by save_pretrained, is without it."
             )
+
+
+def _copies_there(names: Names, kind: Kind, used: set[str], tensors: dict[str, Tensor], prefix: str) -> dict[str, str]:
+    """Tensors that repeat one that this kind of model uses, and which."""
+    return {
+        copy: original
+        for copy, original in copies_of(names, prefix).items()
+        if copy in tensors and copy not in used and original in used and not may_be_ignored(names, kind, copy, prefix)
+    }
 
 
 def _shape_in_file(path: Keys, source: Source, shape: tuple[int, ...], theirs: HuggingFaceConfig) -> tuple[int, ...]:

@@ -1,107 +1,145 @@
-"""config.json and our configs: one row a family, which reading and writing share.
+"""config.json and our configs, by the table of families, which reading and writing share.
 
 Reading goes through transformers' config classes, which know the defaults and the older spellings; what our model cannot do
 is refused by the name of its key.
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from kljax.config import DecoderConfig, EncoderConfig, HuggingFaceModel
 from kljax.errors import UserError
+from kljax.models import huggingface_keys as keys
+from kljax.models import huggingface_rope as rope
+from kljax.models.huggingface_families import FAMILIES, ONE_OR_MORE, Family
 from kljax.models.huggingface_names import Kind
 from kljax.types import HuggingFaceConfig, Tokenizer
+from kljax.validation import scaling_misfit
+
+Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 ROPE_THETA = 10000.0  # of a model whose positions are learned: any will do
-ONE_OR_MORE = range(1, 2**31)
-
-
-@dataclass(frozen=True)
-class Family:
-    """How config.json and our config say the same; the table is at the end of this file."""
-
-    title: str
-    architectures: Mapping[Kind, str]  # the class that transformers makes of such a model
-    fields: Mapping[str, str]  # their key → our field with the same value
-    given: Callable[[Any], dict[str, Any]]  # our fields that take a thought
-    parts: Mapping[str, Sequence[Any]]  # our field → the values that this architecture can have
-    fixed: Mapping[str, tuple[Any, ...]]  # their key → the values that our model can do; the first is written
-    dropouts: Mapping[str, str]  # their key → our field, or "" where we drop nothing; written, never read
-    square: bool = False  # heads · head_dim must be d_model
 
 
 def read(path: Path, name: str) -> HuggingFaceConfig:
-    """The config.json of a directory, checked to be of a supported architecture. `name` is how messages begin."""
-    file = path / "config.json"
-    try:
-        raw = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{name}: '{path}' has no config.json; expected a directory as save_pretrained writes it.") from None
-    except ValueError as error:
-        raise UserError(f"{name}: cannot read '{file}': {error}.") from None
-    model_type = raw.get("model_type") if isinstance(raw, dict) else None
+    """The config.json of a directory, checked to be of a supported architecture and to say nothing that is not used.
+
+    `name` is how messages begin.
+    """
+    file, where = path / "config.json", f"{name}: '{path}'"
+    raw = keys.load(file, name)
+    model_type = raw.get("model_type")
     if model_type not in FAMILIES:
         supported = ", ".join(f"{family.title} ({key})" for key, family in FAMILIES.items())
-        raise UserError(f"{name}: '{path}' is of the architecture {model_type!r}, expected one of {supported}.")
-    if raw.get("quantization_config"):
-        raise UserError(f"{name}: '{path}' holds quantised weights (quantization_config); expected plain floats.")
+        raise UserError(f"{where} is of the architecture {model_type!r}, expected one of {supported}.")
+    keys.check_readable(raw, FAMILIES[model_type], where)
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(str(path))
+        theirs = AutoConfig.from_pretrained(str(path))
     except Exception as error:  # a class of its own for each kind of bad value
         reason = " ".join(str(error).split())
         raise UserError(f"{name}: transformers cannot read '{file}': {reason}") from None
+    if theirs.model_type != model_type:  # Mistral's with layer_types are another family to transformers
+        raise UserError(f"{where} is of the architecture {theirs.model_type!r} to transformers, expected {model_type!r}.")
+    keys.check(raw, theirs, FAMILIES[model_type], where)
+    return theirs
 
 
 def resolve(theirs: HuggingFaceConfig, source: HuggingFaceModel, name: str) -> DecoderConfig | EncoderConfig:
     """Our config of the same model, with what the source says of dtypes, dropout and context."""
-    family = FAMILIES[theirs.model_type]
-    _refuse_what_we_cannot_do(theirs, family, f"{name}: '{source.path}'")
-    rope = getattr(theirs, "rope_parameters", None) or {}
+    family, where = FAMILIES[theirs.model_type], f"{name}: '{source.path}'"
+    _refuse_what_we_cannot_do(theirs, family, where)
     values: dict[str, Any] = {part: options[0] for part, options in family.parts.items()}
-    if values["kind"] == "decoder":
-        values["rope_theta"] = float(rope.get("rope_theta", ROPE_THETA))
-    values |= {ours: getattr(theirs, key) for key, ours in family.fields.items()} | family.given(theirs)
+    values |= {ours: getattr(theirs, key) for key, ours in family.fields.items()}
+    try:
+        values |= family.given(theirs)
+        if values["kind"] == "decoder":
+            rotary = values["positions"] == "rotary"
+            values["rope_theta"], values["rope_scaling"] = rope.read(theirs) if rotary else (ROPE_THETA, None)
+    except ValueError as error:
+        raise UserError(f"{where} {error}.") from None
     context = theirs.max_position_embeddings - values.get("first_position", 0)
     if source.context is not None and source.context > context:
         raise UserError(
-            f"{name}: '{source.path}' was made for {context} tokens at most, got context={source.context}; expected no more, "
-            "or null for all."
+            f"{where} was made for {context} tokens at most, got context={source.context}; expected no more, or null for all."
         )
     values["context"] = source.context or context
+    _check_window(theirs, values["context"], where)
     values |= {key: getattr(source, key) for key in ("dropout", "dtype", "param_dtype", "remat", "logit_chunk")}
     if values["kind"] == "decoder":
         values["vocab_chunk"] = source.vocab_chunk
+    return _checked(values, where)
+
+
+def check_claim(theirs: HuggingFaceConfig, kind: Kind, beginning: str) -> None:
+    """UserError where config.json names classes, and neither the one for this kind nor, for a decoder, the body alone."""
+    expected, claimed = FAMILIES[theirs.model_type].architectures[kind], theirs.architectures or []
+    body = [keys.stem(theirs) + "Model"] if kind == "decoder" else []
+    if claimed and not {expected, *body} & {*claimed}:
+        raise UserError(
+            f"{beginning} is a {claimed[0]} by its config.json (architectures); expected a {expected}. What that class of "
+            "transformers has read from it and written again, by save_pretrained, is one."
+        )
+
+
+def problem_of(theirs: HuggingFaceConfig, outputs: int, where: str) -> Problem:
+    """What the outputs of a classification head mean: one score or several, classes of which one is right, or any number.
+
+    As problem_type says; without it one output is a score, and several are classes, as they are in nearly every model.
+    """
+    names = theirs.id2label or {}
+    if outputs and ({*names} != {*range(outputs)} or len({*names.values()}) < outputs):
+        raise UserError(f"{where} has id2label={keys.shown(names)}; expected a name of its own for each of 0 to {outputs - 1}.")
+    numbers: dict[Any, Any] = dict(theirs.label2id or {})  # left at LABEL_0, … in many a model: no contradiction
+    if outputs and (odd := [label for i, label in names.items() if numbers.get(label, i) != i]):
+        raise UserError(f"{where} has other numbers in label2id than in id2label for {odd[0]!r}; expected the same.")
+    if outputs == 1 and theirs.problem_type == "single_label_classification":
+        raise UserError(f"{where} is a single_label_classification (problem_type) with one output; expected two or more.")
+    return theirs.problem_type or ("regression" if outputs == 1 else "single_label_classification")  # pyright: ignore
+
+
+def _checked(values: dict[str, Any], where: str) -> DecoderConfig | EncoderConfig:
     try:
-        return EncoderConfig(**values) if values["kind"] == "encoder" else DecoderConfig(**values)
+        config = EncoderConfig(**values) if values["kind"] == "encoder" else DecoderConfig(**values)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(step) for step in first["loc"])
-        raise UserError(f"{name}: '{source.path}' gives {first['input']!r} for {key}: {first['msg']}.") from None
+        raise UserError(f"{where} gives {first['input']!r} for {key}: {first['msg']}.") from None
+    if isinstance(config, DecoderConfig) and (wrong := scaling_misfit(config)) is not None:
+        raise UserError(f"{where} scales its rotary positions in a way that makes no sense: {wrong}.")
+    return config
 
 
-def _refuse_what_we_cannot_do(theirs: HuggingFaceConfig, family: Family, name: str) -> None:
+def _refuse_what_we_cannot_do(theirs: HuggingFaceConfig, family: Family, where: str) -> None:
     for key, allowed in family.fixed.items():
         value = getattr(theirs, key, allowed[0])
         if value not in allowed:
-            raise UserError(f"{name} has {key}={value!r}, which kljax does not compute; expected {allowed[0]!r}.")
-    rope = getattr(theirs, "rope_parameters", None) or {}
-    if rope.get("rope_type", "default") != "default":
-        raise UserError(f"{name} scales its rotary positions (rope_type={rope['rope_type']!r}); expected 'default'.")
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UserError(f"{name} has partial_rotary_factor={rope['partial_rotary_factor']}, expected 1: whole heads rotate.")
-    if any(layer != "full_attention" for layer in getattr(theirs, "layer_types", None) or ()):
-        raise UserError(f"{name} has layers with a sliding window (use_sliding_window, layer_types); expected full attention.")
-    if getattr(theirs, "mlp_bias", False) != getattr(theirs, "attention_bias", False) and theirs.model_type == "llama":
+            raise UserError(f"{where} has {key}={value!r}, which kljax does not compute; expected {allowed[0]!r}.")
+
+
+def _check_window(theirs: HuggingFaceConfig, context: int, where: str) -> None:
+    """UserError where a token could not look at all before it, with the context in which it could."""
+    kinds = set(getattr(theirs, "layer_types", None) or ())
+    if odd := sorted(kinds - {"full_attention", "sliding_attention"}):
+        raise UserError(f"{where} has layers of the type {odd[0]!r} (layer_types); expected 'full_attention'.")
+    window = getattr(theirs, "sliding_window", None)
+    if hasattr(type(theirs), "use_sliding_window") and "sliding_attention" not in kinds:
+        return  # Qwen's and SmolLM3's classes look at layer_types, Mistral's at the window alone
+    if window is not None and not isinstance(window, int):
+        raise UserError(f"{where} has sliding_window={window!r}; expected a number of tokens, or null.")
+    if window is None and "sliding_attention" in kinds:
         raise UserError(
-            f"{name} has attention_bias={theirs.attention_bias} and mlp_bias={theirs.mlp_bias}; expected both true, or both "
-            "false: a kljax decoder has biases on every matrix, on queries, keys and values, or on none."
+            f"{where} has layers with a sliding window (layer_types), but no sliding_window; expected full attention."
+        )
+    if window is not None and window < context:
+        raise UserError(
+            f"{where} has layers in which a token sees the last {window} tokens alone (sliding_window={window}), and a context "
+            f"of {context}; kljax's attention sees all, which is the same up to {window} tokens: expected "
+            f"model.context={window} or less, or max_position_embeddings={window} in a copy of its config.json."
         )
 
 
@@ -164,10 +202,8 @@ def to_json(
     values |= {key: allowed[0] for key, allowed in family.fixed.items()}
     values |= {key: getattr(config, ours) if ours else 0.0 for key, ours in family.dropouts.items()}
     if isinstance(config, DecoderConfig) and config.positions == "rotary":
-        values["rope_theta"] = config.rope_theta  # every version of transformers reads it, unlike rope_parameters
-    if model_type == "llama":
-        values["attention_bias"] = values["mlp_bias"] = config.bias == "all"  # pyright: ignore
-    return values | dict(ids)
+        values |= rope.to_json(config.rope_theta, config.rope_scaling)
+    return values | family.written(config) | dict(ids)
 
 
 def position_rows(config: DecoderConfig | EncoderConfig) -> int:
@@ -185,127 +221,3 @@ def head_json(outputs: int, labels: Sequence[str]) -> dict[str, Any]:
         "label2id": {label: i for i, label in enumerate(labels)},
         "problem_type": "regression" if outputs == 1 else "single_label_classification",
     }
-
-
-LLAMA_FIELDS = {
-    "hidden_size": "d_model",
-    "intermediate_size": "d_mlp",
-    "num_hidden_layers": "layers",
-    "num_attention_heads": "heads",
-    "num_key_value_heads": "kv_heads",
-    "rms_norm_eps": "norm_eps",
-    "tie_word_embeddings": "tied_head",
-}
-LLAMA_PARTS = {"kind": ("decoder",), "positions": ("rotary",), "norm": ("rms",), "mlp": ("swiglu",)}
-BERT_FIELDS = {
-    "hidden_size": "d_model",
-    "intermediate_size": "d_mlp",
-    "num_hidden_layers": "layers",
-    "num_attention_heads": "heads",
-    "layer_norm_eps": "norm_eps",
-    "type_vocab_size": "segments",
-}
-BERT_PARTS = {"kind": ("encoder",), "head": ("tanh",), "segments": ONE_OR_MORE}
-BERT_FIXED = {
-    "hidden_act": ("gelu",),
-    "position_embedding_type": ("absolute",),
-    "is_decoder": (False,),
-    "add_cross_attention": (False,),
-    "tie_word_embeddings": (True,),
-}
-BERT_DROPOUTS = {"hidden_dropout_prob": "dropout", "attention_probs_dropout_prob": ""}
-
-FAMILIES = {
-    "gpt2": Family(
-        title="GPT-2",
-        architectures={"decoder": "GPT2LMHeadModel", "classifier": "GPT2ForSequenceClassification"},
-        fields={
-            "n_embd": "d_model",
-            "n_inner": "d_mlp",
-            "n_layer": "layers",
-            "n_head": "heads",
-            "layer_norm_epsilon": "norm_eps",
-            "tie_word_embeddings": "tied_head",
-        },
-        given=lambda theirs: {
-            "d_mlp": theirs.n_inner or 4 * theirs.n_embd,
-            "kv_heads": theirs.n_head,
-            "head_dim": theirs.n_embd // theirs.n_head,
-        },
-        parts={
-            "kind": ("decoder",),
-            "positions": ("learned",),
-            "norm": ("layer",),
-            "mlp": ("gelu",),
-            "bias": ("all",),
-            "qk_norm": (False,),
-        },
-        fixed={
-            "activation_function": ("gelu_new", "gelu_pytorch_tanh"),  # two names of the tanh form
-            "scale_attn_weights": (True,),
-            "scale_attn_by_inverse_layer_idx": (False,),
-            "add_cross_attention": (False,),
-        },
-        dropouts={"resid_pdrop": "dropout", "embd_pdrop": "dropout", "attn_pdrop": ""},
-        square=True,
-    ),
-    "llama": Family(
-        title="Llama",
-        architectures={"decoder": "LlamaForCausalLM", "classifier": "LlamaForSequenceClassification"},
-        fields=LLAMA_FIELDS | {"head_dim": "head_dim"},
-        given=lambda theirs: {"bias": "all" if theirs.attention_bias else "none"},
-        parts=LLAMA_PARTS | {"bias": ("none", "all"), "qk_norm": (False,)},
-        fixed={"hidden_act": ("silu", "swish")},
-        dropouts={"attention_dropout": ""},
-    ),
-    "qwen2": Family(
-        title="Qwen2",
-        architectures={"decoder": "Qwen2ForCausalLM", "classifier": "Qwen2ForSequenceClassification"},
-        fields=LLAMA_FIELDS,
-        given=lambda theirs: {
-            "head_dim": getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
-        },
-        parts=LLAMA_PARTS | {"bias": ("qkv",), "qk_norm": (False,)},
-        fixed={"hidden_act": ("silu", "swish")},
-        dropouts={"attention_dropout": ""},
-        square=True,
-    ),
-    "qwen3": Family(
-        title="Qwen3",
-        architectures={"decoder": "Qwen3ForCausalLM", "classifier": "Qwen3ForSequenceClassification"},
-        fields=LLAMA_FIELDS | {"head_dim": "head_dim"},
-        given=lambda theirs: {},
-        parts=LLAMA_PARTS | {"bias": ("none",), "qk_norm": (True,)},
-        fixed={"hidden_act": ("silu", "swish"), "attention_bias": (False,)},
-        dropouts={"attention_dropout": ""},
-    ),
-    "bert": Family(
-        title="BERT",
-        architectures={"masked_lm": "BertForMaskedLM", "classifier": "BertForSequenceClassification"},
-        fields=BERT_FIELDS,
-        given=lambda theirs: {},
-        parts=BERT_PARTS | {"first_position": (0,)},
-        fixed=BERT_FIXED,
-        dropouts=BERT_DROPOUTS,
-    ),
-    "distilbert": Family(
-        title="DistilBERT",
-        architectures={"masked_lm": "DistilBertForMaskedLM", "classifier": "DistilBertForSequenceClassification"},
-        fields={"dim": "d_model", "hidden_dim": "d_mlp", "n_layers": "layers", "n_heads": "heads"},
-        given=lambda theirs: {},
-        # norm_eps: not in its config.json but in the code of transformers
-        parts={"kind": ("encoder",), "head": ("relu",), "segments": (0,), "first_position": (0,), "norm_eps": (1e-12,)},
-        fixed={"activation": ("gelu",), "sinusoidal_pos_embds": (False, True), "tie_word_embeddings": (True,)},
-        dropouts={"dropout": "dropout", "attention_dropout": "", "seq_classif_dropout": "dropout"},
-    ),
-    "roberta": Family(
-        title="RoBERTa",
-        architectures={"masked_lm": "RobertaForMaskedLM", "classifier": "RobertaForSequenceClassification"},
-        fields=BERT_FIELDS,
-        given=lambda theirs: {"first_position": theirs.pad_token_id + 1},  # so transformers counts
-        parts=BERT_PARTS | {"first_position": ONE_OR_MORE},
-        fixed=BERT_FIXED,
-        dropouts=BERT_DROPOUTS,
-    ),
-}
-"""`model_type` of config.json → what we know of it."""

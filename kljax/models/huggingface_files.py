@@ -25,6 +25,10 @@ from kljax.errors import UserError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+OF_A_MODEL = ("*.safetensors", "value_head.*", "v_head.*")
+"""Files that hold a part of a model, or another one. (Pickles of the same weights lie beside many a safetensors file.)"""
+OTHER_FORMATS = ("consolidated*.safetensors", "adapter_model.safetensors")
+"""The same weights under Mistral's own names, which transformers does not read either, and PEFT's adapters."""
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 FILE_SIZE = "5GB"  # of one file of weights; what is more goes into several
@@ -74,9 +78,21 @@ def has_weights(folder: Path) -> bool:
 def read_headers(folder: Path, name: str) -> dict[str, Tensor]:
     """All tensors of the directory. `name` is how messages begin.
 
-    UserError where a file is missing or cut off, or where all weights are pickled.
+    UserError where a file is missing or cut off, where files and index are not of one model, or where all weights are pickled.
     """
-    return read_headers_of(_files(folder, name), name)
+    tensors = read_headers_of(_files(folder, name), name)
+    if not (folder / INDEX).exists():
+        return tensors
+    listed = _weight_map(folder, name)
+    for key, tensor in tensors.items():
+        if listed.get(key) != tensor.file.name:
+            raise UserError(
+                f"{name}: '{tensor.file}' has the tensor '{key}', which {INDEX} looks for in {listed.get(key, 'no file')}; "
+                "expected files and index of one model."
+            )
+    if absent := sorted(listed.keys() - tensors.keys()):
+        raise UserError(f"{name}: '{folder}' has no tensor '{absent[0]}', which {INDEX} speaks of; expected all of them.")
+    return tensors
 
 
 def read_headers_of(paths: Iterable[Path], name: str) -> dict[str, Tensor]:
@@ -97,20 +113,44 @@ def read_headers_of(paths: Iterable[Path], name: str) -> dict[str, Tensor]:
 
 
 def _files(folder: Path, name: str) -> list[Path]:
-    if (folder / WEIGHTS).exists():
-        return [folder / WEIGHTS]
+    """The files with the weights: one, or those of the index. No other may lie beside them."""
+    if not (folder / WEIGHTS).exists() and not (folder / INDEX).exists():
+        raise _no_weights(folder, name)
+    files = [folder / WEIGHTS]
     if (folder / INDEX).exists():
-        try:
-            files = {folder / file for file in json.loads((folder / INDEX).read_text())["weight_map"].values()}
-        except (ValueError, KeyError, AttributeError):
-            raise UserError(f"{name}: '{folder / INDEX}' has no weight_map; expected what save_pretrained writes.") from None
+        files = sorted({folder / file for file in _weight_map(folder, name).values()})
         absent = sorted(file.name for file in files if not file.exists())
         if absent:
             raise UserError(f"{name}: '{folder}' has no {absent[0]}, which {INDEX} speaks of; expected all {len(files)} files.")
-        return sorted(files)
-    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-    found = f"only pickled weights ({pickles[0]}), which can run any code when opened" if pickles else "no weights"
-    raise UserError(
+    for file in sorted({path for pattern in OF_A_MODEL for path in folder.glob(pattern)}):
+        if file not in files and not any(file.match(pattern) for pattern in OTHER_FORMATS):
+            known = INDEX if (folder / INDEX).exists() else WEIGHTS
+            raise UserError(
+                f"{name}: '{folder}' has {file.name}, which is no part of the model in {known}; expected one model. Delete "
+                "what does not belong to it (in a copy of the directory, if others need it)."
+            )
+    return files
+
+
+def _weight_map(folder: Path, name: str) -> dict[str, str]:
+    """Each tensor's file, as the index says."""
+    try:
+        where = dict(json.loads((folder / INDEX).read_text())["weight_map"])
+    except (ValueError, KeyError, AttributeError, TypeError):
+        where = {}
+    if not where or not all(isinstance(file, str) for file in where.values()):
+        raise UserError(f"{name}: '{folder / INDEX}' has no weight_map; expected what save_pretrained writes.")
+    return where
+
+
+def _no_weights(folder: Path, name: str) -> UserError:
+    others = sorted(file.name for pattern in (*PICKLES, *OTHER_FORMATS) for file in folder.glob(pattern))
+    found = "no weights"
+    if others and others[0].endswith(".safetensors"):
+        found = f"only weights of another format ({others[0]})"
+    elif others:
+        found = f"only pickled weights ({others[0]}), which can run any code when opened"
+    return UserError(
         f"{name}: '{folder}' has {found}; expected {WEIGHTS}. To convert pickles that you trust, where PyTorch is installed: "
         "transformers.AutoModelForCausalLM (or its like for another head).from_pretrained(DIR).save_pretrained(NEW_DIR)."
     )
@@ -202,6 +242,23 @@ def new_directory(out: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def same_numbers(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal, number by number; read in pieces."""
+    if one.shape != other.shape:
+        return False
+    step = max(1, CHUNK // (8 * math.prod(one.shape[1:])))
+    for start in range(0, one.shape[0], step):
+        rows = slice(start, min(start + step, one.shape[0]))
+        if not np.array_equal(_read_rows(one, rows), _read_rows(other, rows)):
+            return False
+    return True
+
+
+def _read_rows(tensor: Tensor, rows: slice) -> np.ndarray:
+    with safe_open(tensor.file, "numpy") as opened:
+        return opened.get_slice(tensor.name)[rows]
 
 
 def write_weights(folder: Path, sizes: Mapping[str, int], make: Callable[[str], np.ndarray]) -> None:

@@ -5,7 +5,7 @@ our leaf: a kernel is [in, out] here and [out, in] in the file, unless the file'
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -18,9 +18,6 @@ LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": 
 
 RENAMED = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
 """Endings of names in files of BERT's first years, which transformers still reads."""
-
-BUFFERS = ("*.attn.bias", "*.attn.masked_bias", "*rotary_emb.inv_freq", "*embeddings.position_ids")
-"""What older files hold beside their weights: masks, frequencies and position numbers, all computed here."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,9 @@ class Names:
     prefix: str  # of the body's names, in a file that is more than a body
     body: dict[str, str | Conv1d]
     heads: dict[Kind, dict[str, str]]
-    ignored: tuple[str, ...]  # patterns: copies of tied tensors, and heads that have no use here
+    copies: dict[str, str]  # what older files hold twice: the copy's name → that of what it is tied to
+    buffers: tuple[str, ...]  # patterns in the body: masks, frequencies and position numbers of older files, computed here
+    other_heads: tuple[str, ...]  # patterns: heads for tasks that kljax has not
 
 
 @dataclass(frozen=True)
@@ -71,16 +70,30 @@ def find_source(names: Names, kind: Kind, path: Sequence[str | int], prefix: str
 
 
 def may_be_ignored(names: Names, kind: Kind, name: str, prefix: str) -> bool:
-    """Whether a model of this kind can do without this tensor: a buffer, a copy of a tied one, another kind's head."""
-    bare = name.removeprefix(prefix)
-    patterns = (*BUFFERS, *names.ignored, *_heads_of_other_kinds(names, kind))
-    return any(fnmatchcase(bare, pattern) for pattern in patterns)
+    """Whether a model of this kind does not need this tensor: a buffer, or a head for another task than its own.
+
+    A masked language model or a classifier is a body with a head of its own, whatever other task the body had: BERT has been
+    trained with two. A decoder's text comes from all that its file holds, or from a model that is not the one in the file.
+    """
+    in_body = name.startswith(prefix)
+    patterns = [f"{prefix}{pattern}" for pattern in names.buffers] if in_body else []
+    if kind != "decoder":
+        patterns += [*names.other_heads, *_heads_of_other_kinds(names, kind, prefix)]
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
-def _heads_of_other_kinds(names: Names, kind: Kind) -> Iterator[str]:
+def _heads_of_other_kinds(names: Names, kind: Kind, prefix: str) -> Iterator[str]:
     for other, modules in names.heads.items():
         if other != kind:
-            yield from (f"{module.removeprefix('.')}.*" for module in modules.values())
+            for module in modules.values():
+                yield f"{prefix}{module[1:]}.*" if module.startswith(".") else f"{module}.*"
+
+
+def copies_of(names: Names, prefix: str) -> dict[str, str]:
+    """The names of tensors that a file may hold twice, and what each of them must be equal to."""
+    return {
+        copy: f"{prefix}{original[1:]}" if original.startswith(".") else original for copy, original in names.copies.items()
+    }
 
 
 GPT2 = Names(
@@ -99,7 +112,9 @@ GPT2 = Names(
         "final_norm": "ln_f",
     },
     heads={"decoder": {"head": "lm_head"}, "classifier": {"out": "score"}},
-    ignored=("lm_head.weight", "multiple_choice_head.*"),
+    copies={"lm_head.weight": ".wte.weight"},
+    buffers=("h.*.attn.bias", "h.*.attn.masked_bias"),
+    other_heads=("multiple_choice_head.*", "qa_outputs.*"),
 )
 
 LLAMA = Names(
@@ -111,7 +126,7 @@ LLAMA = Names(
         "layers.#.attention.k": "layers.#.self_attn.k_proj",
         "layers.#.attention.v": "layers.#.self_attn.v_proj",
         "layers.#.attention.out": "layers.#.self_attn.o_proj",
-        "layers.#.attention.q_norm": "layers.#.self_attn.q_norm",  # Qwen3
+        "layers.#.attention.q_norm": "layers.#.self_attn.q_norm",  # Qwen3, OLMo 2
         "layers.#.attention.k_norm": "layers.#.self_attn.k_norm",
         "layers.#.mlp_norm": "layers.#.post_attention_layernorm",
         "layers.#.mlp.gate": "layers.#.mlp.gate_proj",
@@ -120,7 +135,18 @@ LLAMA = Names(
         "final_norm": "norm",
     },
     heads={"decoder": {"head": "lm_head"}, "classifier": {"out": "score"}},
-    ignored=("lm_head.weight", "qa_outputs.*"),
+    copies={"lm_head.weight": ".embed_tokens.weight"},
+    buffers=("layers.*.self_attn.rotary_emb.inv_freq", "rotary_emb.inv_freq"),
+    other_heads=("qa_outputs.*",),
+)
+
+OLMO2 = replace(
+    LLAMA,
+    body=LLAMA.body
+    | {
+        "layers.#.attention_norm": "layers.#.post_attention_layernorm",
+        "layers.#.mlp_norm": "layers.#.post_feedforward_layernorm",
+    },
 )
 
 BERT_BODY: dict[str, str | Conv1d] = {
@@ -149,7 +175,12 @@ BERT = Names(
         },
         "classifier": {"dense": ".pooler.dense", "out": "classifier"},
     },
-    ignored=("cls.predictions.decoder.*", "cls.seq_relationship.*", "qa_outputs.*"),
+    copies={
+        "cls.predictions.decoder.weight": ".embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    },
+    buffers=("embeddings.position_ids",),
+    other_heads=("cls.seq_relationship.*", "qa_outputs.*"),
 )
 
 ROBERTA = Names(
@@ -159,7 +190,9 @@ ROBERTA = Names(
         "masked_lm": {"dense": "lm_head.dense", "norm": "lm_head.layer_norm", "": "lm_head"},
         "classifier": {"dense": "classifier.dense", "out": "classifier.out_proj"},
     },
-    ignored=("lm_head.decoder.*", "pooler.dense.*", "qa_outputs.*"),
+    copies={"lm_head.decoder.weight": ".embeddings.word_embeddings.weight", "lm_head.decoder.bias": "lm_head.bias"},
+    buffers=("embeddings.position_ids", "pooler.dense.*"),  # RoBERTa's classifier has a dense layer of its own
+    other_heads=("qa_outputs.*",),
 )
 
 DISTILBERT = Names(
@@ -181,14 +214,19 @@ DISTILBERT = Names(
         "masked_lm": {"dense": "vocab_transform", "norm": "vocab_layer_norm", "": "vocab_projector"},
         "classifier": {"dense": "pre_classifier", "out": "classifier"},
     },
-    ignored=("vocab_projector.weight", "qa_outputs.*"),
+    copies={"vocab_projector.weight": ".embeddings.word_embeddings.weight"},
+    buffers=("embeddings.position_ids",),
+    other_heads=("qa_outputs.*",),
 )
 
 NAMES = {
     "gpt2": GPT2,
     "llama": LLAMA,
+    "mistral": LLAMA,
     "qwen2": LLAMA,
     "qwen3": LLAMA,
+    "smollm3": LLAMA,
+    "olmo2": OLMO2,
     "bert": BERT,
     "distilbert": DISTILBERT,
     "roberta": ROBERTA,

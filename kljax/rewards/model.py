@@ -213,23 +213,30 @@ def load(path: str, label: str | None, scale: str, revision: str | None = None, 
 
 
 def _reading(pretrained: huggingface.Pretrained, label: str | None, scale: str) -> Callable[[Array], Array]:
-    """From the outputs of each row to its reward: the only one, or the log-odds or probability of the class `label`."""
-    if pretrained.outputs == 1:
+    """From the outputs of each row to its reward: the only score or that called `label`, or log-odds or probability of a class.
+
+    Of classes of which one is right the odds are against all others; of those of which any number is, against its absence.
+    """
+    if scale not in ("log_odds", "probability"):
+        raise UserError(f"arguments.scale: got {scale!r}, expected log_odds or probability.")
+    scores, labels = pretrained.problem == "regression", list(pretrained.labels)
+    if scores and scale == "probability":
+        raise UserError(f"arguments.scale: got probability, but {pretrained.path} gives scores, no classes; leave it out.")
+    if scores and pretrained.outputs == 1:
         if label is not None:
             raise UserError(f"arguments.label: got {label!r}, but {pretrained.path} gives a score, no classes; leave it out.")
         return lambda outputs: outputs[:, 0]
-    labels = list(pretrained.labels)
     if str(label) not in labels:
         raise UserError(
-            f"arguments.label: got {label!r}, expected one of the classes that {pretrained.path} tells apart: "
-            f"{', '.join(labels)}.{did_you_mean(str(label), labels)}"
+            f"arguments.label: got {label!r}, expected one of the {'scores' if scores else 'classes'} that {pretrained.path} "
+            f"{'gives' if scores else 'tells apart'}: {', '.join(labels)}.{did_you_mean(str(label), labels)}"
         )
-    if scale not in ("log_odds", "probability"):
-        raise UserError(f"arguments.scale: got {scale!r}, expected log_odds or probability.")
     chosen = labels.index(str(label))
     others = [i for i in range(len(labels)) if i != chosen]
 
     def log_odds(outputs: Array) -> Array:
+        if pretrained.problem != "single_label_classification":  # a score, or the logit of a sigmoid
+            return outputs[:, chosen]
         return outputs[:, chosen] - jax.nn.logsumexp(outputs[:, jnp.array(others)], axis=-1)
 
     return log_odds if scale == "log_odds" else lambda outputs: jax.nn.sigmoid(log_odds(outputs))

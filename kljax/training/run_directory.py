@@ -23,7 +23,7 @@ from kljax.errors import UserError
 from kljax.models import generation_settings
 from kljax.models.generation_settings import GenerationSettings
 from kljax.types import Tokenizer
-from kljax.validation import validate
+from kljax.validation import validate, without_defaults
 
 CONFIG, MODEL, ENVIRONMENT = "config.yaml", "model.json", "environment.json"
 RETIRED = ("keep_freed_memory",)  # keys of `run` in older config.yaml files that are no more and never changed a number
@@ -52,7 +52,8 @@ def check_owner(path: Path, identity: Mapping[str, Any]) -> None:
         raise UserError(
             f"run.root: {path} exists and is not a run directory (it has no {CONFIG}); choose another name=… or run.root=…."
         )
-    there, here = (_flatten({k: v for k, v in c.items() if k != "run"}) for c in (_read_whole(path), identity))
+    both = ({k: v for k, v in config.items() if k != "run"} for config in (read_config(path), identity))
+    there, here = (_flatten(without_defaults(config)) for config in both)
     for field in [*here, *there]:
         found, value = (_spelled(values[field]) if field in values else "nothing" for values in (there, here))
         if found != value:
@@ -60,15 +61,6 @@ def check_owner(path: Path, identity: Mapping[str, Any]) -> None:
                 f"{path} belongs to another config: {field} is {found} there, {value} here. "
                 "Choose another name=…, or give that value to resume the run."
             )
-
-
-def _read_whole(path: Path) -> dict[str, Any]:
-    """The dictionary in config.yaml, with what an older one lacks and means."""
-    values = read_config(path)
-    try:
-        return to_dict(validate(values, Config)) if "rollout" in values else values
-    except UserError:
-        return values
 
 
 def _spelled(value: Any) -> str:

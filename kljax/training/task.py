@@ -26,7 +26,7 @@ from kljax.training.resources import check_jax, divide_cpu
 from kljax.training.run_models import as_directory
 from kljax.training.state import Architecture, decoder_architecture
 from kljax.types import Tokenizer
-from kljax.validation import check_lengths
+from kljax.validation import check_lengths, without_defaults
 
 HASHED_AT_ONCE = 1000  # rows: one by one, `datasets` takes ten times as long
 
@@ -181,7 +181,7 @@ def use_compilation_cache(folder: str) -> None:
 
 def base_path(task: Task) -> Path:
     """Where the config's base model lies: its name tells the text, tokenizer, model and recipe that it was made from."""
-    digest = hashlib.sha256(json.dumps(base_identity(task), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(without_defaults(base_identity(task)), sort_keys=True).encode())
     return Path(task.config.run.root) / "bases" / f"{task.config.name}-{digest.hexdigest()[:8]}"
 
 

@@ -33,6 +33,7 @@ def classification(task: Task) -> Objective:
     classes = labelled.class_names(task.splits.train, column, "training")
     if task.pretrained is not None and set(task.pretrained.labels) == set(classes):
         classes = task.pretrained.labels
+    _check_as_it_is(task, "single_label_classification", classes)
 
     def rows_of(rows: datasets.Dataset, part: str) -> Labelled:
         return Labelled(_whole(task, rows), labelled.class_indices(rows, column, classes, part))
@@ -61,6 +62,7 @@ def regression(task: Task) -> Objective:
     """
     config = task.config.pretrain
     assert isinstance(config.objective, Regression)
+    _check_as_it_is(task, "regression")
     column = config.objective.label
     known = labelled.ratings(task.splits.train, column, "training")
     mean, deviation = (float(known.mean()), float(known.std())) if config.steps else (0.0, 1.0)
@@ -141,7 +143,28 @@ def bradley_terry(scores: Float[Array, "B 2"]) -> Float[Array, ""]:
     return -jax.nn.log_sigmoid(scores[:, 0] - scores[:, 1]).mean()
 
 
+def _check_as_it_is(task: Task, problem: str, classes: tuple[str, ...] = ()) -> None:
+    """Refuse a model that is used as it is where its outputs mean something else than the objective's."""
+    pretrained = task.pretrained
+    if task.config.pretrain.steps or pretrained is None or not pretrained.outputs:
+        return
+    if pretrained.problem != problem:
+        raise UserError(
+            f"pretrain.steps: got 0 (the model as it is), but '{pretrained.path}' is for {pretrained.problem} (problem_type in "
+            f"its config.json), and pretrain/objective={task.config.pretrain.objective.kind} reads {problem}; expected a "
+            "number >= 1, to fit it."
+        )
+    if classes and pretrained.labels != tuple(classes):
+        raise UserError(
+            f"pretrain.steps: got 0 (the model as it is), but '{pretrained.path}' calls its classes "
+            f"{', '.join(pretrained.labels)}, and the data {', '.join(classes)}; expected the same names (id2label in a copy "
+            "of its config.json), or a number >= 1, to fit it."
+        )
+
+
 def _bradley_terry(task: Task, batch: Callable[[int], Texts], held_out: Texts, test: Texts | None) -> Objective:
+    _check_as_it_is(task, "regression")
+
     def scores(model: Any, rows: Any, key: Any = None) -> Array:
         flat = rows.tokens.shape[-1]
         return model(rows.tokens.reshape(-1, flat), rows.mask.reshape(-1, flat), key)[:, 0].reshape(-1, 2)

@@ -9,6 +9,7 @@ from flax import nnx
 from kljax.models.decoder import Attention, causal_mask, positions_of
 
 VOCAB, LENGTH = 13, 9
+ALL = pytest.mark.parametrize("family", ["gpt2", "llama", "olmo2", "smollm3"])
 
 
 def logits_of(model, tokens, mask=None, **kwargs):
@@ -21,6 +22,7 @@ def tokens():
     return jnp.array(np.random.default_rng(0).integers(0, VOCAB, (2, LENGTH)))
 
 
+@ALL
 def test_left_padding_of_any_length_changes_nothing(make_decoder, family, tokens):
     """One row a length of padding, filled up with garbage on the right too, which no real token sees."""
     model, text, most = make_decoder(family), tokens[0], 7
@@ -36,6 +38,7 @@ def test_left_padding_of_any_length_changes_nothing(make_decoder, family, tokens
     assert np.isfinite(padded).all()
 
 
+@ALL
 def test_no_token_sees_a_later_one(make_decoder, family, tokens):
     model = make_decoder(family)
     changed = tokens.at[:, 5].set((tokens[:, 5] + 1) % VOCAB)
@@ -44,6 +47,7 @@ def test_no_token_sees_a_later_one(make_decoder, family, tokens):
     assert (jnp.abs(after[:, 5:] - before[:, 5:]).max(axis=(0, 2)) > 1e-3).all()
 
 
+@ALL
 def test_a_cache_gives_what_the_whole_sequence_gives(make_decoder, family, tokens):
     """One token at a time into the cache, against all at once."""
     model = make_decoder(family)
@@ -57,7 +61,7 @@ def test_a_cache_gives_what_the_whole_sequence_gives(make_decoder, family, token
         np.testing.assert_allclose(model.logits(hidden[:, 0]), expected[:, t], atol=2e-5)
 
 
-@pytest.mark.parametrize(("kind", "relative"), [("llama", True), ("gpt2", False)])
+@pytest.mark.parametrize(("kind", "relative"), [("llama", True), ("smollm3", True), ("gpt2", False)])
 def test_only_rotary_positions_may_all_be_shifted(make_decoder, tokens, kind, relative):
     model, mask = make_decoder(kind), causal_mask(jnp.ones(tokens.shape, bool))
     positions = jnp.broadcast_to(jnp.arange(LENGTH), tokens.shape)
@@ -128,6 +132,23 @@ def test_layers_are_traced_once_however_many_there_are(make_decoder, family, mon
     model = make_decoder(family, layers=5)
     jax.make_jaxpr(jax.grad(lambda x: logits_of(model, jnp.zeros((3, 7), int)).sum() * x))(1.0)
     assert len(traced) == 1
+
+
+def test_layers_with_and_without_positions_are_traced_once_each(make_decoder, monkeypatch):
+    plain, traced = Attention.__call__, []
+    monkeypatch.setattr(Attention, "__call__", lambda *inputs: traced.append(inputs[2] is None) or plain(*inputs))
+    model = make_decoder("llama", layers=7, nope_every=3)
+    jax.make_jaxpr(jax.grad(lambda x: logits_of(model, jnp.zeros((3, 7), int)).sum() * x))(1.0)
+    assert sorted(traced) == [False, True]
+
+
+def test_every_so_many_layers_one_has_no_positions(make_decoder, tokens):
+    """To one layer without them, the tokens before the last are a set."""
+    swapped = tokens.at[:, 0].set(tokens[:, 1]).at[:, 1].set(tokens[:, 0])
+    for layers, every, same in ((1, 1, True), (1, 0, False), (2, 2, False)):
+        model = make_decoder("llama", layers=layers, nope_every=every)
+        one, other = logits_of(model, tokens)[:, -1], logits_of(model, swapped)[:, -1]
+        assert (jnp.abs(one - other).max() < 1e-4) == same, every
 
 
 def test_bfloat16_is_for_activations_only(make_decoder, family, tokens):

@@ -137,7 +137,6 @@ def test_a_missing_tensor_is_named(directory):
     ("name", "kind", "tensor"),
     [
         ("llama", "decoder", "lm_head.weight"),
-        ("reward", "decoder", "lm_head.weight"),
         ("reward", "classifier", "score.weight"),
         ("bert", "classifier", "classifier.weight"),
         ("bert", "classifier", "bert.pooler.dense.bias"),
@@ -210,8 +209,9 @@ def test_an_unknown_architecture_is_told_what_is_supported(directory):
     path = directory("llama")
     change_config(path, model_type="mamba")
     assert complaint(path) == (
-        f"model.path: '{path}' is of the architecture 'mamba', expected one of GPT-2 (gpt2), Llama (llama), Qwen2 (qwen2), "
-        "Qwen3 (qwen3), BERT (bert), DistilBERT (distilbert), RoBERTa (roberta)."
+        f"model.path: '{path}' is of the architecture 'mamba', expected one of GPT-2 (gpt2), Llama (llama), Mistral (mistral), "
+        "Qwen2 and Qwen2.5 (qwen2), Qwen3 (qwen3), SmolLM3 (smollm3), OLMo 2 (olmo2), BERT (bert), DistilBERT (distilbert), "
+        "RoBERTa (roberta)."
     )
 
 
@@ -222,11 +222,11 @@ def test_an_unknown_architecture_is_told_what_is_supported(directory):
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
         ("gpt2", {"add_cross_attention": True}, "add_cross_attention=True"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act='gelu'"),
-        ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "rope_type='linear'"),
+        ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "rope_type='dynamic'"),
         ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial"),
         ("llama", {"attention_bias": True}, "attention_bias=True and mlp_bias=False"),
         ("qwen3", {"attention_bias": True}, "attention_bias=True"),
-        ("qwen3", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}, "use_sliding_window"),
+        ("qwen3", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}, "model.context=4"),
         ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type='relative_key'"),
         ("bert", {"is_decoder": True}, "is_decoder=True"),
         ("bert", {"quantization_config": {"bits": 4}}, "quantization_config"),
@@ -308,7 +308,7 @@ def test_an_absent_file_of_several_is_named(directory):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "has no config.json"), ("{", "cannot read"), ("[]", "architecture None")]
+    ("content", "words"), [(None, "has no config.json"), ("{", "cannot read"), ("[]", "holds []; expected a JSON object")]
 )
 def test_a_config_that_is_absent_or_broken_is_named(content, words, directory):
     path = directory("llama")

@@ -20,13 +20,13 @@ from kljax.types import Prompts
 VOCAB, WIDTH, SAMPLES, EOS, PAD = 13, 5, 3, 2, 0
 SAMPLER = Sampler(samples=SAMPLES, max_new_tokens=9, temperature=0.8, top_k=0, top_p=1.0, eos_ids=(EOS,), pad_id=PAD)
 ADAPTER = LoraAdapter(kind="lora", rank=3, alpha=6.0, targets=["q", "v", "gate", "down"])
-FAMILIES = {"gpt2": {}, "llama": {}, "qwen3": {"qk_norm": True}}
+FAMILIES = {"gpt2": {}, "llama": {}, "qwen3": {"qk_norm": True}, "olmo2": {}, "smollm3": {}}
 
 
 def decoder(make_decoder, name):
     """One of FAMILIES, or a Llama with adapters that do something."""
     if name != "lora":
-        return make_decoder("gpt2" if name == "gpt2" else "llama", **FAMILIES[name])
+        return make_decoder("llama" if name == "qwen3" else name, **FAMILIES[name])
     model = add_adapters(make_decoder("llama"), ADAPTER, rngs=nnx.Rngs(0))
     noise = nnx.Rngs(1)
     # Enough to matter; with noise of 1, rounding shows in the fifth decimal place of the scores on some CPUs.

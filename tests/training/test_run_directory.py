@@ -9,9 +9,11 @@ import pytest
 import yaml
 from tensorboardX.proto.event_pb2 import Event
 
+from kljax.config import Config
 from kljax.errors import UserError
 from kljax.training import run_directory
 from kljax.training.run_directory import JsonLines, MetricsLog, check_owner, identity, read_config, read_lines, write_atomically
+from kljax.validation import validate, without_defaults
 
 
 @pytest.fixture
@@ -44,21 +46,22 @@ def test_a_key_of_an_older_version_that_changed_no_number_is_passed_over(owned):
     assert read_config(path) == run_directory.to_dict(config)
 
 
+def test_fields_that_came_later_and_have_their_default_make_no_other_owner(owned):
+    config, path = owned
+    values = run_directory.to_dict(config)
+    assert without_defaults(values)["model"].keys() < values["model"].keys()
+    (path / "config.yaml").write_text(yaml.safe_dump(without_defaults(values)))
+    assert validate(read_config(path), Config) == config
+    check_owner(path, identity(config))
+    changed = replace(config, model=replace(config.model, positions="rotary", nope_every=1))
+    assert "belongs to another config: model." in complaint(path, changed)
+
+
 def test_the_owner_is_let_in_and_nothing_is_written(owned):
     config, path = owned
     before = contents(path)
     check_owner(path, identity(config))
     assert contents(path) == before
-
-
-def test_an_older_config_means_the_default_of_a_key_that_it_lacks(owned):
-    config, path = owned
-    values = run_directory.to_dict(config)
-    del values["reference"]["revision"]
-    (path / "config.yaml").write_text(yaml.safe_dump(values))
-    check_owner(path, identity(config))
-    changed = replace(config, reference=replace(config.reference, revision="v1"))
-    assert "reference.revision is null there, 'v1' here" in complaint(path, changed)
 
 
 def test_where_and_how_often_a_run_is_written_make_no_other_owner(owned):
