@@ -195,8 +195,14 @@ def _check_model(config: Config) -> None:
             f"model.param_dtype: got {model.param_dtype}, expected float32: in it an optimiser's small steps are lost. To hold "
             "frozen weights in it, use adapter=lora."
         )
-    if not isinstance(model, DecoderConfig):
-        if isinstance(model, EncoderConfig) and model.d_model % model.heads:
+    if not isinstance(model, HuggingFaceModel):
+        check_parts(model)
+
+
+def check_parts(model: DecoderConfig | EncoderConfig) -> None:
+    """Refuse sizes and parts of a model that do not go together."""
+    if isinstance(model, EncoderConfig):
+        if model.d_model % model.heads:
             raise UserError(
                 f"model.heads: got {model.heads}, expected a divisor of model.d_model={model.d_model}: "
                 f"{_divisors(model.d_model)}."
@@ -206,38 +212,33 @@ def _check_model(config: Config) -> None:
         raise UserError(
             f"model.kv_heads: got {model.kv_heads}, expected a divisor of model.heads={model.heads}: {_divisors(model.heads)}."
         )
-    _check_positions(model)
-
-
-def _check_positions(model: DecoderConfig) -> None:
     if model.positions == "rotary":
-        if model.head_dim % 2:
-            raise UserError(f"model.head_dim: got {model.head_dim}, expected an even number for rotary positions.")
+        _check_rotary(model)
     elif model.rope_scaling is not None:
-        raise UserError(
-            f"model.rope_scaling: got {model.rope_scaling.kind} with model.positions={model.positions}, expected null."
-        )
+        kind = model.rope_scaling.kind
+        raise UserError(f"model.rope_scaling: got {kind} with model.positions={model.positions}, expected null.")
     elif model.nope_every:
         raise UserError(f"model.nope_every: got {model.nope_every} with model.positions={model.positions}, expected 0.")
+
+
+def _check_rotary(model: DecoderConfig) -> None:
+    if model.head_dim % 2:
+        raise UserError(f"model.head_dim: got {model.head_dim}, expected an even number for rotary positions.")
     if model.nope_every > model.layers:
         raise UserError(
             f"model.nope_every: got {model.nope_every}, expected at most model.layers={model.layers}, or 0 for none."
         )
-    if (wrong := scaling_misfit(model)) is not None:
-        raise UserError(f"model.rope_scaling.{wrong}.")
-
-
-def scaling_misfit(model: DecoderConfig) -> str | None:
-    """What is wrong with numbers of a scaled rotary position that only make sense together; None where nothing is."""
     match scaling := model.rope_scaling:
         case Llama3Scaling() if scaling.high_freq_factor <= scaling.low_freq_factor:
             low, high = scaling.low_freq_factor, scaling.high_freq_factor
-            return f"high_freq_factor: got {high}, expected more than low_freq_factor={low}"
+            raise UserError(f"model.rope_scaling.high_freq_factor: got {high}, expected more than low_freq_factor={low}.")
         case YarnScaling() if scaling.beta_fast < scaling.beta_slow:
-            return f"beta_fast: got {scaling.beta_fast}, expected no less than beta_slow={scaling.beta_slow}"
+            slow, fast = scaling.beta_slow, scaling.beta_fast
+            raise UserError(f"model.rope_scaling.beta_fast: got {fast}, expected no less than beta_slow={slow}.")
         case YarnScaling() if model.rope_theta == 1:
-            return "kind: got yarn with rope_theta=1, by which all pairs turn alike; expected another base"
-    return None
+            raise UserError(
+                "model.rope_theta: got 1 with yarn positions, by which all pairs turn alike; expected another base."
+            )
 
 
 def _check_kept_activations(config: Config) -> None:

@@ -17,7 +17,7 @@ from kljax.models import huggingface_rope as rope
 from kljax.models.huggingface_families import FAMILIES, ONE_OR_MORE, Family
 from kljax.models.huggingface_names import Kind
 from kljax.types import HuggingFaceConfig, Tokenizer
-from kljax.validation import scaling_misfit
+from kljax.validation import check_parts
 
 Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
 
@@ -109,8 +109,10 @@ def _checked(values: dict[str, Any], where: str) -> DecoderConfig | EncoderConfi
         first = error.errors()[0]
         key = ".".join(str(step) for step in first["loc"])
         raise UserError(f"{where} gives {first['input']!r} for {key}: {first['msg']}.") from None
-    if isinstance(config, DecoderConfig) and (wrong := scaling_misfit(config)) is not None:
-        raise UserError(f"{where} scales its rotary positions in a way that makes no sense: {wrong}.")
+    try:
+        check_parts(config)
+    except UserError as error:
+        raise UserError(f"{where} describes a model whose parts do not go together: {error}") from None
     return config
 
 

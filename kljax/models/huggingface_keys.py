@@ -116,6 +116,8 @@ def check_readable(raw: Mapping[str, Any], family: Family, where: str) -> None:
             f"{where} has code of its own (auto_map={shown(raw['auto_map'])}), which kljax does not run; if the classes of "
             "transformers compute the same, delete auto_map from config.json."
         )
+    if raw.get("attribute_map"):  # transformers would follow it, and read other keys than those that we look at
+        raise UserError(f"{where} renames keys (attribute_map={shown(raw['attribute_map'])}); expected the family's own names.")
     if _is_rotary(family):
         rope.check(raw, where)
 
@@ -126,13 +128,13 @@ def check(raw: Mapping[str, Any], theirs: HuggingFaceConfig, family: Family, whe
     defaults = {field.name: field.default for field in fields(type(theirs))}  # pyright: ignore
     known = keys_of(family, defaults)
     neutral = {key: values for key, values in {**NEUTRAL, **family.neutral}.items() if key not in family.fixed}
-    for key, value in raw.items():
-        if value is None or (key in neutral and value in neutral[key]):
-            continue
-        if key in neutral:
-            expected = neutral[key][0]
-            raise UserError(f"{where} has {key}={shown(value)}, which kljax does not compute; expected {shown(expected)}.")
-        if key in theirs.attribute_map or key in family.fields:
+    said = {key: value for key, value in raw.items() if value is not None}
+    for key in said.keys() & neutral.keys():
+        if said[key] not in neutral[key]:
+            expected = shown(neutral[key][0])
+            raise UserError(f"{where} has {key}={shown(said[key])}, which kljax does not compute; expected {expected}.")
+    for key, value in said.items():
+        if key in type(theirs).attribute_map or key in family.fields:
             _check_alias(key, value, theirs, where)
         elif key not in known and (key not in defaults or not _same(value, defaults[key])):
             hint = did_you_mean(key, sorted(known - GENERATION))
@@ -160,6 +162,9 @@ def _is_rotary(family: Family) -> bool:
 
 
 def _check_classes(raw: Mapping[str, Any], theirs: HuggingFaceConfig, family: Family, where: str) -> None:
+    for key in ("id2label", "label2id"):
+        if not isinstance(raw.get(key) or {}, dict):
+            raise UserError(f"{where} has {key}={shown(raw[key])}; expected a mapping.")
     named = raw.get("architectures") or []
     known = {*family.architectures.values(), *(stem(theirs) + task for task in TASKS)}
     if not isinstance(named, list) or not {*map(str, named)} <= known:
@@ -180,9 +185,10 @@ def stem(theirs: HuggingFaceConfig) -> str:
 
 def _check_alias(key: str, value: Any, theirs: HuggingFaceConfig, where: str) -> None:
     """Two keys may say the same, and transformers follows one of them."""
-    read = getattr(theirs, theirs.attribute_map.get(key, key))
+    names = type(theirs).attribute_map
+    read = getattr(theirs, names.get(key, key))
     if value != read:
-        others = [key, *(other for other, theirs_key in theirs.attribute_map.items() if key in (other, theirs_key))]
+        others = [key, *(other for other, theirs_key in names.items() if key in (other, theirs_key))]
         raise UserError(
             f"{where} has {key}={shown(value)}, but another key says {shown(read)} ({', '.join(sorted({*others}))}); expected "
             "one of them."

@@ -124,6 +124,11 @@ def config_of(path: Path) -> dict:
     return json.loads((path / "config.json").read_text())
 
 
+def test_keys_that_would_rename_others_are_refused(directory):
+    path = directory("llama", attribute_map={"rms_norm_eps": "initializer_range"})
+    assert "renames keys (attribute_map=" in complaint(path)
+
+
 def test_a_misspelled_key_is_told_the_right_one(directory):
     assert "Did you mean 'rms_norm_eps'?" in complaint(directory("llama", rms_norm_epsilon=1e-6))
 
@@ -281,7 +286,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
         ({"rope_scaling": LINEAR | {"factor": None}}, "factor=None for linear positions; expected a number"),
         ({"rope_scaling": THREE | {"high_freq_factor": 1.0}}, "high_freq_factor: got 1.0, expected more than low_freq_factor"),
         ({"rope_scaling": YARN | {"beta_fast": 1, "beta_slow": 2}}, "beta_fast: got 1.0, expected no less than beta_slow"),
-        ({"rope_scaling": YARN, "rope_theta": 1.0}, "got yarn with rope_theta=1"),
+        ({"rope_scaling": YARN, "rope_theta": 1.0}, "model.rope_theta: got 1 with yarn positions"),
         ({"rope_scaling": YARN | {"original_max_position_embeddings": -8}}, "original_context"),
         ({"rope_theta": "10000"}, "rope_theta='10000'; expected a number"),
         ({"rope_theta": None}, "rope_theta=None; expected a number"),
@@ -340,6 +345,7 @@ def test_layers_without_positions_at_odd_places_are_refused(directory):
             {"id2label": {"0": "a", "1": "b"}, "label2id": {"a": 1, "b": 0}},
             "other numbers in label2id than in id2label for 'a'",
         ),
+        ({"label2id": 2.0}, "has label2id=2.0; expected a mapping"),
         ({"num_labels": 3}, "num_labels=3, but 2 names in id2label"),
         ({"architectures": ["BertForTokenClassification"]}, "is a BertForTokenClassification by its config.json"),
         ({"architectures": ["BertForMultipleChoice"]}, "is a BertForMultipleChoice by its config.json"),
@@ -348,6 +354,13 @@ def test_layers_without_positions_at_odd_places_are_refused(directory):
 )
 def test_a_head_whose_outputs_mean_something_else_is_refused(changes, words, directory):
     assert words in complaint(directory("classes", **changes), "classifier")
+
+
+def test_sizes_that_make_no_heads_are_refused(directory):
+    path = directory("bert", num_attention_heads=3)
+    assert "parts do not go together: model.heads: got 3, expected a divisor of model.d_model=8" in complaint(path, "masked_lm")
+    path = directory("llama", num_attention_heads=4, num_key_value_heads=3, head_dim=2)
+    assert "model.kv_heads: got 3, expected a divisor of model.heads=4" in complaint(path)
 
 
 def test_default_names_that_were_left_in_label2id_are_no_contradiction(directory):

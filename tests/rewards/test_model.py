@@ -1,7 +1,9 @@
 """Fitted models as rewards: on tokens and on text the same number, passed as arguments, refused where they do not fit."""
 
 import copy
+import json
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -140,6 +142,41 @@ def test_the_log_odds_of_a_class_are_those_of_its_probability(folders):
     np.testing.assert_allclose(log_odds, np.log(probability) - np.log1p(-probability), rtol=1e-4)
 
 
+@pytest.fixture
+def as_problem(folders, tmp_path):
+    """as_problem(problem): the classifier as a directory whose config.json says that its outputs are of this kind."""
+
+    def make(problem):
+        path = Path(shutil.copytree(folders["classes"], tmp_path / problem))
+        values = json.loads((path / "config.json").read_text())
+        (path / "config.json").write_text(json.dumps(values | {"problem_type": problem}))
+        return str(path)
+
+    return make
+
+
+def test_outputs_are_read_as_their_problem_type_says(folders, as_problem):
+    """Labels of which any number is right: each has odds of its own. Several scores: each is itself."""
+    tokens, mask = jnp.array([[1, 5, 6, 2], [1, 7, 3, 2]]), jnp.ones((2, 4), bool)
+
+    def scores(path, scale):
+        fitted = model_rewards.load(path, "mild", scale)
+        return np.asarray(fitted.score(fitted.params, tokens, mask))
+
+    exclusive = scores(str(folders["classes"]), "log_odds")
+    many, several = as_problem("multi_label_classification"), as_problem("regression")
+    logit = scores(many, "log_odds")
+    assert np.abs(logit - exclusive).max() > 0.1
+    np.testing.assert_allclose(scores(many, "probability"), 1 / (1 + np.exp(-logit)), rtol=1e-5)
+    np.testing.assert_array_equal(scores(several, "log_odds"), logit)
+    with pytest.raises(UserError, match=r"^arguments.scale: got probability, but .* gives scores, no classes; leave it out"):
+        model_rewards.load(several, "mild", "probability")
+    with pytest.raises(
+        UserError, match=r"^arguments.label: got None, expected one of the scores that .* gives: cold, mild, warm"
+    ):
+        model_rewards.load(several, None, "log_odds")
+
+
 def test_parameters_are_an_argument_of_the_step(folders, tokenizer, rollout):
     reward = build({"rm": term("jax", path=str(folders["scorer"]))}, tokenizer)
     text = jax.jit(reward.device).lower(reward.params, rollout).as_text()
@@ -164,6 +201,8 @@ MISTAKES = {
     "no label": ("python", "classes", {}, r"reward.rm.arguments.label: got None, expected one of .*: cold, mild, warm\."),
     "a wrong label": ("python", "classes", {"label": "warn"}, r"got 'warn', expected one of .* Did you mean 'warm'\?"),
     "a wrong scale": ("python", "classes", {"label": "warm", "scale": "odds"}, r"arguments.scale: got 'odds'"),
+    "a probability of a score": ("python", "scorer", {"scale": "probability"}, r"scale: got probability, but .* gives scores"),
+    "a wrong scale of a score": ("jax", "scorer", {"scale": "odds"}, r"arguments.scale: got 'odds'"),
     "a wrong text": ("python", "scorer", {"of": "prompt"}, r"reward.rm.arguments.of: got 'prompt', expected whole"),
     "no tokens": ("python", "scorer", {"length": 1}, r"reward.rm.arguments.length: got 1, expected a number of tokens >= 3"),
 }  # fmt: skip

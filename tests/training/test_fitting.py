@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import jax
 import numpy as np
@@ -237,6 +238,32 @@ def test_a_head_that_an_imported_model_lacks_has_to_be_fitted(toy, classifier, t
     task = prepare(toy("classification", "pretrain.steps=0", *overrides, model=None))
     with pytest.raises(UserError, match=r"^pretrain.steps: got 0 .*headless' has no out.* expected a number >= 1"):
         ensure_base(task)
+
+
+@pytest.mark.parametrize(
+    ("objective", "changes", "words"),
+    [
+        ("classification", {"problem_type": "multi_label_classification"}, "is for multi_label_classification"),
+        ("classification", {"problem_type": "regression"}, "is for regression (problem_type in its config.json)"),
+        (
+            "classification",
+            {"id2label": {"0": "bad", "1": "good"}, "label2id": None},
+            "calls its classes bad, good, and the data neg",
+        ),
+        ("regression", {}, "is for single_label_classification"),
+        ("rated_pairs", {}, "is for single_label_classification"),
+    ],
+)
+def test_a_model_that_is_used_as_it_is_must_mean_what_the_objective_reads(toy, classifier, tmp_path, objective, changes, words):
+    other = tmp_path / "other"
+    shutil.copytree(classifier / "huggingface", other)
+    values = json.loads((other / "config.json").read_text()) | changes
+    (other / "config.json").write_text(json.dumps(values))
+    overrides = [f"model.path={other}" if o.startswith("model.path") else o for o in imported(classifier)]
+    with pytest.raises(UserError) as raised:
+        objectives.build(prepare(toy(objective, "pretrain.steps=0", *overrides, model=None)))
+    assert words in str(raised.value)
+    objectives.build(prepare(toy(objective, "pretrain.steps=20", *overrides, model=None)))
 
 
 def test_an_export_goes_where_it_is_asked_for_and_nowhere_else(toy, classifier, tiny, tmp_path):
