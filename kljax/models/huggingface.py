@@ -28,7 +28,7 @@ __all__ = ["Kind", "Pretrained", "check_exportable", "check_tokenizer", "describ
 
 DOWNLOADED = (
     "config.json", "generation_config.json", "model*.safetensors", files.INDEX, "tokenizer*", "vocab*", "merges.txt",
-    "special_tokens_map.json", "added_tokens.json", "chat_template*", adapters.CONFIG, adapters.WEIGHTS,
+    "special_tokens_map.json", "added_tokens.json", "chat_template*", adapters.CONFIG, adapters.WEIGHTS, *files.HEADS_BESIDE,
 )  # fmt: skip
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """Files of which a directory with a tokenizer has one at least."""

@@ -25,7 +25,8 @@ from kljax.errors import UserError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-OF_A_MODEL = ("*.safetensors", "value_head.*", "v_head.*")
+HEADS_BESIDE = ("value_head.*", "v_head.*")
+OF_A_MODEL = ("*.safetensors", *HEADS_BESIDE)
 """Files that hold a part of a model, or another one. (Pickles of the same weights lie beside many a safetensors file.)"""
 OTHER_FORMATS = ("consolidated*.safetensors", "adapter_model.safetensors")
 """The same weights under Mistral's own names, which transformers does not read either, and PEFT's adapters."""
