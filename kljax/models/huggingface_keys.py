@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kljax.errors import UserError, did_you_mean
+from kljax.models import generation_settings
 from kljax.models import huggingface_rope as rope
 from kljax.models.huggingface_families import Family
 from kljax.types import HuggingFaceConfig
@@ -58,19 +59,8 @@ NO_EFFECT = frozenset({
 })  # fmt: skip
 """Keys with which every number that is computed here is the same."""
 
-GENERATION = frozenset({
-    "task_specific_params", "max_length", "max_new_tokens", "min_length", "min_new_tokens", "do_sample", "early_stopping",
-    "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p", "min_p", "top_h", "typical_p",
-    "epsilon_cutoff", "eta_cutoff", "repetition_penalty", "encoder_repetition_penalty", "length_penalty", "penalty_alpha",
-    "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "force_words_ids", "num_return_sequences",
-    "forced_bos_token_id", "forced_eos_token_id", "force_bos_token_to_be_generated", "forced_decoder_ids", "suppress_tokens",
-    "begin_suppress_tokens", "sequence_bias", "guidance_scale", "exponential_decay_length_penalty", "remove_invalid_values",
-    "renormalize_logits", "return_dict_in_generate", "output_scores", "output_logits", "stop_strings", "max_time",
-    "constraints", "prefix_allowed_tokens_fn", "logits_processor", "stopping_criteria", "watermarking_config", "dola_layers",
-    "token_healing", "low_memory", "cache_implementation", "cache_config", "prompt_lookup_num_tokens", "is_assistant",
-    "num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold",
-})  # fmt: skip
-"""How text is written with the model, of older files: no part of the model."""
+GENERATION = generation_settings.FIELDS | {"task_specific_params"}
+"""How text is written with the model, of older files: generation_settings reads them."""
 
 
 TASKS = (
