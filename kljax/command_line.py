@@ -173,6 +173,8 @@ def _hydra_sentence(error: Exception, schema: type | None) -> str:
     known = list(leaf_keys(schema)) if schema else []
     if found := re.search(r"Could not (?:override|append) '([^']+)'", text):
         key = found[1].lstrip("+")
+        if key.startswith("reward.") and key.count(".") == 1:
+            return f"{key}: no such reward is chosen; to add one, write +{key}=…"
         return _not_here(key) if key in known else f"{key}: no such config key.{did_you_mean(key, known)}"
     if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)'", text):
         group, option = found[1], found[2]

@@ -58,13 +58,15 @@ def chats(tokenizer: Tokenizer, values: list[Any], config: ChatPrompt, columns: 
     def shortened(i: int, width: int) -> list[int]:
         """The prompt whose last message has lost so much of its end that it fits."""
         *before, last = messages[i]
-        prompt = prompts[i]
-        while len(prompt) > width and last["content"]:
-            left = encode(tokenizer, [last["content"]])[0][: width - len(prompt)]
-            last = last | {"content": decode(tokenizer, [left])[0]}
+        tokens = encode(tokenizer, [last["content"]])[0]
+        prompt, left = prompts[i], len(tokens)
+        while len(prompt) > width:
+            left -= len(prompt) - width
+            if left <= 0:
+                raise is_too_long(i, values[i], len(prompts[i]), config)
+            # Not half a character, which would be another one.
+            last = last | {"content": decode(tokenizer, [tokens[:left]])[0].rstrip("\N{REPLACEMENT CHARACTER}")}
             prompt = encoded(i, [*before, last])
-        if len(prompt) > width:
-            raise is_too_long(i, values[i], len(prompts[i]), config)
         messages[i] = [*before, last]
         return prompt
 

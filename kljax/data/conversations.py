@@ -1,13 +1,16 @@
 """Conversations as TRL's data formats have them: lists of messages with a role and a content, or ShareGPT's from and value."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from kljax.errors import did_you_mean
 
 Message = dict[str, Any]
 """role, content, and whatever else the data have: it goes to the chat template as it is."""
 
-ROLES = {"human": "user", "gpt": "assistant"}
-"""ShareGPT's words for two of the roles."""
+ROLES = ("system", "developer", "user", "assistant", "tool", "function", "ipython")
+ALIASES = {"human": "user", **dict.fromkeys(("gpt", "chatgpt", "bard", "bing", "model"), "assistant")}
+"""ShareGPT's words for roles, and Gemma's."""
 
 
 def messages(value: Any) -> list[Message]:
@@ -23,11 +26,25 @@ def _message(given: Any) -> Message:
     found = {key: value for key, value in given.items() if value is not None}  # Arrow fills up what other rows have
     for role, content in (("role", "content"), ("from", "value")):
         if role in found:
-            if not isinstance(text := found.get(content), str):
+            text = found.get(content, "" if "tool_calls" in found else None)
+            if not isinstance(text, str):
                 raise ValueError(f"a message whose {content} is {text!r}, expected text")
+            if (name := ALIASES.get(str(found[role]), found[role])) not in ROLES:
+                raise ValueError(
+                    f"a message of the role {name!r}, expected one of {', '.join(ROLES)}.{did_you_mean(str(name), ROLES)}"
+                )
             rest = {key: value for key, value in found.items() if key not in (role, content)}
-            return {"role": ROLES.get(found[role], found[role]), "content": text} | rest
+            return {"role": name, "content": text} | rest
     raise ValueError(f"a message with the keys {', '.join(found) or 'none'}, expected role and content, or from and value")
+
+
+def strings(value: Any) -> list[str]:
+    """Every text inside a value, however deep: names, keys of tools, arguments of calls."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return [text for pair in value.items() for one in pair for text in strings(one)]
+    return [text for one in value for text in strings(one)] if isinstance(value, list | tuple) else []
 
 
 def said(text: str | list[Message]) -> str:

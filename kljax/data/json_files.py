@@ -1,11 +1,11 @@
 """JSON Lines and JSON files, every value of the type that the file shows.
 
-Left alone, `datasets` makes dates of strings that look like dates, and rounds whole numbers that are too large for 64 bits.
+`datasets`' own reader makes dates of strings that look like dates, rounds large numbers, and gives blocks of 10 MB the types
+of the first. So the rows are parsed here, and columns of anything but plain values of one type are kept as JSON.
 """
 
-import itertools
 import json
-import re
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,52 +13,57 @@ from typing import Any
 import datasets
 
 from kljax.config import TextSource
-from kljax.data.plain_files import Say, encoding_of, lines_of, through_datasets
+from kljax.data.plain_files import Say, encoding_of, lines_of
 from kljax.errors import UserError
+
+PLAIN = {str: "string", bool: "bool", int: "int64", float: "float64"}
+"""Types of values that a column holds as they are, where all of its values are of one."""
 
 
 def load_json(files: Sequence[Path], source: TextSource, field: str, say: Say) -> datasets.Dataset:
-    """JSON Lines, or one list of objects; strings stay strings."""
-    encoding = encoding_of(files, source, field, say)
-    first: dict[str, dict[str, int]] = {}  # column → type → the first row that has it
-    count = 0
-    for row in itertools.chain.from_iterable(_objects(file, encoding, field) for file in files):
-        for name, value in row.items():
-            first.setdefault(name, {}).setdefault(_type(name, value, count, source), count)
-        count += 1
-    if not count:
+    """The rows of JSON Lines, or of files that are each one list of objects. A key that a row lacks is None there."""
+    rows = [row for file in files for row in _objects(file, encoding_of(file, source, field, say), field)]
+    if not rows:
         raise UserError(f"{field}: {source.path} is empty, expected at least one row.")
-    for name, types in first.items():
-        if set(types) - {"null"} == {"int", "float"}:
-            say(f"{field}: the column {name} has whole numbers and others; all are read as float.")
-    rows = through_datasets("json", files, encoding=encoding)
-    if re.search("'(timestamp|date|time|duration)", str(rows.features)):  # JSON has none of them: they are strings there
-        rows = datasets.Dataset.from_list([row for file in files for row in _objects(file, encoding, field)])
-    if len(rows) != count:
-        raise UserError(f"{field}: '{source.path}' has {count} rows, but {len(rows)} were read.")
-    return rows
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns, features = {}, {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        for i, value in enumerate(values):
+            _check_numbers(value, f"row {i} of '{source.path}' has in column '{name}'")
+        types = {type(value) for value in values if value is not None}
+        plain = PLAIN.get(next(iter(types))) if len(types) == 1 else None
+        features[name] = datasets.Json() if plain is None else datasets.Value(plain)
+        columns[name] = values if plain else [None if value is None else json.dumps(value) for value in values]
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
 def _objects(file: Path, encoding: str, field: str) -> Iterator[dict[str, Any]]:
     """The rows of a JSON Lines file, or of a file that is one list."""
-    lines = lines_of(file, encoding)
-    begin = next((line for line in lines if line.strip()), "")
+    begin = next((line for line in lines_of(file, encoding) if line.strip()), "")
     if begin.lstrip().startswith("["):
-        try:
-            rows = json.loads(begin + "".join(lines))
-        except ValueError as error:
-            raise UserError(f"{field}: '{file}' is no JSON ({error}).") from None
+        rows = _parsed("".join(lines_of(file, encoding)), f"{field}: '{file}' is")
         yield from (_object(row, f"entry {i}", file, field) for i, row in enumerate(rows))
         return
     for number, line in enumerate(lines_of(file, encoding), start=1):
         if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(
-                    f"{field}: line {number} of '{file}' is no JSON ({error}); expected an object a line."
-                ) from None
+            row = _parsed(line, f"{field}: line {number} of '{file}' is", "; expected an object a line")
             yield _object(row, f"line {number}", file, field)
+
+
+def _parsed(text: str, where: str, way_out: str = "") -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} no JSON ({error}){way_out}.") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"it has the key {next(key for key in keys if keys.count(key) > 1)!r} twice")
+    return found
 
 
 def _object(row: Any, place: str, file: Path, field: str) -> dict[str, Any]:
@@ -67,10 +72,14 @@ def _object(row: Any, place: str, file: Path, field: str) -> dict[str, Any]:
     return row
 
 
-def _type(name: str, value: Any, row: int, source: TextSource) -> str:
-    if isinstance(value, int) and abs(value) >= 2**63:
-        raise UserError(
-            f"data.source.path: row {row} of '{source.path}' has the number {value} in column '{name}', more than 64 bits "
-            "hold; write it in quotes, as text."
-        )
-    return "null" if value is None else type(value).__name__
+def _check_numbers(value: Any, where: str) -> None:
+    """Refuse whole numbers that no column of 64 bits holds, and NaN and infinity inside a list or an object."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise UserError(f"data.source.path: {where} the number {value}, more than 64 bits hold; write it in quotes, as text.")
+    if isinstance(value, list | dict):
+        for one in value.values() if isinstance(value, dict) else value:
+            if isinstance(one, float) and not math.isfinite(one):
+                raise UserError(
+                    f"data.source.path: {where} {one} in {json.dumps(value)[:60]}, expected finite numbers or null."
+                )
+            _check_numbers(one, where)

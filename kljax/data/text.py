@@ -1,6 +1,7 @@
 """Rows of text or conversations: loaded through `datasets`, checked, and split: training, prompts, held out, test."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -9,16 +10,10 @@ from datasets.exceptions import DatasetsError
 
 from kljax.config import DataConfig, GrammarSource, LettersSource, RandomWordsSource, TextSource
 from kljax.data import conversations, files, grammar, letters, random_words
-from kljax.data.plain_files import Say
+from kljax.data.plain_files import COLUMNS, TEXT, Say
 from kljax.errors import UserError, did_you_mean
 
 Source = GrammarSource | LettersSource | RandomWordsSource | TextSource
-
-TEXT = "text"
-"""The column of the built-in sources, and of plain text files."""
-
-COLUMNS = (TEXT, "prompt", "messages", "conversations")
-"""Where texts or conversations are looked for if the config names no column: TRL's formats, and ShareGPT's."""
 
 
 def silent(sentence: str) -> None:
@@ -48,19 +43,52 @@ def load_splits(config: DataConfig, say: Say = silent) -> Splits:
     parts = _parts(config, len(rows), own_held_out=held_out is not None)
     train, prompts, rest = (rows.select(part) for part in parts)
 
-    def of_file(path: str, field: str) -> datasets.Dataset:
+    seen = [("training", source.path)] if isinstance(source, TextSource) else []
+
+    def of_file(path: str, name: str) -> datasets.Dataset:
         assert isinstance(source, TextSource)
-        if path == source.path:
-            raise UserError(f"{field}: {path} is the file of the training rows, too; expected another, or null.")
-        return load_rows(replace(source, path=path, column=column), field, say)
+        field = f"data.source.{name}_path"
+        for title, other in seen:
+            if common := _common(source, path, other, field):
+                raise UserError(f"{field}: {common} is the file of the {title} rows, too; expected another, or null.")
+        seen.append((name.replace("_", "-"), path))
+        found = load_rows(replace(source, path=path, column=column), field, say)
+        _check_alike(rows, found, column, field)
+        return found
 
     return Splits(
         train=train,
         prompts=prompts,
-        held_out=rest if held_out is None else of_file(held_out, "data.source.held_out_path"),
-        test=None if test is None else of_file(test, "data.source.test_path"),
+        held_out=rest if held_out is None else of_file(held_out, "held_out"),
+        test=None if test is None else of_file(test, "test"),
         column=column,
     )
+
+
+def _common(source: TextSource, one: str, other: str | list[str], field: str) -> str | None:
+    """What two paths of a source both name."""
+    if not files.is_local(one) or not files.is_local(other):
+        return one if one == other else None
+    named = []
+    for path in (one, other):
+        saved = isinstance(path, str) and Path(path).expanduser().is_dir() and files.is_saved(Path(path).expanduser())
+        found = [Path(str(path)).expanduser()] if saved else files.located(replace(source, path=path), field, silent)
+        named.append({file.resolve() for file in found})
+    return next((str(file) for file in sorted(named[0] & named[1])), None)
+
+
+def _check_alike(rows: datasets.Dataset, others: datasets.Dataset, column: str, field: str) -> None:
+    """Refuse a file whose columns have the names of the training rows' and other types: rewards would get both."""
+    for name in rows.column_names:
+        if name in others.column_names:
+            there, here = others.features[name], rows.features[name]
+            numbers = {str(datasets.Value(kind)) for kind in ("int64", "float64")}
+            if there != here and not {str(there), str(here)} <= numbers:
+                raise UserError(
+                    f"{field}: column '{name}' is {there} there and {here} in the training rows; expected one type."
+                )
+    if is_conversation(whole_column(others, column)[0]) != is_conversation(whole_column(rows, column)[0]):
+        raise UserError(f"{field}: its rows are not conversations, or the training rows are none; expected one kind.")
 
 
 def load_rows(source: Source, field: str = "data.source.path", say: Say = silent) -> datasets.Dataset:

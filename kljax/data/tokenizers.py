@@ -11,7 +11,7 @@ from jaxtyping import Bool, Int
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from kljax.config import BpeTokenizer, PretrainedTokenizer, WordTokenizer
-from kljax.data.conversations import Message
+from kljax.data.conversations import Message, strings
 from kljax.errors import UserError
 from kljax.types import Rollout, Tokenizer
 
@@ -169,6 +169,7 @@ def chat_tokens(
     cannot be told which of its tokens is the message's.
     """
     text = _rendered(tokenizer, messages, begin_answer, continue_last, variables or {})
+    _check_rendered(tokenizer, messages, text, variables or {})
     ids, rest = [], text
     contents = [message["content"].strip() for message in messages]
     for content in contents:
@@ -192,6 +193,20 @@ def _rendered(
         said = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"the chat template says: {said.rstrip('.')}.") from None
     return text
+
+
+def _check_rendered(tokenizer: Tokenizer, messages: Sequence[Message], text: str, variables: Mapping[str, Any]) -> None:
+    """Refuse a template that leaves out what was said, and special tokens outside a message's content."""
+    if not text:
+        raise UserError("the chat template makes nothing of these messages.")
+    for message in messages:
+        # Templates may shorten an earlier answer, such as its thoughts; what is asked must be there.
+        if message["role"] in ("system", "developer", "user") and message["content"].strip() not in text:
+            raise UserError(f"the chat template leaves out the {message['role']}'s message {message['content'][:60]!r}.")
+    beside = [{key: value for key, value in message.items() if key != "content"} for message in messages]
+    for other in strings([*beside, dict(variables)]):
+        if special := next((token for token in special_tokens(tokenizer).values() if token in other), None):
+            raise UserError(f"{other[:60]!r} beside a message's content holds {special}, which would end or begin a turn.")
 
 
 def _with_special(tokenizer: Tokenizer, text: str) -> list[int]:

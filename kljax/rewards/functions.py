@@ -10,7 +10,6 @@ the config's arguments. It may be a coroutine function, a partial or an object t
 import asyncio
 import copy
 import inspect
-import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from concurrent.futures import Future
@@ -120,9 +119,14 @@ def _parameters(
 ) -> frozenset[str] | None:
     """What the function takes by keyword; None: everything."""
     try:
-        parameters = inspect.signature(function).parameters
+        # Not that of what a decorator wraps: it is the wrapper that is called.
+        parameters = inspect.signature(function, follow_wrapped=False).parameters
     except (TypeError, ValueError):  # of some functions written in C
         return None
+    if inspect.isclass(function) or "self" in parameters:
+        raise UserError(
+            f"{name}.function: '{term.function}' is a class or a method of one, expected a function or an object's method."
+        )
     everything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     takes = {
         key
@@ -166,8 +170,8 @@ def _begin(function: Function, samples: Samples, logged: Logged) -> Any:
         "completions": samples.completions,
         "completion_ids": samples.completion_ids,
         "trainer_state": samples.state,
-        "log_metric": lambda name, value: _log_metric(function.name, logged, name, value),
-        "log_extra": lambda column, values: _log_extra(function.name, logged, column, values, len(samples.completions)),
+        "log_metric": lambda name, value: _log_metric(logged, name, value),
+        "log_extra": lambda column, values: _log_extra(logged, column, values, len(samples.completions)),
     }
     passed = given if function.takes is None else {key: value for key, value in given.items() if key in function.takes}
     # Copies: what a function does to its lists, others and later steps must not see.
@@ -176,13 +180,23 @@ def _begin(function: Function, samples: Samples, logged: Logged) -> Any:
         result = function.call(**passed, **arguments)
     except UserError as error:
         raise UserError(named(function.name, error)) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _raised(function, error, samples) from error
     return asyncio.run_coroutine_threadsafe(_awaited(result), _loop()) if inspect.isawaitable(result) else result
 
 
+@dataclass(frozen=True)
+class _Failed:
+    """What a coroutine raised, as a value: on its way through a future an error can lose its place, or end the loop."""
+
+    error: BaseException
+
+
 async def _awaited(result: Any) -> Any:
-    return await result
+    try:
+        return await result
+    except (Exception, SystemExit) as error:
+        return _Failed(error)
 
 
 @cache
@@ -193,7 +207,7 @@ def _loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-def _raised(function: Function, error: Exception, samples: Samples) -> UserError:
+def _raised(function: Function, error: BaseException, samples: Samples) -> UserError:
     return UserError(
         f"{function.name}: the reward function raised {one_line(error)}{raised_at(error, function.call)}, given "
         f"{len(samples.completions)} completions."
@@ -204,10 +218,13 @@ def _checked(function: Function, result: Any, samples: Samples) -> Float[np.ndar
     """The function's rewards, float32: as many as completions, each a finite number or None, which is NaN here."""
     name, count = function.name, len(samples.completions)
     try:
-        rewards = _listed(name, result.result() if isinstance(result, Future) else result, count)
+        result = result.result() if isinstance(result, Future) else result
+        if isinstance(result, _Failed):
+            raise result.error
+        rewards = _listed(name, result, count)
     except UserError as error:
         raise UserError(str(error) if str(error).startswith(name) else named(name, error)) from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _raised(function, error, samples) from error
     if len(rewards) != count:
         raise UserError(f"{name}: the reward function returned {len(rewards)} rewards, expected {count}, one a completion.")
@@ -226,7 +243,8 @@ def _listed(name: str, rewards: Any, count: int) -> list[Any]:
     kind = type(rewards).__name__
     if hasattr(rewards, "tolist"):  # of NumPy, JAX, PyTorch, pandas: their scalars as Python's
         rewards = rewards.tolist()
-    if isinstance(rewards, Mapping | Set | str | bytes | bytearray) or not isinstance(rewards, Iterable):
+    table = hasattr(rewards, "columns")  # whose entries are its columns' names
+    if isinstance(rewards, Mapping | Set | str | bytes | bytearray) or not isinstance(rewards, Iterable) or table:
         raise UserError(f"{name}: the reward function returned {kind}, expected a list of {count} numbers.")
     return list(rewards) if isinstance(rewards, Sequence) else list(islice(rewards, count + 1))
 
@@ -242,22 +260,40 @@ def _number(reward: Any) -> float:
             return float(np.float32(float(reward)))
     except OverflowError:
         return math.inf
+    except ValueError:  # Decimal's signalling NaN
+        return math.nan
 
 
-def _log_metric(field: str, logged: Logged, name: Any, value: Any) -> None:
+def _log_metric(logged: Logged, name: Any, value: Any) -> None:
     number = _number(value)
-    if not isinstance(name, str) or not math.isfinite(number):
-        raise UserError(f"{field}: log_metric got ({name!r}, {value!r}), expected a name and a finite number.")
+    if not isinstance(name, str) or not name or not math.isfinite(number):
+        raise UserError(f"log_metric got ({name!r}, {value!r}), expected a name and a finite number.")
     logged.metrics.setdefault(name, []).append(number)
 
 
-def _log_extra(field: str, logged: Logged, column: Any, values: Any, count: int) -> None:
-    values = list(values.tolist() if hasattr(values, "tolist") else values)
-    if not isinstance(column, str) or len(values) != count:
-        raise UserError(
-            f"{field}: log_extra got {len(values)} values for {column!r}, expected a name and {count}, one a completion."
-        )
-    logged.extras[column] = json.loads(json.dumps(values, default=str))
+def _log_extra(logged: Logged, column: Any, values: Any, count: int) -> None:
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(column, str) or not isinstance(values, list | tuple) or len(values) != count:
+        got = f"{len(values)} values" if isinstance(values, list | tuple) else type(values).__name__
+        raise UserError(f"log_extra got {got} for {column!r}, expected a name and a list of {count}, one a completion.")
+    if column in logged.extras:
+        raise UserError(f"log_extra got {column!r} twice in one step, expected a name of its own for each list.")
+    logged.extras[column] = [_writable(value) for value in values]
+
+
+def _writable(value: Any) -> Any:
+    """What samples.jsonl can hold of it: JSON has no NaN, and no half of a character."""
+    if hasattr(value, "item") and getattr(value, "shape", None) == ():
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bool | int | None):
+        return value
+    if isinstance(value, list | tuple):
+        return [_writable(one) for one in value]
+    if isinstance(value, dict):
+        return {str(key): _writable(one) for key, one in value.items()}
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def named(name: str, error: UserError) -> str:

@@ -24,10 +24,14 @@ def check_jax() -> None:
             raise UserError(f"{name.upper()}: got {value}, expected {needed}: kljax and its libraries mix types and ranks.")
     try:
         jax.devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter where no platform of the list has a device
         platforms = jax.config.jax_platforms  # pyright: ignore
         reason = " ".join(str(error).split()).partition(" (you may")[0]
-        raise UserError(f"JAX_PLATFORMS: JAX finds no device for {platforms or 'any platform'} ({reason}).") from None
+        because = f" ({reason})" if reason else ""
+        raise UserError(
+            f"JAX_PLATFORMS: JAX finds no device for {platforms or 'any platform'}{because}; expected a platform that is "
+            "installed, such as cpu."
+        ) from None
 
 
 def divide_cpu(config: Config) -> None:

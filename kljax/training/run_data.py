@@ -90,10 +90,10 @@ def _digests(prompts: PromptRows) -> Digests:
 
 
 def _columns(rows: datasets.Dataset) -> Iterator[bytes]:
-    for some in rows.iter(AT_ONCE):
-        values: Any = some
-        for i in range(len(next(iter(values.values())))):
-            yield json.dumps({name: column[i] for name, column in values.items()}, default=str, sort_keys=True).encode()
+    for some in rows.with_format("arrow").iter(AT_ONCE):  # as they are stored: an image by its bytes, not as an object
+        table: Any = some
+        for row in table.to_pylist():
+            yield json.dumps(row, default=repr, sort_keys=True).encode()
 
 
 def _digest(text: bytes) -> int:

@@ -242,7 +242,49 @@ def test_a_templates_own_error_is_one_sentence(template, values, changes, said):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("template", "values", "said"),
+    [
+        (
+            "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}",
+            [SYSTEM + USER],
+            "leaves out the system's message",
+        ),
+        ("{% if false %}x{% endif %}", [USER], "makes nothing of these messages"),
+        ("{{ messages[0].name }}" + TEMPLATE, [[USER[0] | {"name": "<|eot|>"}]], "beside a message's content holds <|eot|>"),
+    ],
+)
+def test_what_a_template_would_lose_or_let_in_is_refused(template, values, said):
+    with pytest.raises(UserError) as raised:
+        prompts_of(chatty(template), values)
+    assert said in str(raised.value)
+
+
+@pytest.mark.parametrize("role", ["usr", "Assistant", 1, ""])
+def test_an_unknown_role_is_refused(role):
+    with pytest.raises(ValueError, match=r"a message of the role .* expected one of system, developer, user, assistant"):
+        messages([{"role": role, "content": "x"}])
+
+
+@pytest.mark.parametrize("role", ["gpt", "chatgpt", "model", "assistant"])
+def test_the_answer_of_every_name_is_the_target(tokenizer, role):
+    made = prompts_of(tokenizer, [[*USER, {"role": role, "content": "other words"}]])
+    assert made.targets == ["other words"]
+    assert shown(tokenizer, made) == [ASKED]
+
+
+def test_a_message_cut_inside_a_character_ends_before_it(tokenizer):
+    """Half a character would be read as another one, which takes as many tokens."""
+    text = "\N{GRINNING FACE}" * 9
+    made = prompts_of(tokenizer, [text], chat(max_tokens=30, too_long="cut"))
+    [whole] = shown(tokenizer, made)
+    assert "\N{REPLACEMENT CHARACTER}" not in whole
+    assert whole.count("\N{GRINNING FACE}") >= 3
+
+
 def test_messages_keep_what_else_the_data_say_of_them():
+    calls = [{"name": "f"}]
+    assert messages([{"role": "assistant", "tool_calls": calls}]) == [{"role": "assistant", "content": "", "tool_calls": calls}]
     assert messages([{"role": "tool", "content": "x", "name": "f", "empty": None}]) == [
         {"role": "tool", "content": "x", "name": "f"}
     ]

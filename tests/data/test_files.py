@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import datasets
 import pytest
@@ -135,16 +136,106 @@ def test_values_of_two_types_keep_theirs(tmp_path):
     assert list(map(repr, found["label"])) == ["1", "'x'", "True"]
 
 
-def test_whole_numbers_among_others_are_said(tmp_path):
-    said = []
-    found = read(written(tmp_path / "a.jsonl", '{"text": "a", "n": 1}\n{"text": "b", "n": 2.5}\n'), said=said)
-    assert found["n"] == [1.0, 2.5]
-    assert said == ["data.source.path: the column n has whole numbers and others; all are read as float."]
+VALUES = [
+    "abc",
+    5,
+    5.0,
+    True,
+    None,
+    "007",
+    2**63 - 1,
+    9007199254740993,
+    [1, 2.5],
+    {"day": "2020-01-01"},
+    [],
+    '"q"',
+    "null",
+    1e22,
+]
+
+
+@pytest.mark.parametrize("padding", [0, 1100], ids=["small", "of more than one block"])
+def test_values_are_what_the_file_shows_wherever_they_stand(tmp_path, padding):
+    """`datasets` reads blocks of 10 MB, and would give each the types of the first."""
+    rows = [{"text": "a" * 10_000, "x": "abc", "time": "noon"}] * padding + [{"text": "b", "x": x, "late": x} for x in VALUES]
+    found = read(written(tmp_path / "a.jsonl", "".join(json.dumps(row) + "\n" for row in rows)))
+    assert list(map(repr, found["x"][padding:])) == list(map(repr, VALUES))
+    assert list(map(repr, found["late"])) == list(map(repr, [None] * padding + VALUES))
+    assert padding == 0 or found["time"] == ["noon"] * padding + [None] * len(VALUES)
+
+
+def test_a_file_is_read_as_it_is_now(tmp_path):
+    """Also where its time is that of what was there before, as after cp -p."""
+    for name, one, other in (("a.csv", "text\nold\n", "text\nnew\n"), ("a.jsonl", '{"text": "old"}', '{"text": "new"}')):
+        file = written(tmp_path / name, one)
+        assert read(file)["text"] == ["old"]
+        times = file.stat()
+        os.utime(written(file, other), ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert read(file)["text"] == ["new"]
+
+
+@pytest.mark.parametrize("value", [[2**64], {"a": [2**70]}, [float("nan")]], ids=repr)
+def test_nested_numbers_that_would_change_are_refused(tmp_path, value):
+    assert "row 0 of" in complaint(written(tmp_path / "a.jsonl", json.dumps({"text": "a", "x": value})))
+
+
+def test_files_of_other_columns_or_types_are_refused(tmp_path):
+    for name, values in (("a", {"text": ["x"], "n": [1]}), ("b", {"text": ["y"], "n": ["1"]}), ("c", {"text": ["z"]})):
+        datasets.Dataset.from_dict(values).to_parquet(str(tmp_path / f"{name}.parquet"))
+    for other, said in (("b", "column 'n' is string in"), ("c", "column 'n' is not there in")):
+        assert said in complaint([str(tmp_path / "a.parquet"), str(tmp_path / f"{other}.parquet")])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "txt"])
+def test_each_file_has_its_own_byte_order_mark(tmp_path, suffix):
+    body = {"csv": "text\nx\n", "jsonl": '{"text": "x"}\n', "txt": "x\n"}[suffix]
+    paths = [
+        str(written(tmp_path / f"{i}.{suffix}", body, encoding)) for i, encoding in enumerate(("utf-8", "utf-8-sig", "utf-32"))
+    ]
+    assert read(paths)["text"] == ["x"] * 3
+
+
+def test_long_ids_of_a_csv_are_kept(tmp_path):
+    text = "text,id,huge,big\na,1234567890123456789,12345678901234567890,1e400\nb,1234567890123456790,1,1\n"
+    found = read(written(tmp_path / "a.csv", text))
+    assert found["id"] == [1234567890123456789, 1234567890123456790]
+    assert (found["huge"], found["big"]) == (["12345678901234567890", "1"], ["1e400", "1"])
+
+
+def test_odd_lines_of_a_csv_are_read_as_they_are(tmp_path):
+    long = "y" * 200_000
+    found = read(written(tmp_path / "a.csv", f'\n\n"a;b";text\r\n1;"{long}"\r\n\n2;"two\nlines"\r\n'), said=[])
+    assert found == {"a;b": [1, 2], "text": [long, "two\nlines"]}
+
+
+def test_a_file_that_is_cut_off_is_named(tmp_path):
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"text\n" + b"abc\n" * 1000)[:-20])
+    assert "cannot be unpacked" in complaint(tmp_path / "a.csv.gz")
+    assert "is no JSON" in complaint(written(tmp_path / "a.jsonl", "[" * 100_000))
+
+
+def test_brackets_in_the_name_of_a_directory_are_no_pattern(tmp_path):
+    parts(tmp_path / "d[1]", "a.parquet")
+    assert read(tmp_path / "d[1]")["text"] == ["a.parquet"]
+    assert read(f"{tmp_path}/d[[]1]")["text"] == ["a.parquet"]
+
+
+def test_a_saved_data_set_comes_without_its_authors_format(tmp_path):
+    rows = datasets.Dataset.from_dict({"text": ["a"], "label": [1]})
+    rows.with_format("numpy", columns=["label"]).save_to_disk(tmp_path / "d")
+    assert read(tmp_path / "d") == {"text": ["a"], "label": [1]}
+    assert "data.source.encoding" in complaint(tmp_path / "d", encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", ["", "missing.csv.bz2", "missing*.csv"])
+def test_what_is_no_hub_name_is_not_taken_for_one(path):
+    assert complaint(path).startswith("data.source.path: ")
+    assert "hub data set" not in complaint(path)
 
 
 def test_a_number_of_more_than_64_bits_is_refused(tmp_path):
     sentence = complaint(written(tmp_path / "a.jsonl", f'{{"text": "a", "id": {2**63}}}\n'))
-    assert f"the number {2**63} in column 'id'" in sentence
+    assert f"in column 'id' the number {2**63}, more than 64 bits" in sentence
     assert read(written(tmp_path / "b.jsonl", f'{{"text": "a", "id": {2**63 - 1}}}\n'))["id"] == [2**63 - 1]
 
 

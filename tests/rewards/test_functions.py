@@ -5,12 +5,14 @@ The functions under `DOCUMENTED` do what TRL's documentation shows of custom rew
 
 import asyncio
 import functools
+import math
 import re
 import threading
 import time
 from decimal import Decimal
 
 import numpy as np
+import pandas
 import pytest
 
 from kljax.config import RewardTerm
@@ -301,6 +303,83 @@ def test_an_error_in_a_coroutine_has_its_line():
     assert f"raised ValueError: in the coroutine at {__file__}:" in sentence
 
 
+def shown_with(function):
+    @functools.wraps(function)
+    def wrapper(prompts, completions, **kwargs):
+        kwargs["log_metric"]("seen", len(prompts))
+        return function(completions, kwargs["answer"])
+
+    return wrapper
+
+
+@shown_with
+def wrapped(completions, answer):
+    return [float(completion == right) for completion, right in zip(completions, answer, strict=True)]
+
+
+def test_a_decorator_gets_what_it_takes_itself():
+    logged = Logged()
+    assert rewards_of("wrapped", logged=logged) == [1.0, 0.0]
+    assert logged.means() == {"reward/logged/seen": 2.0}
+
+
+@pytest.mark.parametrize("name", ["Judge", "Judge.method"])
+def test_a_class_is_no_function(name):
+    assert "is a class or a method of one" in complaint(build_all, it=name)
+
+
+def leaves(completions):
+    raise SystemExit(0)
+
+
+async def leaves_late(completions):
+    await asyncio.sleep(0)
+    raise SystemExit(0)
+
+
+async def too_late(completions):
+    raise TimeoutError("too late")
+
+
+@pytest.mark.parametrize("name", ["leaves", "leaves_late", "too_late"])
+def test_what_would_end_the_process_or_the_loop_is_an_error_with_its_line(name):
+    assert f" at {__file__}:" in complaint(rewards_of, name)
+    assert rewards_of("slow") == [0.5, 0.5], "the loop lives"
+
+
+extra = None
+
+
+def logs(completions, log_extra, log_metric):
+    log_metric(extra[0], 1.0)
+    log_extra("x", extra[1])
+    return [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("", [1, 2]), "log_metric got ('', 1.0)"),
+        ((3, [1, 2]), "log_metric got (3, 1.0)"),
+        (("a", [1]), "log_extra got 1 values for 'x'"),
+        (("a", "ab"), "log_extra got str for 'x'"),
+        (("a", {1: 2, 3: 4}), "log_extra got dict for 'x'"),
+        (("a", 5), "log_extra got int for 'x'"),
+    ],
+)
+def test_what_cannot_be_logged_is_refused(monkeypatch, given, said):
+    monkeypatch.setattr(f"{__name__}.extra", given)
+    assert complaint(rewards_of, "logs").startswith(f"reward.it: {said}")
+
+
+def test_what_json_has_not_is_logged_as_null_or_text(monkeypatch):
+    monkeypatch.setattr(f"{__name__}.extra", ("a", [math.nan, ["\ud83d", np.float32(1), {1: None}]]))
+    logged = Logged()
+    rewards_of("logs", logged=logged)
+    assert logged.extras == {"x": [None, ["?", 1.0, {"1": None}]]}
+    complaint(rewards_of, "logs", logged=logged)  # the same name twice in one step
+
+
 # --- what it may return ------------------------------------------------------
 
 returned = None
@@ -351,6 +430,8 @@ def endless():
         (b"12", "returned bytes"),
         (None, "returned NoneType"),
         (endless(), "returned 3 rewards, expected 2"),
+        ([Decimal("sNaN"), 1.0], "the reward of sample 0 is Decimal"),
+        (pandas.DataFrame({0: [1.0], 1: [2.0]}), "returned DataFrame"),
         (Tensor([[1.0], [1.0]]), r"the reward of sample 0 is \[1.0\], expected a finite number"),
     ],
     ids=lambda value: type(value).__name__,
