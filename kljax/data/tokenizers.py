@@ -21,6 +21,8 @@ MASK = {"mask_token": "<mask>"}
 FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
 """What a directory with a tokenizer has one of."""
 
+NO_BOS = "{% set bos_token = '' %}"
+
 ALL_WORDS = 2**31  # the trainer keeps 30,000 unless told otherwise
 
 
@@ -65,6 +67,8 @@ def load(path: str | Path, field: str = "tokenizer", revision: str | None = None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.bos_token_id is None:
+        if isinstance(template := tokenizer.chat_template, str) and "bos_token" in template and not template.startswith(NO_BOS):
+            tokenizer.chat_template = NO_BOS + template  # which renders nothing for a token that is not there
         tokenizer.bos_token = tokenizer.eos_token
     return tokenizer
 

@@ -24,7 +24,7 @@ from kljax.models.huggingface_files import LowRank, Tensor
 from kljax.models.huggingface_names import NAMES, RENAMED, Keys, Kind, Names, Source, copies_of, find_source, may_be_ignored
 from kljax.types import HuggingFaceConfig, Params, Tokenizer
 
-__all__ = ["Kind", "Pretrained", "check_exportable", "check_tokenizer", "describe", "load_params", "save"]
+__all__ = ["Kind", "Pretrained", "check_exportable", "check_tokenizer", "describe", "load_params", "padding", "save"]
 
 DOWNLOADED = (
     "config.json", "generation_config.json", "model*.safetensors", files.INDEX, "tokenizer*", "vocab*", "merges.txt",
@@ -157,6 +157,11 @@ def check_tokenizer(pretrained: Pretrained, tokenizer: Tokenizer, field: str = "
         )
 
 
+def padding(pretrained: Pretrained) -> int | None:
+    """The padding token that config.json names."""
+    return configs.read(pretrained.path, "model").pad_token_id
+
+
 def check_exportable(config: DecoderConfig | EncoderConfig, kind: Kind, tokenizer: Tokenizer | None = None) -> None:
     """UserError where no Hugging Face architecture has these parts, or none goes with this tokenizer, saying what would do."""
     model_type = configs.family_of(config, kind)
@@ -190,6 +195,8 @@ def save(
     ids |= {key: value for key, value in generation.items() if key in ids}
     values = configs.to_json(config, kind, vocab_size, dtype, ids)
     if kind == "classifier":
+        if isinstance(config, DecoderConfig) and ids["pad_token_id"] == ids["eos_token_id"]:
+            values["pad_token_id"] = None  # transformers would read the score before the end token, where it was not fitted
         values |= configs.head_json(params["out"]["kernel"].shape[-1], labels)
     with files.new_directory(out) as partial:
         (partial / "config.json").write_text(json.dumps(values, indent=2) + "\n")

@@ -143,7 +143,8 @@ def keys_of(family: Family, of_its_class: Collection[str]) -> set[str]:
     """All keys that are used, or known to change nothing, in such a model's config.json."""
     known = {*USED, *family.fields, *family.fixed, *family.dropouts, *family.thought, *family.neutral}
     if _is_rotary(family):
-        known |= {"sliding_window", "layer_types", *rope.KEYS, *(key for key in WINDOWS if key in of_its_class)}
+        known |= {"sliding_window", "layer_types", "max_window_layers", *rope.KEYS}  # the last but one says where windows begin
+        known |= {key for key in WINDOWS if key in of_its_class}
     return known | NEUTRAL.keys() | NO_EFFECT | GENERATION
 
 

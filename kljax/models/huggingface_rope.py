@@ -74,6 +74,8 @@ def read(theirs: HuggingFaceConfig) -> tuple[float, dict[str, Any] | None]:
     if not _is_number(rope.get("rope_theta")):
         raise ValueError(f"has rope_theta={rope.get('rope_theta')!r}; expected a number")
     theta, kind, factor = float(rope["rope_theta"]), rope["rope_type"], rope.get("factor")
+    if (above := getattr(theirs, "original_max_position_embeddings", None)) is not None:
+        rope["original_max_position_embeddings"] = above  # beside the mapping: transformers heeds it when it makes the model
     if kind == "default":
         return theta, None
     original = rope.get("original_max_position_embeddings")

@@ -1,7 +1,7 @@
 """The config's reward terms, resolved by name or dotted path and checked at every call; the reward is their weighted sum."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from kljax.config import RewardTerm
 from kljax.data.batches import PromptRows
 from kljax.data.tokenizers import completion_ids
 from kljax.errors import UserError
+from kljax.rewards import model
 from kljax.rewards.device import DEVICE_REWARDS, DeviceReward
 from kljax.rewards.functions import Logged, Samples, TrainerState, bind, call, named
 from kljax.rewards.model import ModelReward
@@ -39,6 +40,7 @@ class Reward:
     device: Callable[[dict[str, Params], Rollout], Terms]
     host: HostReward | None
     on_host: frozenset[str] = frozenset()
+    models: Mapping[str, str] = field(default_factory=dict)  # fingerprints of the terms that are reward models
 
     def applies(self, name: str, values: Float[Array | np.ndarray, "B"]) -> Bool[Array, "B"]:
         """Where the term has a value: everywhere, unless a Python function said None."""
@@ -81,7 +83,8 @@ def build(terms: Mapping[str, RewardTerm], tokenizer: Tokenizer, columns: Collec
         return values
 
     params = {name: reward.params for name, reward in made.items() if isinstance(reward, ModelReward)}
-    return Reward(weights, params, device_terms, host_terms if functions else None, on_host)
+    models = {name: model.fingerprint(**term.arguments) for name, term in terms.items() if term.function == "model"}
+    return Reward(weights, params, device_terms, host_terms if functions else None, on_host, models)
 
 
 def score_texts(
@@ -117,27 +120,27 @@ def _check_sum(
         raise UserError(f"reward: the weighted sum is too large for float32; lower a weight ({', '.join(weights)}).")
 
 
-def _make(field: str, term: RewardTerm, tokenizer: Tokenizer) -> DeviceReward | ModelReward:
+def _make(where: str, term: RewardTerm, tokenizer: Tokenizer) -> DeviceReward | ModelReward:
     """The JAX function, or the model, that the term's factory makes."""
-    factory = resolve(field, term.function, DEVICE_REWARDS)
+    factory = resolve(where, term.function, DEVICE_REWARDS)
     try:
         reward: Any = factory(tokenizer, **term.arguments)
     except UserError as error:
-        raise UserError(named(field, error)) from None
+        raise UserError(named(where, error)) from None
     except TypeError as error:
-        raise UserError(f"{field}.arguments: {one_line(error)}{raised_at(error, factory)}.") from error
+        raise UserError(f"{where}.arguments: {one_line(error)}{raised_at(error, factory)}.") from error
     except Exception as error:
         raise UserError(
-            f"{field}: its factory '{term.function}' raised {one_line(error)}{raised_at(error, factory)}."
+            f"{where}: its factory '{term.function}' raised {one_line(error)}{raised_at(error, factory)}."
         ) from error
     if not callable(reward) and not isinstance(reward, ModelReward):
         raise UserError(
-            f"{field}: its factory '{term.function}' returned {type(reward).__name__}, expected a function of a Rollout."
+            f"{where}: its factory '{term.function}' returned {type(reward).__name__}, expected a function of a Rollout."
         )
     return reward  # pyright: ignore
 
 
-def _traced(field: str, reward: DeviceReward | ModelReward, params: Params, rollout: Rollout) -> Float[Array, "B"]:
+def _traced(where: str, reward: DeviceReward | ModelReward, params: Params, rollout: Rollout) -> Float[Array, "B"]:
     """One JAX reward, checked while it is traced: nothing remains of this in the compiled step."""
     expected = rollout.mask.shape[:1]
     function = reward.score if isinstance(reward, ModelReward) else reward
@@ -146,10 +149,10 @@ def _traced(field: str, reward: DeviceReward | ModelReward, params: Params, roll
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{field}: the reward function raised {one_line(error)}{raised_at(error, function)}.") from error
+        raise UserError(f"{where}: the reward function raised {one_line(error)}{raised_at(error, function)}.") from error
     if values.shape != expected or not jnp.issubdtype(values.dtype, jnp.floating):
         raise UserError(
-            f"{field}: the reward function returned {values.dtype}{list(values.shape)}, expected float{list(expected)}, "
+            f"{where}: the reward function returned {values.dtype}{list(values.shape)}, expected float{list(expected)}, "
             "one number a completion."
         )
     return values.astype(jnp.float32)

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from kljax.config import HuggingFaceModel
+from kljax.config import DecoderConfig, HuggingFaceModel
 from kljax.data import tokenizers
 from kljax.data.conversations import Message, said
 from kljax.data.labelled import Texts, padded
@@ -43,6 +43,7 @@ class FittedModel:
     path: Path
     tokenizer: Tokenizer
     context: int
+    fingerprint: str  # changes when the weights do
     params: Params
     score: Callable[[Params, Int[Array, "B S"], Bool[Array, "B S"]], Float[Array, "B"]]
 
@@ -198,6 +199,10 @@ def load(path: str, label: str | None, scale: str, revision: str | None = None, 
     tokenizer = tokenizers.load(pretrained.tokenizer_path, FIELD)
     huggingface.check_tokenizer(pretrained, tokenizer, FIELD)
 
+    # A decoder's score is read, as transformers reads it, at the last token that is not its padding token: with padding that is
+    # its end token, too, before the end. Of one that was fitted here config.json names no padding token then.
+    pad = huggingface.padding(pretrained) if isinstance(pretrained.config, DecoderConfig) else None
+
     def make() -> Classifier:
         return Classifier(pretrained.config, pretrained.vocab_size, pretrained.outputs, rngs=nnx.Rngs(0))
 
@@ -207,9 +212,23 @@ def load(path: str, label: str | None, scale: str, revision: str | None = None, 
     params = huggingface.load_params(pretrained, "classifier", shapes, jax.tree.map(lambda _: here, shapes))
 
     def score(params: Params, tokens: Int[Array, "B S"], mask: Bool[Array, "B S"]) -> Float[Array, "B"]:
-        return read(nnx.merge(graphdef, params)(tokens, mask))
+        return read(nnx.merge(graphdef, params)(tokens, _without_pads(tokens, mask, pad)))
 
-    return FittedModel(folder, tokenizer, pretrained.config.context, params, score)
+    return FittedModel(folder, tokenizer, pretrained.config.context, pretrained.fingerprint, params, score)
+
+
+def _without_pads(tokens: Int[Array, "B S"], mask: Bool[Array, "B S"], pad: int | None) -> Bool[Array, "B S"]:
+    """The mask without padding tokens at a row's end; all of a row that has no other."""
+    if pad is None:
+        return mask
+    others = mask & (tokens != pad)
+    after = jnp.cumsum(others[:, ::-1], axis=-1)[:, ::-1] == 0
+    return jnp.where(others.any(axis=-1, keepdims=True), mask & ~after, mask)
+
+
+def fingerprint(path: str, label: str | None = None, scale: str = "log_odds", **others: Any) -> str:
+    """Of the weights of the model that these arguments name."""
+    return load(path, label, scale, others.get("revision"), others.get("base")).fingerprint
 
 
 def _reading(pretrained: huggingface.Pretrained, label: str | None, scale: str) -> Callable[[Array], Array]:

@@ -28,7 +28,7 @@ from kljax.training.interrupt import Interrupted, StopRequest
 from kljax.training.mesh import batch_sharding, replicated
 from kljax.training.progress import console
 from kljax.training.recorder import BudgetExceeded, Recorder
-from kljax.training.references import first_reference
+from kljax.training.references import check_reference, first_reference
 from kljax.training.regularisation import ablation_note, make_controller, make_divergence
 from kljax.training.resources import keeps_activations
 from kljax.training.state import TrainState, initial_state, rl_optimizer, state_shapes, state_shardings
@@ -93,8 +93,12 @@ def train(config: Config) -> Path:
     task = prepare(config)
     run_directory.check_ends(path, task.generation, task.tokenizer)
     trainer = build_trainer(task)
+    run_directory.check_model(path, task.decoder, task.vocab_size, trainer.reward.models)
+    check_reference(task)
     parts = {"prompts": trainer.prompts, "held_out": task.held_out_prompts()}
     run_data.check(path, parts)
+    some = zip(trainer.prompts.tokens[:256], trainer.prompts.mask[:256], strict=True)
+    run_directory.check_tokenizer(path, task.tokenizer, [row[mask].tolist() for row, mask in some])
     if config.run.oracle_every:
         completion_tree(task, trainer.prompts)
     adapter = config.adapter
@@ -122,6 +126,7 @@ def train(config: Config) -> Path:
         "reverse_kl_at_start_tok_max": kl_at_start,
     }
     samples = {"ends": task.generation.ends, "not_followed": task.generation.not_followed(config.rollout)}
+    samples["rewards"] = trainer.reward.models
     run_directory.write_model(path, task.decoder, task.vocab_size, about, **samples)
     checkpoints = Checkpoints(path)
     try:

@@ -1,6 +1,7 @@
 """What the policy is held to at the start: the base model, or another checkpoint of the same architecture."""
 
 from pathlib import Path
+from typing import Literal
 
 import jax
 
@@ -31,24 +32,26 @@ def first_reference(task: Task, base: Params) -> Params:
     return cast(params, config.dtype)
 
 
-def _load(task: Task, path: str) -> Params:
-    """The policy of a run at its last step or another, the base model of experiments/pretrain.py, or a Hugging Face model."""
-    arch, config = task.architecture, task.config.reference
+def check_reference(task: Task) -> None:
+    """Refuse a reference that does not go with the policy, before anything is fitted or compiled."""
+    if task.config.reference.path is not None:
+        _look(task, task.config.reference.path)
+
+
+def _look(task: Task, path: str) -> tuple[Path, int | Literal["latest"]] | huggingface.Pretrained:
+    """The run and its step, or what the Hugging Face directory says, after all checks that need no weights."""
+    config, model = task.config.reference, task.decoder
     if found := run_and_step(path, FIELD):
         run, step = found
         for name in ("revision", "base"):
             if (given := getattr(config, name)) is not None:
                 raise UserError(f"reference.{name}: got '{given}', but {run} is a run, which has none; expected null.")
         tokenizers.check_same(run / "tokenizer", task.tokenizer, FIELD)
-        if "rollout" not in run_directory.read_config(run):
-            if step != LATEST:
-                raise UserError(f"{FIELD}: {run} is a fit, of which only the best step is kept; expected it without '@'.")
-            return load_params(run, arch.shapes, arch.shardings)
-        _check_parts(path, run_directory.read_model(run)[0], task.decoder)
-        models = restore_models(run, step, task.mesh)
-        _check_shapes(run, models.policy, arch.shapes)
-        return models.policy
-    model = task.model
+        if "rollout" in run_directory.read_config(run):
+            _check_parts(path, run_directory.read_model(run)[0], model)
+        elif step != LATEST:
+            raise UserError(f"{FIELD}: {run} is a fit, of which only the best step is kept; expected it without '@'.")
+        return found
     source = HuggingFaceModel(
         kind="huggingface",
         path=path,
@@ -60,13 +63,26 @@ def _load(task: Task, path: str) -> Params:
         param_dtype=config.dtype,
         remat=model.remat,
         logit_chunk=model.logit_chunk,
-        vocab_chunk=task.decoder.vocab_chunk,
+        vocab_chunk=model.vocab_chunk,
     )
     pretrained = huggingface.describe(source, FIELD)
     tokenizers.check_same(pretrained.tokenizer_path, task.tokenizer, FIELD)
-    _check_parts(path, pretrained.config, task.decoder)
-    shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, config.dtype), arch.shapes)
-    return huggingface.load_params(pretrained, "decoder", shapes, arch.shardings)
+    _check_parts(path, pretrained.config, model)
+    return pretrained
+
+
+def _load(task: Task, path: str) -> Params:
+    """The policy of a run at its last step or another, the base model of experiments/pretrain.py, or a Hugging Face model."""
+    arch, found = task.architecture, _look(task, path)
+    if isinstance(found, huggingface.Pretrained):
+        shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, task.config.reference.dtype), arch.shapes)
+        return huggingface.load_params(found, "decoder", shapes, arch.shardings)
+    run, step = found
+    if "rollout" not in run_directory.read_config(run):
+        return load_params(run, arch.shapes, arch.shardings)
+    models = restore_models(run, step, task.mesh)
+    _check_shapes(run, models.policy, arch.shapes)
+    return models.policy
 
 
 def _check_parts(path: str, there: DecoderConfig | EncoderConfig, here: DecoderConfig) -> None:

@@ -183,13 +183,16 @@ def write_model(
     *,
     ends: Sequence[int],
     not_followed: Mapping[str, Any],
+    rewards: Mapping[str, str] | None = None,
 ) -> None:
     """Note what the decoder is, wherever the config had it from, and which reference the policy is held to: model.json.
 
-    With it which tokens end a completion, and what the model's files ask for that the run does not follow.
+    With it which tokens end a completion, what the model's files ask for that the run does not follow, and the fingerprints of
+    reward models.
     """
     values = {"decoder": to_dict(model), "vocab_size": vocab_size, "reference": dict(reference), "ends": list(ends)}
     values["generation_config_not_followed"] = dict(not_followed)
+    values["rewards"] = dict(rewards or {})
     write_atomically(path / MODEL, json.dumps(values, indent=2) + "\n")
 
 
@@ -215,6 +218,46 @@ def _reading_model(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"run: {path / MODEL} is missing or broken; was the run interrupted before its first step?") from None
+
+
+def check_model(path: Path, model: DecoderConfig, vocab_size: int, rewards: Mapping[str, str]) -> None:
+    """Refuse to go on with a run whose model computes otherwise, or whose reward models are others. Writes nothing."""
+    if not (path / MODEL).exists():
+        return
+    there, size = read_model(path)
+    with _reading_model(path):
+        known = json.loads((path / MODEL).read_text()).get("rewards") or {}
+    pairs = {name: (value, to_dict(model)[name]) for name, value in to_dict(there).items()} | {"vocab_size": (size, vocab_size)}
+    for name, (before, now) in pairs.items():
+        if before != now:
+            raise UserError(
+                f"{path} belongs to another model: its {name} was {_spelled(before)}, that of this launch's model is "
+                f"{_spelled(now)}. Restore the model's config.json, or choose another name=…."
+            )
+    if changed := next((name for name, digest in known.items() if rewards.get(name, digest) != digest), None):
+        raise UserError(
+            f"{path} was rewarded by another model: that of reward.{changed} has changed since. Restore its directory, or "
+            "choose another name=…."
+        )
+
+
+def check_tokenizer(path: Path, tokenizer: Tokenizer, tokens: Sequence[Sequence[int]]) -> None:
+    """Refuse to go on with a run whose tokenizer has other special tokens, or makes other texts of these tokens."""
+    if not (path / "tokenizer").exists():
+        return
+    there = tokenizers.load(path / "tokenizer", "run")
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        before, now = getattr(there, name), getattr(tokenizer, name)
+        if before != now:
+            raise UserError(
+                f"{path} belongs to another tokenizer: its {name} was {before}, now it is {now}. "
+                "Restore the tokenizer's files, or choose another name=…."
+            )
+    if there.get_vocab() != tokenizer.get_vocab() or tokenizers.decode(there, tokens) != tokenizers.decode(tokenizer, tokens):
+        raise UserError(
+            f"{path} belongs to another tokenizer, which gives other texts for the same tokens. Restore its files, or choose "
+            "another name=…."
+        )
 
 
 def check_ends(path: Path, generation: GenerationSettings, tokenizer: Tokenizer) -> None:

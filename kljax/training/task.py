@@ -163,7 +163,10 @@ def _generation(config: Config, tokenizer: Tokenizer, pretrained: huggingface.Pr
     writes = config.pretrain.objective.kind == "next_token" and isinstance(pretrained and pretrained.config, DecoderConfig)
     if pretrained is None or not writes:
         return generation_settings.of_tokenizer(tokenizer)
-    return generation_settings.read(pretrained.path, tokenizer, pretrained.vocab_size, "model.path")
+    folder = pretrained.path
+    if pretrained.adapter is not None and (pretrained.adapter.path / generation_settings.FILE).exists():
+        folder = pretrained.adapter.path
+    return generation_settings.read(folder, tokenizer, pretrained.vocab_size, "model.path")
 
 
 def set_up_process(config: Config) -> None:

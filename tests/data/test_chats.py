@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from kljax.config import ChatPrompt, PrefixPrompt, WholePrompt
 from kljax.data.batches import conversation_rows, prompt_rows
 from kljax.data.conversations import messages
-from kljax.data.tokenizers import chat_tokens, decode, encode
+from kljax.data.tokenizers import chat_tokens, decode, encode, load
 from kljax.errors import UserError
 from kljax.types import Rollout
 
@@ -121,6 +121,18 @@ def test_an_answer_can_be_gone_on_with(tokenizer):
     asked, answers = answered(tokenizer, made, " and words")
     assert asked == [USER]
     assert answers == [[{"role": "assistant", "content": "other words and words"}]]
+
+
+def test_a_beginning_token_that_the_tokenizer_lacks_is_not_rendered(tokenizer, tmp_path):
+    """For texts the end token stands in for it; a chat template says itself how a chat begins."""
+    lacking = chatty()
+    lacking.bos_token = None
+    lacking.save_pretrained(tmp_path / "one")
+    for place in ("one", "two"):
+        loaded = load(tmp_path / place)
+        assert loaded.bos_token_id == loaded.eos_token_id
+        assert shown(loaded, prompts_of(loaded, [USER])) == [ASKED.removeprefix(SPECIAL[0])]
+        loaded.save_pretrained(tmp_path / "two")
 
 
 def test_texts_stay_texts(tokenizer):

@@ -116,8 +116,9 @@ def test_a_conversation_goes_through_the_reward_models_template(folders, tokeniz
     np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_somebody_elses_scorer_says_what_transformers_says(tmp_path):
-    """GPT-2, whose tokenizer puts nothing around a text."""
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_somebody_elses_scorer_says_what_transformers_says(tmp_path, wrapped):
+    """GPT-2, whose tokenizer puts nothing around a text; or an end token that is its padding token, where no score is read."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     bpe = tokenizers.build(BpeTokenizer(kind="bpe", vocab_size=300), [" ".join(WORDS)])
     torch.manual_seed(0)
@@ -128,6 +129,9 @@ def test_somebody_elses_scorer_says_what_transformers_says(tmp_path):
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.normal_(0.0, 0.3)
+    if wrapped:
+        bpe.pad_token, bpe = "<eos>", tokenizers.with_ends(bpe)
+        theirs.config.pad_token_id = bpe.eos_token_id
     theirs.save_pretrained(tmp_path)
     bpe.save_pretrained(tmp_path)
     texts = ["a b", "c d e f", "naïve"]

@@ -19,7 +19,7 @@ from kljax.training.checkpoints import load_params
 from kljax.training.loop import MAX_KL_AT_START, build_trainer, check_zero_kl, train
 from kljax.training.references import first_reference
 from kljax.training.restore import restore
-from kljax.training.task import prepare
+from kljax.training.task import base_path, prepare
 
 LORA = ["adapter=lora", "adapter.rank=2", "optimizer.learning_rate=0.05"]
 MOVING = ["reference/refresh=every", "reference.refresh.steps=2"]
@@ -190,6 +190,13 @@ def test_a_reference_that_computes_otherwise_is_refused(tiny, first):
     task = prepare(tiny(f"reference.path={first}", "model.norm_eps=0.1"))
     with pytest.raises(UserError, match=r"^reference\.path: .* is another model: its norm_eps is 1e-05, the policy's 0\.1"):
         first_reference(task, task.architecture.init(0))
+
+
+def test_a_wrong_reference_is_refused_before_anything_is_fitted(tiny):
+    config = tiny("reference.path=/nowhere", "run.variant=nowhere", "pretrain.seed=77")
+    with pytest.raises(UserError, match=r"^reference\.path: '/nowhere' is no directory"):
+        train(config)
+    assert not base_path(prepare(config)).exists()
 
 
 def test_a_run_gives_no_score(first):

@@ -107,6 +107,52 @@ def compose_evaluation():
     return compose(["evaluation.prompts=8", "evaluation.samples=2"], Config).evaluation
 
 
+def edited(file, old, new):
+    """The file's text before, after this edit of it."""
+    before = file.read_text()
+    assert old in before
+    file.write_text(before.replace(old, new))
+    return before
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "said"),
+    [
+        ("model.json", '"norm_eps": 1e-05', '"norm_eps": 0.1', "belongs to another model: its norm_eps was 0.1, that of this"),
+        ("model.json", '"rewards": {}', '"rewards": {"judge": "other"}', None),  # it is no reward model now: nothing to compare
+        (
+            "tokenizer/tokenizer.json",
+            '"type": "ByteLevel"',
+            '"type": "Fuse"',
+            "belongs to another tokenizer, which gives other",
+        ),
+        (
+            "tokenizer/tokenizer_config.json",
+            '"bos_token": "<bos>"',
+            '"bos_token": "<pad>"',
+            "its bos_token_id was 0, now it is 1",
+        ),
+    ],
+)
+def test_another_model_or_tokenizer_is_refused(launched, name, old, new, said):
+    """As when config.json or a tokenizer's files are edited between two launches; here it is the run's record of them."""
+    *_, overrides, path = launched
+    if name == "tokenizer/tokenizer.json":
+        values = json.loads((path / name).read_text())
+        before, values["decoder"] = (path / name).read_text(), {"type": "Fuse"}
+        (path / name).write_text(json.dumps(values))
+    else:
+        before = edited(path / name, old, new)
+    try:
+        if said is None:
+            again(overrides)
+        else:
+            with pytest.raises(UserError, match=said):
+                again(overrides)
+    finally:
+        (path / name).write_text(before)
+
+
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("jax_enable_x64", True), ("jax_default_prng_impl", "rbg"), ("jax_threefry_partitionable", False)],
