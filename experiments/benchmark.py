@@ -18,7 +18,6 @@ from kljax.command_line import CONFIGS, compose, reporting_mistakes, variant
 from kljax.config import Config
 from kljax.errors import UserError
 from kljax.training.progress import console
-from kljax.training.resources import chosen_devices
 from kljax.training.task import prepare, set_up_process
 
 PREFIX = "benchmark_"
@@ -52,11 +51,6 @@ def main() -> None:
     configs = {
         size: compose([f"experiment={PREFIX}{size}", *arguments.overrides], Config) for size in dict.fromkeys(arguments.size)
     }
-    if len({config.run.cpu_devices or chosen_devices(config) for config in configs.values()}) > 1:
-        raise UserError(
-            f"--size: {', '.join(configs)} differ in run.cpu_devices, which a process has once; expected sizes that agree, one "
-            "command for each, or run.cpu_devices=1 for all."
-        )
     for config in configs.values():
         set_up_process(config)
     if arguments.only == "step":

@@ -24,7 +24,7 @@ from kljax.config import Config
 from kljax.models.sampling import rooms
 from kljax.training.adaptation import Frozen
 from kljax.training.loop import Batch, build_trainer
-from kljax.training.resources import chosen_devices, divide_cpu
+from kljax.training.resources import divide_cpu
 from kljax.training.state import TrainState
 from kljax.training.step import compile_step
 from kljax.training.task import prepare
@@ -125,7 +125,6 @@ class Layout:
 
 def measure_series(compose: Compose, name: str, steps: int, changed: Overrides = ()) -> list[Cost]:
     """The members of a series, `steps` steps of each in turn; `changed` is changed in all of them."""
-    changed = (*changed, *_devices_of_the_base(compose, changed))
     members = [(*BASE, *changed, *overrides) for overrides in SERIES[name].values()]
     seconds = seconds_to_compile([partial(_one_step, compose, overrides) for overrides in members])
     steppers = compiled([as_configured(compose, overrides) for overrides in members])
@@ -285,12 +284,6 @@ def compiled(subjects: Sequence[Subject]) -> list[tuple[Subject, Program]]:
 
 def _step_by(program: Program, state: TrainState, frozen: Frozen, batch: Batch) -> Any:
     return program.run(state, frozen, batch.prompts)
-
-
-def _devices_of_the_base(compose: Compose, changed: Overrides) -> Overrides:
-    """For all members of a series, whatever each would choose, unless they are told."""
-    told = any(override.startswith("run.cpu_devices=") for override in changed)
-    return () if told else (f"run.cpu_devices={chosen_devices(compose((*BASE, *changed)))}",)
 
 
 def _build(program: Any, *inputs: Any) -> Program:

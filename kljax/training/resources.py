@@ -10,7 +10,6 @@ from kljax.config import Config, DecoderConfig
 from kljax.errors import UserError
 
 MEMORY_FOR_ACTIVATIONS = 0.25  # of a device's
-SMALL = 2**23  # numbers in the matrices of all layers: of 4.7 million two devices gain 10 %, of 25 million they lose
 
 
 STRICT = {"jax_numpy_dtype_promotion": "standard", "jax_numpy_rank_promotion": "allow"}
@@ -35,12 +34,9 @@ def check_jax() -> None:
 
 
 def divide_cpu(config: Config) -> None:
-    """Let JAX take this machine's CPU for several devices, each with its part of the batch. Before the first use of a device.
+    """Let JAX take this machine's CPU for as many devices as the config asks for. Before the first use of a device.
 
-    Much of a small model's step runs on one core of a device (attention over the cache, norms, drawing tokens), and two
-    devices on two cores have two of them. But each reads all matrices for every token, and holds its own copy of what the mesh
-    does not divide: a large model is faster on one. `run.cpu_devices` says how many; null chooses, unless the process has begun
-    to use its CPU, or was told before.
+    `run.cpu_devices` says how many; null chooses, unless the process has begun to use its CPU, or was told before.
     """
     asked = config.run.cpu_devices
     told = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
@@ -57,20 +53,14 @@ def divide_cpu(config: Config) -> None:
 
 
 def chosen_devices(config: Config) -> int:
-    """As many as the mesh asks for, where there are so many cores; where it takes what there is, two for a small decoder.
+    """As many as the mesh asks for, where there are so many cores; one where it takes what there is.
 
-    Its batches must be such that they can be halved; otherwise one.
+    Two devices of two cores are 10 % faster for a small model. But XLA ends the process where other work takes a core: both
+    threads of its pool then wait in a sum over the devices for a part that no thread is left to compute.
     """
-    model, mesh = config.model, config.mesh
-    divided = (config.rollout.prompts // config.rollout.microbatches, config.pretrain.batch, config.evaluation.prompts)
+    sizes = config.mesh.data, config.mesh.fsdp, config.mesh.tensor
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if min(sizes := (mesh.data, mesh.fsdp, mesh.tensor)) > 0:
-        return product if (product := math.prod(sizes)) <= cores else 1
-    if not isinstance(model, DecoderConfig) or sizes != (-1, 1, 1):
-        return 1
-    width = (model.heads + model.kv_heads) * model.head_dim
-    matrices = model.layers * model.d_model * (2 * width + (3 if model.mlp == "swiglu" else 2) * model.d_mlp)
-    return 2 if cores > 1 and matrices <= SMALL and all(size % 2 == 0 for size in divided) else 1
+    return product if min(sizes) > 0 and (product := math.prod(sizes)) <= cores else 1
 
 
 def keeps_activations(config: Config, model: DecoderConfig, devices: int) -> bool:

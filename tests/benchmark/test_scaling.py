@@ -1,7 +1,6 @@
 """Series, runs side by side and layouts of a tiny step; and the script that writes them down."""
 
 import json
-import os
 import pickle
 import runpy
 from pathlib import Path
@@ -118,13 +117,6 @@ def test_a_series_has_the_devices_of_its_config():
     assert scaling.on_one_device(config, tiny).trainer.task.mesh.size == 1
     with pytest.raises(UserError, match=f"^run.cpu_devices: got {there + 1}"):
         scaling.as_configured(config, (*tiny, f"run.cpu_devices={there + 1}"))
-
-
-def test_members_of_a_series_have_the_devices_of_its_base(monkeypatch):
-    """A member that would choose others by itself is compared with the base all the same."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
-    assert scaling._devices_of_the_base(config, ()) == ("run.cpu_devices=2",)
-    assert scaling._devices_of_the_base(config, ("run.cpu_devices=1",)) == ()
 
 
 def test_runs_side_by_side_are_the_runs_one_after_another():

@@ -1,7 +1,6 @@
 """A measurement of seconds from end to end: what is timed is a real step, and what is written down can be read."""
 
 import json
-import os
 import runpy
 from pathlib import Path
 
@@ -154,13 +153,6 @@ def test_no_steps_are_refused(monkeypatch):
     monkeypatch.setattr("sys.argv", ["benchmark.py", "--size", "s", "--steps", "0"])
     with pytest.raises(UserError, match=r"^--steps: got 0, expected at least 1"):
         runpy.run_path(str(SCRIPT))["parse"]()
-
-
-def test_the_script_takes_no_sizes_that_want_the_cpu_divided_differently(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
-    monkeypatch.setattr("sys.argv", ["benchmark.py", "--size", "xs", "--size", "m"])
-    with pytest.raises(UserError, match=r"^--size: xs, m differ in run.cpu_devices"):
-        runpy.run_path(str(SCRIPT))["main"]()
 
 
 def test_what_the_loop_costs_is_told_turn_by_turn_where_a_machine_slows_down():

@@ -59,24 +59,16 @@ def test_a_device_has_memory():
 @pytest.mark.parametrize(
     ("overrides", "devices"),
     [
-        ([], 2),
-        (["experiment=benchmark_xs"], 2),
-        (["experiment=benchmark_s"], 2),
-        (["experiment=benchmark_m"], 1),
-        (["model=bert"], 1),
-        (["experiment=benchmark_smollm2"], 1),
+        ([], 1),
+        (["experiment=benchmark_xs"], 1),
         (["mesh.data=1"], 1),
         (["mesh.data=3"], 3),
         (["experiment=benchmark_m", "mesh.data=2"], 2),
         (["mesh.data=2", "mesh.tensor=2"], 1),
         (["mesh.data=2", "mesh.fsdp=-1"], 1),
-        (["rollout.prompts=31"], 1),
-        (["pretrain.batch=127"], 1),
-        (["evaluation.prompts=127"], 1),
-        (["rollout.microbatches=32"], 1),
     ],
 )
-def test_a_cpu_is_two_devices_for_a_small_model_whose_batches_can_be_halved(monkeypatch, overrides, devices):
+def test_a_cpu_is_one_device_unless_the_mesh_names_more_and_has_the_cores(monkeypatch, overrides, devices):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
     assert chosen_devices(compose(overrides, Config)) == devices
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
