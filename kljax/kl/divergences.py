@@ -5,6 +5,10 @@ KL is not symmetric: each function names its direction. All are in nats, compute
 value is +inf where it is truly infinite (or too large for its type) and never NaN, and a gradient is finite where the
 value is. A row of logits needs one token that is not forbidden (−inf).
 
+Near p = q, with u the typical |log p/q|, both KLs, Jeffreys, chi-squared and Hellinger keep their digits however small they
+are, value and gradient, as every term is >= 0 and log p/q is taken of differences of logits. The alpha divergence, Rényi's and
+Jensen–Shannon's have terms of size u that cancel to u²: a relative error of 1e-7/u.
+
 Each is defined by an f-divergence Σ q f(p/q) (Csiszár 1967; for policies Go et al. 2023, arXiv:2302.08215) but for Rényi's,
 which is a function of one, and the two KLs, entropy and cross-entropy, which are spelled out: every training step has them.
 """
@@ -26,8 +30,7 @@ def reverse_kl(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims 
 
     +inf where p allows a token that q forbids. Gradient in the logits: p · (log p − log q − KL).
     """
-    log_p, log_q = _log_probs(logits, ref_logits)
-    return _expected_difference(log_p, log_q)
+    return f_divergence(logits, ref_logits, GENERATORS["reverse_kl"])
 
 
 def forward_kl(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
@@ -35,8 +38,7 @@ def forward_kl(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims 
 
     +inf where q allows a token that p forbids. Gradient in the logits: p − q.
     """
-    log_p, log_q = _log_probs(logits, ref_logits)
-    return _expected_difference(log_q, log_p)
+    return f_divergence(logits, ref_logits, GENERATORS["forward_kl"])
 
 
 def entropy(logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
@@ -98,15 +100,15 @@ def renyi(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"], 
     """
     if not (math.isfinite(alpha) and alpha >= 0):
         raise ValueError(f"alpha: got {alpha}, expected a finite number >= 0 for Rényi's divergence.")
-    log_p, log_q = _log_probs(logits, ref_logits)
+    if alpha == 1:
+        return reverse_kl(logits, ref_logits)
+    log_p, log_q, log_ratio = _log_probs(logits, ref_logits)
     p_allows, q_allows = log_p > -jnp.inf, log_q > -jnp.inf
     both = p_allows & q_allows
     safe_p, safe_q = jnp.where(both, log_p, 0.0), jnp.where(both, log_q, 0.0)
-    if alpha == 1:
-        return _expected_difference(log_p, log_q)
     # Σ p^α q^(1−α) = 1 + Σ w·expm1(exponent) less what w has where the other side has nothing: near the limits, and near
     # p = q, that keeps the digits which the logarithm of a sum near 1 loses.
-    log_w, exponent = (safe_p, (alpha - 1) * (safe_p - safe_q)) if alpha > 0.5 else (safe_q, alpha * (safe_p - safe_q))
+    log_w, exponent = (safe_p, (alpha - 1) * log_ratio) if alpha > 0.5 else (safe_q, alpha * log_ratio)
     lone = (p_allows if alpha > 0.5 else q_allows) & ~both
     small = jnp.max(jnp.abs(exponent), axis=-1, keepdims=True) < 1
     excess = jnp.sum(jnp.where(both, jnp.exp(log_w) * jnp.expm1(jnp.where(small, exponent, 0.0)), 0.0), axis=-1)
@@ -188,10 +190,9 @@ def f_divergence(
     logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"], generator: Generator
 ) -> Float[Array, "*dims"]:
     """Σ q f(p/q), for p = 0 or q = 0 in the limit. Gradient in log p: p·f′(p/q), so in expectation E_p[f′(p/q) ∇log p]."""
-    log_p, log_q = _log_probs(logits, ref_logits)
+    log_p, log_q, u = _log_probs(logits, ref_logits)
     both = (log_p > -jnp.inf) & (log_q > -jnp.inf)
     safe_p, safe_q = jnp.where(both, log_p, 0.0), jnp.where(both, log_q, 0.0)
-    u = safe_p - safe_q
     low = u <= 0  # selected, not clipped: at a tie `minimum` would halve the gradient
     terms = jnp.where(
         low,
@@ -256,6 +257,17 @@ def _weighted_power(log_w, u, a: float):
     return jnp.where(large, far, near) / a
 
 
+def _kl_of_weight(log_w, u):
+    """w·(e^u − 1 − u): where the weight is that of the distribution by which the KL averages, or of the one it is to."""
+    return jnp.exp(log_w) * excess(u)
+
+
+def _kl_of_other(log_w, u):
+    """w·(u·e^u − e^u + 1), likewise of the other one."""
+    near = u > -SERIES
+    return jnp.exp(log_w) * jnp.where(near, jnp.exp(u) * excess(jnp.where(near, -u, 0.0)), u * jnp.exp(u) - jnp.expm1(u))
+
+
 def _variation(log_w, u):
     return -0.5 * jnp.exp(log_w) * jnp.expm1(u)
 
@@ -279,8 +291,8 @@ def _square_over_t(log_w, v):
 
 GENERATORS = {
     # f(t), t = p/q, in the comment at the end of each row
-    "reverse_kl":         alpha_generator(1.0),           # t log t − t + 1
-    "forward_kl":         alpha_generator(0.0),           # t − 1 − log t
+    "reverse_kl":         Generator(_kl_of_other, _kl_of_weight, at_zero=1.0, slope_at_infinity=math.inf),  # t log t − t + 1
+    "forward_kl":         Generator(_kl_of_weight, _kl_of_other, at_zero=math.inf, slope_at_infinity=1.0),  # t − 1 − log t
     "jensen_shannon":     jensen_shannon_generator(0.5),  # ½ t log(2t/(t+1)) + ½ log(2/(t+1))
     "jeffreys":           Generator(_jeffreys, _jeffreys, at_zero=math.inf, slope_at_infinity=math.inf),  # (t − 1) log t
     "total_variation":    Generator(_variation, _variation, at_zero=0.5, slope_at_infinity=0.5),  # ½ |1 − t|
@@ -291,25 +303,53 @@ GENERATORS = {
 """By name, f up to a multiple of t − 1, which changes neither the divergence nor its gradient."""
 
 
+def excess(x: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
+    """e^x − 1 − x >= 0, which is x²/2 near 0, with all digits: by its series where `expm1` − x would lose them."""
+    small = jnp.abs(x) < SERIES
+    return jnp.where(small, excess_near_zero(jnp.where(small, x, 0.0)), jnp.expm1(x) - x)
+
+
+SERIES = 0.25
+"""The largest |x| for which e^x − 1 − x is taken from its series."""
+
+
+def excess_near_zero(x: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
+    """e^x − 1 − x for |x| <= SERIES, to the digits of its type: the first term that is left out is below 1e-8, or 1e-17."""
+    total = jnp.ones_like(x)
+    for n in range(14 if x.dtype == jnp.float64 else 7, 2, -1):
+        total = 1 + x * (total / n)
+    return 0.5 * x * x * total
+
+
 def _log_softmax(logits: Float[Array, "*dims V"]) -> Float[Array, "*dims V"]:
     wide = jnp.promote_types(logits.dtype, jnp.float32)
     return jax.nn.log_softmax(logits.astype(wide), axis=-1)
 
 
-def _log_probs(logits, ref_logits) -> tuple[Float[Array, "*dims V"], Float[Array, "*dims V"]]:
+def _log_probs(logits, ref_logits) -> tuple[Float[Array, "*dims V"], Float[Array, "*dims V"], Float[Array, "*dims V"]]:
+    """log p, log q and their difference, 0 where one of the two forbids the token.
+
+    The difference is (z − z_q) − log(Z/Z_q) of logits z: each log-prob has the rounding error of its own size, and a difference
+    of logits that are alike has none.
+    """
     if logits.shape != ref_logits.shape:
         raise ValueError(f"ref_logits: got shape {ref_logits.shape}, expected that of logits, {logits.shape}.")
-    return _log_softmax(logits), _log_softmax(ref_logits)
+    log_p, log_q = _log_softmax(logits), _log_softmax(ref_logits)
+    both = (log_p > -jnp.inf) & (log_q > -jnp.inf)
+    (ours, largest, total), (theirs, ref_largest, ref_total) = _parts(logits, log_p), _parts(ref_logits, log_q)
+    log_ratio = (jnp.where(both, ours, 0.0) - jnp.where(both, theirs, 0.0)) - (
+        (largest - ref_largest) + jnp.log(total / ref_total)
+    )
+    return log_p, log_q, jnp.where(both, log_ratio, 0.0)
 
 
-def _expected_difference(log_p: Float[Array, "*dims V"], log_q: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
-    """Σ p (log p − log q): a token that p forbids counts 0, one that only q forbids makes it +inf, never NaN."""
-    possible = log_p > -jnp.inf
-    forbidden = possible & (log_q == -jnp.inf)  # said apart, since exp(log_p) may have underflowed, and 0 · inf is NaN
-    counted = possible & ~forbidden
-    difference = jnp.where(counted, log_p, 0.0) - jnp.where(counted, log_q, 0.0)
-    total = jnp.sum(jnp.where(counted, jnp.exp(log_p), 0.0) * difference, axis=-1)
-    return jnp.where(forbidden.any(axis=-1), jnp.inf, total)
+def _parts(logits, log_probs):
+    """Logits, 0 where a token is forbidden; the largest, and the sum of e^(logit − largest)."""
+    possible = log_probs > -jnp.inf
+    safe = jnp.where(possible, logits, 0.0).astype(log_probs.dtype)
+    largest = jax.lax.stop_gradient(jnp.max(jnp.where(possible, safe, -jnp.inf), axis=-1, keepdims=True))
+    total = jnp.sum(jnp.where(possible, jnp.exp(jnp.where(possible, safe - largest, 0.0)), 0.0), axis=-1, keepdims=True)
+    return safe, largest, total
 
 
 def _add_one_sided(total, log_mass, where, cost: float):

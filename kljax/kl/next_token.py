@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from kljax.kl.divergences import SERIES, excess_near_zero
+
 NOTHING = -1e30  # the largest logit of none: finite, so that nothing times it is nothing
 
 
@@ -51,8 +53,9 @@ def log_prob(logits: Float[Array, "*dims V"], tokens: Int[Array, "*dims"]) -> Fl
 def compare(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"], tokens: Int[Array, "*dims"]) -> Comparison:
     """All that `Comparison` names, from finite logits.
 
-    KL(p‖q) = Σ p (z − z_q) − (log Z − log Z_q) with logits z: the difference is taken of what is alike, so that a policy near
-    its reference keeps its digits, and one equal to it has 0. Gradients: `divergences` states them.
+    KL(p‖q) = Σ p (e^−u − 1 + u), u = log p/q = (z − z_q) − (log Z − log Z_q) with logits z: no term is negative, and the
+    difference is taken of what is alike. So a policy near its reference keeps its digits, value and gradient, however small the
+    KL is, and one equal to it has 0. Gradients: `divergences` states them.
     """
     return _in_one_block(COMPARISON, [logits, ref_logits], tokens)
 
@@ -131,59 +134,88 @@ LOG_PROB = Online(
 
 
 class _Pair(NamedTuple):
-    """Both distributions; Σ w (z − z_q), Σ w_q (z − z_q) and Σ w (z − largest), w and w_q their weights."""
+    """Both distributions, and sums over the tokens so far with v = z − z_q − offset, w and w_q their weights.
+
+    `shift` is Σ w v and `excess` Σ w (e^−v − 1 + v), `ref_shift` Σ w_q v and `ref_excess` Σ w_q (e^v − 1 − v), `spread`
+    Σ w (z − largest). The offset is the difference of the largest logits of the first block: where p is near q it is near
+    log Z/Z_q, and the sums are of what is small, and known before they are taken.
+    """
 
     ours: _Running
     theirs: _Running
-    reverse: Array
-    forward: Array
+    offset: Array
+    shift: Array
+    excess: Array
+    ref_shift: Array
+    ref_excess: Array
     spread: Array
+
+
+FAR = 80.0  # nats: e^80 is within float32
 
 
 def _compare_begin(tokens):
     zeros = jnp.zeros(tokens.shape, jnp.float32)
-    return _Pair(_nothing(tokens), _nothing(tokens), zeros, zeros, zeros)
+    return _Pair(_nothing(tokens), _nothing(tokens), *[zeros] * 6)
 
 
 def _compare_add(sums: _Pair, logits, tokens, first):
     ours, weights, shrunk = _advance(sums.ours, logits[0], tokens, first)
     theirs, ref_weights, ref_shrunk = _advance(sums.theirs, logits[1], tokens, first)
-    difference = logits[0] - logits[1]
+    offset = jnp.where(sums.ours.total == 0, ours.largest - theirs.largest, sums.offset)
+    v = (logits[0] - logits[1]) - offset[..., None]
+    small = jnp.abs(v) < SERIES
+    # w·e^−v and w_q·e^v are the other's weights on one's own scale: no exponential of v, which may be large.
+    scale = jnp.exp(jnp.clip(theirs.largest + offset - ours.largest, -FAR, FAR))[..., None]
+    near, ref_near = excess_near_zero(jnp.where(small, -v, 0.0)), excess_near_zero(jnp.where(small, v, 0.0))
+    excess = jnp.where(small, weights * near, ref_weights * scale - weights + weights * v)
+    ref_excess = jnp.where(small, ref_weights * ref_near, weights / scale - ref_weights - ref_weights * v)
     before = sums.spread + sums.ours.total * (sums.ours.largest - ours.largest)
     return _Pair(
         ours,
         theirs,
-        reverse=shrunk * sums.reverse + jnp.sum(weights * difference, axis=-1),
-        forward=ref_shrunk * sums.forward + jnp.sum(ref_weights * difference, axis=-1),
+        offset,
+        shift=shrunk * sums.shift + jnp.sum(weights * v, axis=-1),
+        excess=shrunk * sums.excess + jnp.sum(excess, axis=-1),
+        ref_shift=ref_shrunk * sums.ref_shift + jnp.sum(ref_weights * v, axis=-1),
+        ref_excess=ref_shrunk * sums.ref_excess + jnp.sum(ref_excess, axis=-1),
         spread=shrunk * before + jnp.sum(weights * (logits[0] - ours.largest[..., None]), axis=-1),
     )
 
 
 def _compare_finish(sums: _Pair):
     ours, theirs = sums.ours, sums.theirs
-    between = (ours.largest - theirs.largest) + jnp.log(ours.total / theirs.total)  # log Z − log Z_q
+    shift, ref_shift = sums.shift / ours.total, sums.ref_shift / theirs.total
+    excess, ref_excess = sums.excess / ours.total, sums.ref_excess / theirs.total
+    miss, ref_miss = excess - shift, ref_excess + ref_shift  # Σ p e^−v − 1 and Σ q e^v − 1: 0 were the offset log Z/Z_q
+    between = (ours.largest - theirs.largest) + jnp.log(ours.total / theirs.total)  # log Z/Z_q
+    near = (jnp.abs(miss) < SERIES) & (jnp.abs(ref_miss) < SERIES)
+    rest, ref_rest = (jnp.log1p(jnp.where(near, x, 0.0)) for x in (miss, ref_miss))  # log1p(x) = y: x − y is e^y − 1 − y
     found = Comparison(
         logp=ours.logp,
         ref_logp=theirs.logp,
-        reverse_kl=sums.reverse / ours.total - between,
-        forward_kl=between - sums.forward / theirs.total,
+        reverse_kl=jnp.where(near, excess - excess_near_zero(rest), shift + sums.offset - between),
+        forward_kl=jnp.where(near, ref_excess - excess_near_zero(ref_rest), between - sums.offset - ref_shift),
         entropy=jnp.log(ours.total) - sums.spread / ours.total,
     )
-    return found, (ours.log_total, theirs.log_total, between, found)
+    # log Z/Z_q = between − rest: in one number it would be rounded to its own last digit, not to that of u.
+    between = jnp.where(near, sums.offset, between)
+    return found, (ours.log_total, theirs.log_total, between, rest, found)
 
 
 def _compare_gradient(logits, tokens, first, kept, cotangent: Comparison):
-    (logits, ref_logits), (log_total, ref_log_total, between, found) = logits, kept
+    (logits, ref_logits), (log_total, ref_log_total, between, rest, found) = logits, kept
     log_p, log_q = logits - log_total[..., None], ref_logits - ref_log_total[..., None]
     p, q = jnp.exp(log_p), jnp.exp(log_q)
-    log_ratio = (logits - ref_logits) - between[..., None]
+    u = (logits - ref_logits - between[..., None]) + rest[..., None]
+    small = jnp.abs(u) < SERIES
+    p_less_q = jnp.where(small, p * (u - excess_near_zero(jnp.where(small, -u, 0.0))), p - q)  # p (1 − e^−u) keeps digits
     reverse, forward, entropy = (g[..., None] for g in (cotangent.reverse_kl, cotangent.forward_kl, cotangent.entropy))
     # Coefficients of p and of p·log p are gathered before they meet the vocabulary.
-    constant = cotangent.forward_kl - cotangent.logp - cotangent.reverse_kl * found.reverse_kl
-    constant = (constant - cotangent.entropy * found.entropy)[..., None]
-    d_logits = p * (reverse * log_ratio - entropy * log_p + constant) - forward * q
-    ref_constant = (cotangent.reverse_kl - cotangent.ref_logp - cotangent.forward_kl * found.forward_kl)[..., None]
-    d_ref_logits = q * (ref_constant - forward * log_ratio) - reverse * p
+    constant = cotangent.logp + cotangent.reverse_kl * found.reverse_kl + cotangent.entropy * found.entropy
+    d_logits = p * (reverse * u - entropy * log_p - constant[..., None]) + forward * p_less_q
+    ref_constant = cotangent.ref_logp + cotangent.forward_kl * found.forward_kl
+    d_ref_logits = -q * (forward * u + ref_constant[..., None]) - reverse * p_less_q
     return [
         d_logits + _onehot(cotangent.logp, tokens - first, logits),
         d_ref_logits + _onehot(cotangent.ref_logp, tokens - first, ref_logits),
