@@ -28,7 +28,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 from kljax.analysis import memory  # noqa: E402
 from kljax.command_line import compose  # noqa: E402
 from kljax.config import Config, to_dict  # noqa: E402
-from kljax.training import loop  # noqa: E402
+from kljax.training import loop, trainer  # noqa: E402
 from kljax.training.task import base_path  # noqa: E402
 
 gc.set_threshold(200_000, 50, 50)  # traces are many small objects: collecting them as often as by default is 7 % of the time
@@ -117,7 +117,7 @@ def base_models_are_fitted_once(tmp_path_factory):
 @pytest.fixture(autouse=True, scope="session")
 def steps_are_compiled_once():
     """Trainers of configs that differ in names and seeds alone take their steps by one program."""
-    make, known = loop._step_taker, {}
+    make, known = trainer._step_taker, {}
 
     def step_taker(task, prompts, parts, host):
         if host is not None:
@@ -127,5 +127,5 @@ def steps_are_compiled_once():
         return known.setdefault(key, make(task, prompts, parts, host))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_step_taker", step_taker)
+        patch.setattr(trainer, "_step_taker", step_taker)
         yield

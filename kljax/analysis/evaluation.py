@@ -77,7 +77,7 @@ def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
     metrics = {}
     for name, (values, weights) in means.items():
         weights = np.ones_like(values) if weights is None else weights
-        mean, se = mean_with_se(jnp.asarray(values), jnp.asarray(weights), config.samples)
+        mean, se = mean_with_se(jnp.asarray(values), jnp.asarray(weights), jnp.eye(len(values) // config.samples, dtype=bool))
         metrics[name], metrics[f"{name}_se"] = float(mean), float(se)
     metrics |= by_policy.logged | {name.replace("/", "/reference_", 1): mean for name, mean in by_reference.logged.items()}
     metrics["kl/beta"] = run.beta

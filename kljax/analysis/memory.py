@@ -12,9 +12,9 @@ from kljax.config import Config
 from kljax.errors import UserError
 from kljax.training.checkpoints import load_params
 from kljax.training.fitting import ensure_base
-from kljax.training.loop import build_trainer
 from kljax.training.references import first_reference
 from kljax.training.task import prepare
+from kljax.training.trainer import build_trainer
 
 STATUS = Path("/proc/self/status")
 """Where Linux says what a process has in memory."""

@@ -23,11 +23,11 @@ from kljax.benchmark.work import Sizes, step_work
 from kljax.config import Config
 from kljax.models.sampling import rooms
 from kljax.training.adaptation import Frozen
-from kljax.training.loop import Batch, build_trainer
 from kljax.training.resources import divide_cpu
 from kljax.training.state import TrainState
 from kljax.training.step import compile_step
 from kljax.training.task import prepare
+from kljax.training.trainer import Batch, build_trainer
 from kljax.types import Params, Prompts
 
 Overrides = tuple[str, ...]

@@ -18,12 +18,12 @@ from kljax.config import Config
 from kljax.errors import UserError
 from kljax.models import huggingface
 from kljax.training.adaptation import Frozen
-from kljax.training.loop import Trainer, build_trainer
 from kljax.training.recorder import Recorder
 from kljax.training.references import first_reference
 from kljax.training.state import TrainState
 from kljax.training.step import Parts, compile_halves, compile_step, score_rollout
 from kljax.training.task import Task, prepare
+from kljax.training.trainer import Trainer, build_trainer
 from kljax.types import Params, Prompts, Rollout
 
 WARM = 2  # steps before any that is timed: the first compiles, the memory of the second is watched

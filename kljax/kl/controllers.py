@@ -43,17 +43,19 @@ def fixed(beta: float) -> Controller:
 
 
 def scheduled(beta: float, schedule: Callable[[Any], Any]) -> Controller:
-    """beta·schedule(step), whatever the KL is; `schedule` is an optax schedule of the number of steps made.
+    """beta·schedule(step), whatever the KL is; `schedule` is an optax schedule of the number of steps made, not below 0.
+
+    Where rounding takes a schedule that ends at 0 below it, beta is 0.
 
     It remembers the step and the beta that it multiplies, so that a `vmap` over states is a sweep over either.
     """
 
     def init() -> ControllerState:
-        return ControllerState(_scalar(beta * schedule(0)), (jnp.zeros((), jnp.int32), _scalar(beta)))
+        return ControllerState(_at_least_0(beta * schedule(0)), (jnp.zeros((), jnp.int32), _scalar(beta)))
 
     def update(state: ControllerState, kl: Float[Array, ""]) -> ControllerState:
         step, unscaled = state.memory[0] + 1, state.memory[1]
-        return ControllerState(_scalar(unscaled * schedule(step)), (step, unscaled))
+        return ControllerState(_at_least_0(unscaled * schedule(step)), (step, unscaled))
 
     return Controller(init, update)
 
@@ -100,6 +102,10 @@ def target(beta: float, budget: float, rate: float, gain: float, minimum: float,
 
 def _scalar(value: Any) -> Float[Array, ""]:
     return jnp.asarray(value, jnp.float32)
+
+
+def _at_least_0(value: Any) -> Float[Array, ""]:
+    return jnp.maximum(_scalar(value), 0.0)
 
 
 def _check_positive(**values: float) -> None:

@@ -108,7 +108,10 @@ def _on_device(p: Array) -> Array:
 
 
 Refresh = Callable[[Params, Params, Int[Array, ""]], Params]
-"""(reference, policy's trained parameters, steps done) → the reference of the next step."""
+"""(reference, policy's trained parameters, steps done) → the reference of the step that begins.
+
+Not of the one that ends: what a checkpoint holds is then the reference to which the last step held the policy.
+"""
 
 
 def make_refresh(config: ReferenceConfig) -> Refresh:
@@ -122,12 +125,12 @@ def make_refresh(config: ReferenceConfig) -> Refresh:
 
 
 def _every(steps: int, reference: Params, trained: Params, done: Int[Array, ""]) -> Params:
-    now = done % steps == 0
+    now = (done % steps == 0) & (done > 0)
     return jax.tree.map(lambda old, new: jnp.where(now, new.astype(old.dtype), old), reference, trained)
 
 
 def _average(decay: float, reference: Params, trained: Params, done: Int[Array, ""]) -> Params:
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, reference, trained)
+    return jax.tree.map(lambda old, new: jnp.where(done > 0, decay * old + (1 - decay) * new, old), reference, trained)
 
 
 def cast(params: Params, dtype: str) -> Params:

@@ -1,7 +1,7 @@
 """Orbax checkpoints: the whole state every few steps, asynchronously, and the reference once, known by its hash."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,22 +29,23 @@ class Checkpoints:
         """The steps that can be restored, in order."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: Any, reference_hash: str | None = None) -> None:
+    def save(self, step: int, state: Any, about: Mapping[str, Any] | None = None) -> None:
         """Write `state` in the background. It is copied first: the next step may donate its buffers.
 
-        A fit has no reference.
+        `about` is what else is to be known of it: the `reference` (its hash) that it was trained against, and the `beta` of the
+        step that made it. A fit has neither.
         """
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(jax.tree.map(jnp.copy, state)),
-            about=ocp.args.JsonSave({"reference": reference_hash}),
+            about=ocp.args.JsonSave({"reference": None, **(about or {})}),
         )
         self._manager.save(step, args=args)
 
     def restore(self, step: int, shapes: Any, shardings: Any, reference_hash: str | None = None) -> Any:
         """The state of `step`, laid out by `shardings`; refused if it was trained against another reference."""
-        about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        about = self.about(step)
         if reference_hash is None and about["reference"] is not None:
             raise UserError(
                 f"{self._folder / str(step)} was written by an older version of kljax, which kept fits in another form; "
@@ -59,6 +60,10 @@ class Checkpoints:
         _check_shapes(self._folder / str(step) / "state", shapes)
         target = ocp.args.Composite(state=ocp.args.StandardRestore(_laid_out(shapes, shardings)))
         return self._manager.restore(step, args=target)["state"]
+
+    def about(self, step: int) -> dict[str, Any]:
+        """What was said of the state when it was saved."""
+        return dict(self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"])
 
     def delete(self, step: int) -> None:
         """Remove the checkpoint of `step`."""

@@ -98,20 +98,26 @@ def _at(params: Params, path: tuple[Any, ...]) -> Any:
     return params
 
 
+def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """The learning rate of each of `steps` updates, counted from 0.
+
+    It grows from peak/warmup_steps at the first update to the peak at the last one of the warm-up, so that each update moves.
+    """
+    peak, warmup = config.learning_rate, config.warmup_steps
+    main = {
+        "constant": optax.constant_schedule(peak),
+        "linear": optax.linear_schedule(peak, 0.0, steps - warmup),
+        "cosine": optax.cosine_decay_schedule(peak, steps - warmup),
+    }[config.schedule]
+    return optax.join_schedules([lambda count: peak * (count + 1) / warmup, main], [warmup]) if warmup else main
+
+
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Clipping by the global norm, then AdamW; weight decay on matrices only, as biases and norms need none."""
-    after = steps - config.warmup_steps
-    main = {
-        "constant": optax.constant_schedule(config.learning_rate),
-        "linear": optax.linear_schedule(config.learning_rate, 0.0, after),
-        "cosine": optax.cosine_decay_schedule(config.learning_rate, after),
-    }[config.schedule]
-    warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
-    schedule = optax.join_schedules([warmup, main], [config.warmup_steps]) if config.warmup_steps else main
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
-            schedule,
+            learning_rate(config, steps),
             b1=config.b1,
             b2=config.b2,
             eps=config.eps,
@@ -124,6 +130,11 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 def rl_optimizer(config: Config) -> optax.GradientTransformation:
     """The optimiser of the RLHF steps; its schedule ends with the last update of the last step."""
     return make_optimizer(config.optimizer, config.steps * config.rollout.updates)
+
+
+def rl_learning_rate(config: Config) -> optax.Schedule:
+    """Its learning rate at each update."""
+    return learning_rate(config.optimizer, config.steps * config.rollout.updates)
 
 
 def initial_state(
@@ -169,6 +180,17 @@ def opt_shardings(shapes: Any, optimizer: optax.GradientTransformation, params: 
     """Of an optimiser's state: moments lie where their parameters do."""
     whole = replicated(mesh)
     return optax.tree.map_params(optimizer, lambda _, sharding: sharding, shapes, params, transform_non_params=lambda _: whole)
+
+
+def all_finite(tree: Any) -> bool:
+    """Whether no number of the tree is NaN or infinite."""
+    floating = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return bool(_all_finite(floating))
+
+
+@jax.jit
+def _all_finite(leaves: list[Array]) -> Array:
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
 
 
 def params_hash(params: Params) -> str:

@@ -23,7 +23,7 @@ from kljax.models.recall import Known
 from kljax.models.sampling import Sampler, sample, sample_with_activations
 from kljax.models.scoring import score
 from kljax.policy.algorithms import Algorithm
-from kljax.policy.means import mean_with_se
+from kljax.policy.means import distinct, mean_with_se, same_prompts
 from kljax.policy.scaling import RewardScale, unscaled
 from kljax.rewards.combination import Reward, Terms
 from kljax.training.adaptation import Adaptation, Frozen, Refresh
@@ -56,6 +56,7 @@ class Parts:
     controller: Controller
     refresh: Refresh
     optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
     updates: int
     microbatches: int
     keep_activations: bool
@@ -119,14 +120,21 @@ def update(
     The first is on-policy. Where there are more, the policy has moved since it sampled, and they carry importance weights.
     """
     beta, reward = state.controller.beta, parts.reward.total(terms)
-    batch = frozen, state.reference, rollout, reward, beta
+    reference = parts.refresh(state.reference, state.params, state.step)
+    batch = frozen, reference, rollout, reward, beta
     first = _descend(parts, state.params, state.opt_state, *batch, known=known)
     params, opt_state = first.params, first.opt_state
     metrics = report(parts, first.scores, rollout, reward, beta)
-    metrics["policy/grad_norm"] = first.gradient_norm
+    metrics |= {
+        "policy/loss": first.loss,
+        "policy/penalty_loss": first.penalty_loss,
+        "policy/grad_norm": first.gradient_norm,
+        "policy/learning_rate": jnp.asarray(parts.learning_rate(state.step * parts.updates), jnp.float32),
+    }
+    same = same_rows(rollout, parts.sampler.samples)
     for name, values in terms.items():
         applies = parts.reward.applies(name, values)
-        mean, error = mean_with_se(jnp.where(applies, values, 0.0), applies.astype(jnp.float32), parts.sampler.samples)
+        mean, error = mean_with_se(jnp.where(applies, values, 0.0), applies.astype(jnp.float32), same)
         metrics[f"reward/terms/{name}"], metrics[f"reward/terms/{name}_se"] = mean, error
     if parts.updates > 1:
 
@@ -142,7 +150,7 @@ def update(
         controller=parts.controller.update(state.controller, metrics["kl/reverse_exact_seq"]),
         key=state.key,
         step=state.step + 1,
-        reference=parts.refresh(state.reference, params, state.step + 1),
+        reference=reference,
     )
     return new_state, metrics, Outcome(rollout, reward, jnp.where(rollout.mask, first.scores.reverse_kl, 0.0))
 
@@ -156,6 +164,8 @@ class _Descent:
     scores: Scores
     weights: Weights
     gradient_norm: Float[Array, ""]
+    loss: Float[Array, ""]
+    penalty_loss: Float[Array, ""]
 
 
 def _descend(
@@ -175,7 +185,7 @@ def _descend(
     def loss_function(params, rollout, reward, old_logp, known):
         scores = score_rollout(parts, params, frozen, reference, rollout, known)
         weights = on_policy(rollout.mask) if old_logp is None else importance_weights(scores.logp, old_logp, rollout.mask)
-        return loss(parts, scores, rollout.mask, reward, beta, weights), (scores, weights)
+        return loss(parts, scores, rollout.mask, reward, beta, weights)[0], (scores, weights)
 
     def gradient(batch):
         return jax.grad(loss_function, has_aux=True)(params, *batch)
@@ -183,7 +193,8 @@ def _descend(
     batch = rollout, scaled(parts, reward), old_logp, known
     gradients, (scores, weights) = accumulate(gradient, batch, parts.microbatches, parts.sampler.samples)
     changes, opt_state = parts.optimizer.update(gradients, opt_state, params)
-    return _Descent(optax.apply_updates(params, changes), opt_state, scores, weights, optax.tree.norm(gradients))
+    figures = optax.tree.norm(gradients), *loss(parts, scores, rollout.mask, batch[1], beta, weights)
+    return _Descent(optax.apply_updates(params, changes), opt_state, scores, weights, *figures)
 
 
 def score_rollout(
@@ -201,15 +212,16 @@ def loss(
     scaled_reward: Float[Array, "B"],
     beta: Float[Array, ""],
     weights: Weights,
-) -> Float[Array, ""]:
-    """Score-function loss on the return that the penalty leaves, plus what the penalty adds; a mean over sequences.
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Score-function loss on the return that the penalty leaves, plus what the penalty adds: the sum, and the latter alone.
 
+    A mean over sequences.
     Sequences of different prompts do not meet in it, so that a batch can be taken in parts.
     """
     returns = (weights.sequence * scaled_reward)[:, None] - beta * parts.penalty.from_reward(scores, mask, weights)
     baseline = parts.algorithm.baseline(returns.reshape(-1, parts.sampler.samples, returns.shape[-1])).reshape(returns.shape)
-    penalty = jnp.mean(masked_sum(parts.penalty.to_loss(scores, mask, weights), mask))
-    return parts.algorithm.loss(scores.logp, returns - weights.token * baseline, mask) + beta * penalty
+    penalty = beta * jnp.mean(masked_sum(parts.penalty.to_loss(scores, mask, weights), mask))
+    return parts.algorithm.loss(scores.logp, returns - weights.token * baseline, mask) + penalty, penalty
 
 
 def scaled(parts: Parts, reward: Float[Array, "B"]) -> Float[Array, "B"]:
@@ -218,23 +230,29 @@ def scaled(parts: Parts, reward: Float[Array, "B"]) -> Float[Array, "B"]:
     return (grouped / parts.reward_scale(grouped)).reshape(reward.shape)
 
 
-def report(parts: Parts, scores: Scores, rollout: Rollout, reward: Float[Array, "B"], beta: Float[Array, ""]) -> Metrics:
-    """The metrics of a batch. `_seq` is nats per sequence, `_tok` per token, `_se` a standard error over prompts.
+def same_rows(rollout: Rollout, samples: int) -> Bool[Array, "N N"]:
+    """Which of the batch's rows have the same prompt; each has `samples` completions."""
+    return same_prompts(rollout.tokens[::samples, : rollout.prompt_mask.shape[1]], rollout.prompt_mask[::samples])
 
-    Exact, k1, k2 and k3 are of the same samples. `forward_exact_on_policy_tok` is KL(rho‖pi) of next-token distributions in
-    the states that *pi* visits; the forward KL of sequences needs samples from rho, and is reported by experiments/analyze.py.
+
+def report(parts: Parts, scores: Scores, rollout: Rollout, reward: Float[Array, "B"], beta: Float[Array, ""]) -> Metrics:
+    """The metrics of a batch. `_seq` is nats per sequence, `_tok` per token, `_se` a standard error over distinct prompts.
+
+    The objective has the divergence that is penalised, and the beta that acts. Exact, k1, k2 and k3 are of the same samples.
+    `forward_exact_on_policy_tok` is KL(rho‖pi) of next-token distributions in the states that *pi* visits; the forward KL of
+    sequences needs samples from rho, and is reported by experiments/analyze.py.
     """
     mask, samples = rollout.mask, parts.sampler.samples
     lengths = mask.sum(axis=-1).astype(jnp.float32)
     ones = jnp.ones_like(lengths)
     ratio = log_ratio(scores.logp, scores.ref_logp, mask)
     kls = {"exact": scores.reverse_kl, "k1": ratio, "k2": estimators.k2(ratio), "k3": estimators.k3(ratio)}
-    exact = masked_sum(scores.reverse_kl, mask)
+    same = same_rows(rollout, samples)
     grouped = reward.reshape(-1, samples)
     beta_effective = (beta * jnp.broadcast_to(parts.reward_scale(grouped), grouped.shape)).reshape(reward.shape)
     means = {
         "reward/mean": (reward, ones),
-        "objective/mean": (reward - beta_effective * exact, ones),
+        "objective/mean": (reward - beta_effective * masked_sum(scores.divergence, mask), ones),
         "kl/forward_exact_on_policy_tok": (masked_sum(scores.forward_kl, mask), lengths),
         "policy/entropy_tok": (masked_sum(scores.entropy, mask), lengths),
         "rollout/length": (lengths, ones),
@@ -244,9 +262,10 @@ def report(parts: Parts, scores: Scores, rollout: Rollout, reward: Float[Array, 
         means |= {f"kl/reverse_{name}_seq": (total, ones), f"kl/reverse_{name}_tok": (total, lengths)}
     if parts.divergence_name != "reverse_kl":
         means[f"kl/{parts.divergence_name}_exact_seq"] = (masked_sum(scores.divergence, mask), ones)
-    metrics: dict[str, Any] = {"kl/beta": beta, "reward/std": jnp.std(reward)}
+    metrics: dict[str, Any] = {"kl/beta": beta, "reward/std": jnp.std(reward, ddof=1)}
     for name, (values, weights) in means.items():
-        metrics[name], metrics[f"{name}_se"] = mean_with_se(values, weights, samples)
+        metrics[name], metrics[f"{name}_se"] = mean_with_se(values, weights, same)
+    metrics |= {"rollout/sequences": jnp.float32(len(reward)), "rollout/distinct_prompts": distinct(same)}
     if parts.reward_scale is not unscaled:
         metrics["kl/beta_effective"] = jnp.mean(beta_effective)
     running = mask.sum(axis=0)

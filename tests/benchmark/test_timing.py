@@ -13,7 +13,7 @@ from kljax.benchmark.machine import Ceiling
 from kljax.command_line import compose
 from kljax.config import Config
 from kljax.errors import UserError
-from kljax.training.loop import MAX_KL_AT_START
+from kljax.training.trainer import MAX_KL_AT_START
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "benchmark.py"
 STEPS = 2

@@ -18,10 +18,11 @@ from kljax.models.classifier import Classifier
 from kljax.models.decoder import Decoder
 from kljax.training import run_directory
 from kljax.training.adaptation import cast
-from kljax.training.loop import MAX_KL_AT_START, train
+from kljax.training.loop import train
 from kljax.training.references import first_reference
 from kljax.training.restore import restore
 from kljax.training.task import prepare
+from kljax.training.trainer import MAX_KL_AT_START
 from tests.e2e.test_scripts import call
 from tests.models.peft_directories import pairs, write_adapter
 

@@ -79,7 +79,7 @@ def run_in(root: Path) -> Path:
 
 def metrics_of(run: Path):
     lines = run_directory.read_lines(run / "metrics.jsonl")
-    return [{name: value for name, value in line.items() if not name.startswith("time/")} for line in lines]
+    return [{name: value for name, value in line.items() if not name.startswith(("time/", "memory/"))} for line in lines]
 
 
 def assert_same_run(actual: Path, expected: Path):

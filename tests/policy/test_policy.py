@@ -14,7 +14,7 @@ from kljax.kl.sequences import masked_sum
 from kljax.policy.advantages import leave_one_out, no_baseline
 from kljax.policy.algorithms import ALGORITHMS
 from kljax.policy.losses import score_function
-from kljax.policy.means import mean_with_se
+from kljax.policy.means import distinct, mean_with_se, same_prompts
 from kljax.policy.scaling import REWARD_SCALES, SMALLEST
 
 N, G, T = 3, 4, 5
@@ -83,7 +83,7 @@ def test_nothing_under_the_padding_leaks(poison):
 
 def test_mean_and_error_are_those_of_the_prompts():
     values = np.random.default_rng(0).normal(size=(6, G)).astype(np.float32)
-    mean, se = mean_with_se(jnp.array(values.ravel()), jnp.ones(6 * G), samples=G)
+    mean, se = mean_with_se(jnp.array(values.ravel()), jnp.ones(6 * G), jnp.eye(6, dtype=bool))
     by_prompt = values.mean(axis=1)
     np.testing.assert_allclose(mean, values.mean(), rtol=1e-5)
     np.testing.assert_allclose(se, by_prompt.std(ddof=1) / np.sqrt(6), rtol=1e-5)
@@ -96,7 +96,7 @@ def test_mean_and_error_of_a_ratio_are_the_loop_of_the_formula():
     ratio = sum(sums.ravel()) / sum(lengths.ravel())
     squares = [sum(s - ratio * n for s, n in zip(*prompt, strict=True)) ** 2 for prompt in zip(sums, lengths, strict=True)]
     expected = np.sqrt(sum(squares) / (6 - 1) / 6) / (sum(lengths.ravel()) / 6)
-    mean, se = mean_with_se(jnp.array(sums.ravel()), jnp.array(lengths.ravel()), samples=G)
+    mean, se = mean_with_se(jnp.array(sums.ravel()), jnp.array(lengths.ravel()), jnp.eye(6, dtype=bool))
     np.testing.assert_allclose(mean, ratio, rtol=1e-5)
     np.testing.assert_allclose(se, expected, rtol=1e-5)
 
@@ -113,17 +113,35 @@ def test_the_error_of_a_ratio_is_that_of_repeated_experiments():
     ratios = [s.sum() / n.sum() for s, n in (draw() for _ in range(repetitions))]
     draws = [draw() for _ in range(50)]
     clustered, naive = (
-        np.mean([mean_with_se(jnp.array(s.ravel(), jnp.float32), jnp.array(n.ravel(), jnp.float32), g)[1] for s, n in draws])
-        for g in (G, 1)
+        np.mean([mean_with_se(jnp.array(s.ravel(), jnp.float32), jnp.array(n.ravel(), jnp.float32), same)[1] for s, n in draws])
+        for same in (jnp.eye(prompts, dtype=bool), jnp.eye(prompts * G, dtype=bool))
     )
     assert clustered == pytest.approx(np.std(ratios), rel=0.08)
     assert naive < 0.8 * np.std(ratios)  # counting samples as independent would flatter us
 
 
 def test_one_prompt_has_no_standard_error():
-    mean, se = mean_with_se(jnp.array([1.0, 2.0]), jnp.ones(2), samples=2)
-    assert mean == 1.5
-    assert np.isnan(se)
+    for same in (jnp.ones((1, 1), bool), jnp.ones((2, 2), bool)):
+        mean, se = mean_with_se(jnp.array([1.0, 2.0]), jnp.ones(2), same)
+        assert mean == 1.5
+        assert np.isnan(se)
+
+
+def test_rows_with_the_same_prompt_are_one_cluster():
+    """Each of three prompts four times over: the error is that of three, not of twelve."""
+    rng = np.random.default_rng(0)
+    prompts = np.array([[0, 5, 6], [7, 5, 6], [7, 6, 5]])
+    order = rng.permutation(np.repeat(np.arange(3), 4))
+    mask = np.array([[False, True, True], [True] * 3, [True] * 3])
+    tokens = np.where(mask, prompts, rng.integers(9, size=(3, 3)))[order]
+    same = same_prompts(jnp.asarray(tokens, jnp.int32), jnp.asarray(mask[order]))
+    np.testing.assert_array_equal(same, order[:, None] == order[None])
+    assert float(distinct(same)) == pytest.approx(3)
+    values = rng.normal(size=3)[order] + 0.1 * rng.normal(size=12)
+    mean, se = mean_with_se(jnp.asarray(values, jnp.float32), jnp.ones(12), same)
+    of_each = [values[order == k].mean() for k in range(3)]
+    assert float(mean) == pytest.approx(np.mean(of_each), rel=1e-5)
+    assert float(se) == pytest.approx(np.std(of_each, ddof=1) / np.sqrt(3), rel=1e-4)
 
 
 def test_reward_scales_are_standard_deviations_and_never_zero():

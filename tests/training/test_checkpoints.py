@@ -7,9 +7,9 @@ import pytest
 
 from kljax.errors import UserError
 from kljax.training.checkpoints import Checkpoints, frozen_hash, load_frozen, load_params, save_frozen, save_params
-from kljax.training.loop import build_trainer
 from kljax.training.state import params_hash
 from kljax.training.task import prepare
+from kljax.training.trainer import build_trainer
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def assert_equal(actual, expected):
 def test_a_state_comes_back_bit_for_bit(trainer, tmp_path):
     state = state_of(trainer)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(3, state, "hash")
+    checkpoints.save(3, state, {"reference": "hash"})
     checkpoints.wait()
     restored = checkpoints.restore(3, trainer.shapes, trainer.parts.shardings, "hash")
     assert checkpoints.steps() == [3]
@@ -47,7 +47,7 @@ def test_what_was_saved_is_the_state_at_the_time_of_saving(trainer, tmp_path):
     reference = jax.tree.map(jnp.copy, state.params)
     frozen = trainer.freeze(reference, reference)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(0, state, "hash")
+    checkpoints.save(0, state, {"reference": "hash"})
     for step in range(3):
         state, _, _ = trainer.take_step(state, frozen, trainer.batch(step))
     checkpoints.wait()
@@ -58,7 +58,7 @@ def test_what_was_saved_is_the_state_at_the_time_of_saving(trainer, tmp_path):
 
 def test_another_reference_is_refused(trainer, tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, state_of(trainer), "0123456789abcdef")
+    checkpoints.save(1, state_of(trainer), {"reference": "0123456789abcdef"})
     checkpoints.wait()
     with pytest.raises(UserError, match=r"trained against the reference 0123456789ab…, this one is fedcba987654…"):
         checkpoints.restore(1, trainer.shapes, trainer.parts.shardings, "fedcba9876543210")
@@ -67,7 +67,7 @@ def test_another_reference_is_refused(trainer, tmp_path):
 
 def test_another_model_is_refused(trainer, tiny, tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, state_of(trainer), "hash")
+    checkpoints.save(1, state_of(trainer), {"reference": "hash"})
     checkpoints.wait()
     wider = build_trainer(prepare(tiny("model.d_model=32")))
     with pytest.raises(UserError, match="holds another model"):

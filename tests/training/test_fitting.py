@@ -121,7 +121,7 @@ class StopAfter:
 
 def metrics_of(path):
     lines = run_directory.read_lines(path / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+    return [{k: v for k, v in line.items() if not k.startswith(("time/", "memory/"))} for line in lines]
 
 
 def test_a_base_model_is_fitted_once(tiny):

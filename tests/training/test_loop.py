@@ -14,10 +14,11 @@ from flax import nnx
 from kljax.config import LettersSource
 from kljax.errors import UserError
 from kljax.models import scoring
-from kljax.training import loop, run_directory
+from kljax.training import loop, run_directory, trainer
 from kljax.training.checkpoints import Checkpoints, save_params
-from kljax.training.loop import MAX_KL_AT_START, build_trainer, check_zero_kl, train
+from kljax.training.loop import train
 from kljax.training.task import prepare
+from kljax.training.trainer import MAX_KL_AT_START, build_trainer, check_zero_kl
 
 STEPS = 6
 
@@ -78,7 +79,9 @@ def test_a_run_writes_what_its_readers_need(tiny, capsys):
     samples = run_directory.read_lines(path / "samples.jsonl")
     assert [line["step"] for line in samples] == [0, 2, 4]
     shown = samples[1]["samples"][0]
-    assert set(shown) == {"prompt", "completion", "reward", "reverse_kl_exact"}
+    assert set(shown) == {"prompt", "completion", "reward", "token_ids", "tokens", "reverse_kl_exact"}
+    assert len(shown["token_ids"]) == len(shown["tokens"]) == len(shown["reverse_kl_exact"]) > 1
+    assert " ".join(token for token in shown["tokens"] if token != "<eos>").endswith(shown["completion"].strip())
     launch = json.loads((path / "environment.json").read_text())["launches"][0]
     assert launch["versions"]["jax"] == jax.__version__
     assert launch["chosen"] == {"keep_activations": True}
@@ -187,7 +190,7 @@ def test_a_python_reward_gets_prompts_completions_and_columns(tiny, tmp_path, mo
 
 
 def test_a_diverging_run_stops_and_keeps_its_checkpoints(tiny, monkeypatch):
-    monkeypatch.setattr(loop, "initial_state", poisoned_after_check(loop.initial_state))
+    monkeypatch.setattr(trainer, "initial_state", poisoned_after_check(trainer.initial_state))
     config = tiny()
     with pytest.raises(UserError, match="expected a finite number"):
         train(config)

@@ -13,10 +13,10 @@ from flax import nnx
 from kljax.kl.sequences import importance_weights, on_policy
 from kljax.models.scoring import score
 from kljax.rewards.device import length
-from kljax.training.loop import build_trainer
 from kljax.training.microbatches import accumulate
 from kljax.training.step import compile_halves, compile_step, loss, report, roll_out, scaled, score_rollout
 from kljax.training.task import prepare
+from kljax.training.trainer import build_trainer
 
 MESHES = {"data 8": (8, 1, 1), "fsdp 8": (1, 8, 1), "2 x 2 x 2": (2, 2, 2)}
 STEPS = 5
@@ -61,7 +61,7 @@ def value_and_gradient(trainer):
 
         def objective(params):
             scores = score_rollout(parts, params, frozen, None, rollout)
-            return loss(parts, scores, rollout.mask, reward, jnp.float32(0.5), on_policy(rollout.mask))
+            return loss(parts, scores, rollout.mask, reward, jnp.float32(0.5), on_policy(rollout.mask))[0]
 
         return jax.value_and_grad(objective)(state.params)
 
@@ -314,7 +314,7 @@ def test_a_scaled_reward_is_trained_as_with_the_effective_beta(tiny):
     def gradient(parts, beta):
         def objective(params):
             scores = score_rollout(parts, params, frozen, None, rollout)
-            return loss(parts, scores, rollout.mask, scaled(parts, reward), jnp.float32(beta), on_policy(rollout.mask))
+            return loss(parts, scores, rollout.mask, scaled(parts, reward), jnp.float32(beta), on_policy(rollout.mask))[0]
 
         return jax.device_get(jax.jit(jax.grad(objective))(state.params))
 
@@ -342,7 +342,7 @@ def test_a_second_update_is_a_step_with_the_importance_weights_of_the_first(tiny
         def objective(params):
             scores = score_rollout(parts, params, frozen, None, rollout)
             weights = importance_weights(scores.logp, old_logp, rollout.mask)
-            return loss(parts, scores, rollout.mask, reward, jnp.float32(0.5), weights)
+            return loss(parts, scores, rollout.mask, reward, jnp.float32(0.5), weights)[0]
 
         return jax.grad(objective)(params)
 
