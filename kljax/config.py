@@ -376,14 +376,12 @@ class PretrainConfig:
 
 @strict
 class RolloutConfig:
-    """How completions are sampled."""
+    """How completions are sampled: from the whole distribution, which is the one that is scored."""
 
     prompts: Two  # distinct prompts a step (2 at least: standard errors are over prompts)
     samples: Positive  # completions a prompt
     max_new_tokens: Positive
     temperature: NonNegative  # scales policy and reference logits alike, when sampling and when scoring; 0 is greedy
-    top_k: Natural  # 0: off
-    top_p: Annotated[float, Field(gt=0, le=1, strict=True)]  # 1: off
     cache_dtype: Dtype | None  # of keys and values while sampling; null: that of the activations
     updates: Positive  # optimiser steps a rollout; those after the first are off-policy, with importance weights
     microbatches: Positive  # parts of the batch whose gradients are added up, one after another: less memory, same gradient

@@ -210,8 +210,6 @@ def test_leaf_keys_are_all_keys_of_all_alternatives(defaults):
         ("run.variant", "a/b", ["'a/b'", "letters"]),
         ("pretrain.length", 1, ["1", "2"]),
         ("rollout.prompts", 1, ["1", "2"]),
-        ("rollout.top_p", 0.0, ["0.0", "a number > 0."]),
-        ("rollout.top_p", 1.5, ["1.5", "1"]),
         ("data.prompt_fraction", 1.0, ["1.0", "a number < 1."]),
         ("data.held_out_fraction", -0.1, ["-0.1", "a number >= 0."]),
         ("data.share", [0.0, 1.5], ["1.5", "a number <= 1."]),
@@ -330,7 +328,6 @@ def test_fields_that_do_not_go_together_are_refused(defaults, changes, beginning
         {"model.context": 4 + 1 + 24, "pretrain.length": 4 + 1 + 24},  # prompt, beginning token, completion
         {"optimizer.warmup_steps": 79, "steps": 80},
         {"kl.beta": 0},
-        {"rollout.top_p": 1.0},
         {"rollout.keep_activations": True, "rollout.cache_dtype": "float32"},
         {"mesh.data": -1},
         {"seed": 2**32 - 1},

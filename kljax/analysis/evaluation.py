@@ -101,8 +101,6 @@ def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
 def notes(config: Config) -> list[str]:
     """What the figures do not say of themselves."""
     found = [note] if (note := ablation_note(config.kl)) else []
-    if config.rollout.top_k > 0 or config.rollout.top_p < 1:
-        found.append("top-k or top-p cut the sampling; every KL is that of the untruncated policy.")
     if config.reward_scale != "none":
         found.append(f"reward_scale={config.reward_scale} rescales beta; kl/beta_effective in metrics.jsonl is what acts.")
     return found

@@ -67,7 +67,7 @@ def sampling(rollout: RolloutConfig) -> dict[str, Any]:
     """The run's distribution as the fields of generation_config.json say it."""
     if rollout.temperature == 0:
         return {"do_sample": False}
-    return {"do_sample": True, "temperature": float(rollout.temperature), "top_k": rollout.top_k, "top_p": float(rollout.top_p)}
+    return {"do_sample": True, "temperature": float(rollout.temperature), "top_k": 0, "top_p": 1.0}
 
 
 def to_json(tokenizer: Tokenizer, ends: Sequence[int] = (), rollout: RolloutConfig | None = None) -> dict[str, Any]:
@@ -88,8 +88,8 @@ def sentences(settings: GenerationSettings, tokenizer: Tokenizer, rollout: Rollo
         yield f"Warning: the tokenizer's own end token, {spelled(own, tokenizer)}, is not among them: it ends no completion."
     left = settings.not_followed(rollout)
     if known := [key for key in left if key in FIELDS]:
-        run = f"rollout.temperature={rollout.temperature:g}, rollout.top_k={rollout.top_k} and rollout.top_p={rollout.top_p:g}"
-        yield f"This run does not follow {_by_file(settings, known)}: it samples by {run} alone."
+        run = f"by rollout.temperature={rollout.temperature:g} alone, from all tokens"
+        yield f"This run does not follow {_by_file(settings, known)}: it samples {run}."
     if unknown := [key for key in left if key not in FIELDS]:
         hints = {did_you_mean(key, ("eos_token_id", *sampling(rollout))) for key in unknown}
         yield f"Unknown here, and without effect: {_by_file(settings, unknown)}.{''.join(sorted(hints))}"

@@ -41,6 +41,7 @@ class Reward:
     host: HostReward | None
     on_host: frozenset[str] = frozenset()
     models: Mapping[str, str] = field(default_factory=dict)  # fingerprints of the terms that are reward models
+    reads_columns: bool = False  # a Python function gets columns of the data: rows with one prompt may be rewarded otherwise
 
     def applies(self, name: str, values: Float[Array | np.ndarray, "B"]) -> Bool[Array, "B"]:
         """Where the term has a value: everywhere, unless a Python function said None."""
@@ -84,7 +85,8 @@ def build(terms: Mapping[str, RewardTerm], tokenizer: Tokenizer, columns: Collec
 
     params = {name: reward.params for name, reward in made.items() if isinstance(reward, ModelReward)}
     models = {name: model.fingerprint(**term.arguments) for name, term in terms.items() if term.function == "model"}
-    return Reward(weights, params, device_terms, host_terms if functions else None, on_host, models)
+    reads_columns = any(function.takes is None or function.takes & set(columns or ()) for function in functions)
+    return Reward(weights, params, device_terms, host_terms if functions else None, on_host, models, bool(reads_columns))
 
 
 def score_texts(

@@ -18,7 +18,7 @@ from kljax.training import run_data, run_directory
 from kljax.training.adaptation import Frozen, frozen_reference
 from kljax.training.checkpoints import Checkpoints, load_params, save_frozen
 from kljax.training.diagnosis import AFTER_UPDATE, STOPPED, fetched
-from kljax.training.enumeration import Enumeration, completion_tree, enumerate_task
+from kljax.training.enumeration import Enumeration, check_objective, completion_tree, enumerate_task
 from kljax.training.fitting import ensure_base
 from kljax.training.interrupt import Interrupted, StopRequest
 from kljax.training.progress import console
@@ -33,6 +33,7 @@ from kljax.training.trainer import Trainer, build_trainer, check_zero_kl
 def train(config: Config) -> Path:
     """Run the experiment, or go on with it; its run directory."""
     _check_policy(config)
+    check_objective(config)
     path = run_directory.run_path(config)
     run_directory.check_owner(path, run_directory.identity(config))
     run_directory.check_numerics(path)

@@ -26,7 +26,8 @@ from kljax.types import Tokenizer
 from kljax.validation import validate, without_defaults
 
 CONFIG, MODEL, ENVIRONMENT = "config.yaml", "model.json", "environment.json"
-RETIRED = ("keep_freed_memory",)  # keys of `run` in older config.yaml files that are no more and never changed a number
+RETIRED = {"run": {"keep_freed_memory": None}, "rollout": {"top_k": 0, "top_p": 1.0}}
+"""Keys of older config.yaml files that are no more, and the value with which they say nothing; None: each does."""
 NUMERICS = {
     "jax_enable_x64": False,
     "jax_default_prng_impl": "threefry2x32",
@@ -170,8 +171,15 @@ def read_config(path: Path) -> dict[str, Any]:
         values = None
     if not isinstance(values, dict):
         raise UserError(f"run: {path / CONFIG} cannot be read as a YAML mapping; restore it, or choose another name=….")
-    if isinstance(values.get("run"), dict):
-        values["run"] = {key: value for key, value in values["run"].items() if key not in RETIRED}
+    for section, retired in RETIRED.items():
+        if isinstance(there := values.get(section), dict):
+            said = {key: there[key] for key, nothing in retired.items() if key in there and nothing not in (None, there[key])}
+            if said:
+                raise UserError(
+                    f"run: {path / CONFIG} has {said}: that run cut the distribution that it sampled, and its KLs were of "
+                    "another policy. kljax trains on whole distributions; begin the run anew under another name=…."
+                )
+            values[section] = {key: value for key, value in there.items() if key not in retired}
     return values
 
 

@@ -91,14 +91,16 @@ class Task:
         return values
 
     def sampler(self, samples: int) -> Sampler:
-        """The config's way of sampling, `samples` completions a prompt."""
+        """The config's way of sampling, `samples` completions a prompt: whole, as where top-k or top-p cut the distribution
+        that is sampled it would not be the one that is scored, and no KL that is logged would be of the policy that acts.
+        """
         rollout = self.config.rollout
         return Sampler(
             samples=samples,
             max_new_tokens=rollout.max_new_tokens,
             temperature=rollout.temperature,
-            top_k=rollout.top_k,
-            top_p=rollout.top_p,
+            top_k=0,
+            top_p=1.0,
             eos_ids=self.generation.ends,
             pad_id=self.tokenizer.pad_token_id,  # pyright: ignore
             cache_dtype=rollout.cache_dtype,

@@ -28,7 +28,7 @@ def tokenizer():
 def rollout():
     """rollout(**changes): a run's way of sampling; without changes the model's own distribution."""
     plain = compose([], Config).rollout
-    return lambda **changes: replace(plain, **{"temperature": 1.0, "top_k": 0, "top_p": 1.0} | changes)
+    return lambda **changes: replace(plain, **{"temperature": 1.0} | changes)
 
 
 @pytest.fixture
@@ -168,7 +168,8 @@ def test_what_a_run_does_otherwise_is_reported_and_what_it_does_alike_is_not(set
     found = settings(LLAMA)
     assert found.not_followed(rollout()) == {"temperature": 0.6, "top_p": 0.9}
     assert found.not_followed(rollout(temperature=0.6)) == {"top_p": 0.9}
-    assert found.not_followed(rollout(temperature=0.6, top_p=0.9)) == {}
+    alike = settings(LLAMA | {"top_p": 1.0})
+    assert alike.not_followed(rollout(temperature=0.6)) == {}
     assert found.not_followed(rollout(temperature=0.0)) == {"do_sample": True, "temperature": 0.6, "top_p": 0.9}
 
 
@@ -188,7 +189,7 @@ def test_the_launch_says_what_ends_a_completion_and_what_is_not_followed(setting
     assert said(settings(LLAMA, {"repetition_penalty": 1.1}), tokenizer, rollout()) == [
         "A completion ends with <|end_of_text|> (1) or <|eot_id|> (4), as generation_config.json says.",
         "This run does not follow temperature=0.6 and top_p=0.9 of generation_config.json, repetition_penalty=1.1 of "
-        "config.json: it samples by rollout.temperature=1, rollout.top_k=0 and rollout.top_p=1 alone.",
+        "config.json: it samples by rollout.temperature=1 alone, from all tokens.",
     ]
 
 
@@ -202,8 +203,8 @@ def test_the_launch_warns_where_the_tokenizers_own_end_is_none(settings, tokeniz
 
 def test_a_misspelled_field_is_said_to_have_no_effect_with_the_right_name(settings, tokenizer, rollout):
     assert said(settings({"eos_token_ids": [1, 4], "temperature": 0.5}), tokenizer, rollout())[1:] == [
-        "This run does not follow temperature=0.5 of generation_config.json: it samples by rollout.temperature=1, "
-        "rollout.top_k=0 and rollout.top_p=1 alone.",
+        "This run does not follow temperature=0.5 of generation_config.json: it samples by rollout.temperature=1 "
+        "alone, from all tokens.",
         "Unknown here, and without effect: eos_token_ids=[1, 4] of generation_config.json. Did you mean 'eos_token_id'?",
     ]
 
@@ -212,7 +213,7 @@ def test_without_files_the_tokenizers_end_is_said_alone(settings, tokenizer, rol
     assert said(settings(), tokenizer, rollout()) == ["A completion ends with <|end_of_text|> (1), as the tokenizer says."]
 
 
-@pytest.mark.parametrize("changes", [None, {}, {"temperature": 0.7, "top_k": 5, "top_p": 0.9}, {"temperature": 0.0}])
+@pytest.mark.parametrize("changes", [None, {}, {"temperature": 0.7}, {"temperature": 0.0}])
 @pytest.mark.parametrize("ends", [(), (4,), (1, 4)])
 def test_what_is_written_is_read_by_transformers_and_followed_by_the_run(settings, tmp_path, tokenizer, rollout, changes, ends):
     run = None if changes is None else rollout(**changes)
@@ -224,7 +225,7 @@ def test_what_is_written_is_read_by_transformers_and_followed_by_the_run(setting
     assert (theirs.bos_token_id, theirs.pad_token_id) == (0, 2)
     if run is not None:
         greedy = run.temperature == 0
-        expected = (False, None, None, None) if greedy else (True, run.temperature, run.top_k, run.top_p)
+        expected = (False, None, None, None) if greedy else (True, run.temperature, 0, 1.0)
         assert (theirs.do_sample, theirs.temperature, theirs.top_k, theirs.top_p) == expected
         assert not settings().not_followed(run)
     assert (settings().ends, settings().source) == (ends or (1,), FILE)

@@ -4,11 +4,14 @@ import itertools
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from kljax.errors import UserError
 from kljax.kl import oracle
+from kljax.models.decoder import causal_mask
 from kljax.models.sampling import sample_jit
 from kljax.rewards import combination
 from kljax.training import run_directory
@@ -92,6 +95,50 @@ def test_a_python_reward_is_enumerated_too(letters):
     task, _, exact = enumerated(letters("reward=[regex]", "reward.regex.arguments.pattern=a"))
     a = task.tokenizer.get_vocab()["a"]
     np.testing.assert_array_equal(exact.reward[0], [float(a in sequence) for sequence in exact.tree.sequences])
+
+
+def test_where_columns_tell_rows_apart_the_reward_of_a_prompt_is_the_mean_over_them(letters, tmp_path, monkeypatch):
+    """The optimum is that of the mean: what a policy that sees the prompt alone can do about it."""
+    (tmp_path / "by_column.py").write_text(
+        "def ends_alike(completions, text):\n    return [float(c[-1:] == t[-1:]) for c, t in zip(completions, text)]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = letters("reward=python", "reward.python.function=by_column.ends_alike", "data.prompt.max_tokens=0")
+    task = prepare(config)
+    prompts, reference = task.prompts(), task.architecture.init(0)
+    reward = combination.build(config.reward, task.tokenizer, prompts.rows.column_names)
+    exact = enumerate_task(task, prompts, reward, reference)
+    last = [text[-1] for text in prompts.rows["text"]]
+    words = [task.tokenizer.decode(list(s), skip_special_tokens=True) for s in exact.tree.sequences]
+    expected = [np.mean([word[-1:] == letter for letter in last]) for word in words]
+    np.testing.assert_allclose(exact.reward[0], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_the_optimum_is_at_the_temperature_of_sampling(letters, temperature):
+    """Against a loop over the words: the reference's softmax of logits that are divided by it, token by token."""
+    task, reference, exact = enumerated(letters(f"rollout.temperature={temperature}", "data.prompt.max_tokens=0"))
+    model = nnx.merge(task.architecture.graphdef, reference)
+    expected = []
+    for sequence in exact.tree.sequences:
+        tokens = jnp.array([[task.tokenizer.bos_token_id, *sequence]])
+        hidden, _ = model(tokens, jnp.arange(tokens.shape[1])[None], causal_mask(jnp.ones(tokens.shape, bool)))
+        logp = jax.nn.log_softmax(model.logits(hidden)[0] / temperature)
+        expected.append(sum(float(logp[i, token]) for i, token in enumerate(sequence)))
+    np.testing.assert_allclose(exact.ref_logp[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("override", "why"),
+    [
+        ("kl/divergence=chi_squared", "kl.divergence is chi_squared"),
+        ("reward_scale=batch_std", "reward_scale=batch_std beta acts"),
+    ],
+)
+def test_an_objective_whose_optimum_is_another_is_refused(letters, tmp_path, override, why):
+    with pytest.raises(UserError, match=f"run.oracle_every: .*{why}.*set run.oracle_every=0"):
+        train(letters("run.oracle_every=1", override))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_logs_the_exact_figures_and_their_regret_falls(letters):

@@ -46,6 +46,20 @@ def test_a_key_of_an_older_version_that_changed_no_number_is_passed_over(owned):
     assert read_config(path) == run_directory.to_dict(config)
 
 
+def test_a_run_of_an_older_version_that_cut_its_distribution_is_refused(owned):
+    config, path = owned
+    values = run_directory.to_dict(config)
+    for top_p, refused in ((1.0, False), (0.9, True)):
+        (path / "config.yaml").write_text(
+            yaml.safe_dump(values | {"rollout": {**values["rollout"], "top_k": 0, "top_p": top_p}})
+        )
+        if refused:
+            with pytest.raises(UserError, match=r"has \{'top_p': 0.9\}: that run cut the distribution"):
+                read_config(path)
+        else:
+            assert read_config(path) == values
+
+
 def test_fields_that_came_later_and_have_their_default_make_no_other_owner(owned):
     config, path = owned
     values = run_directory.to_dict(config)
