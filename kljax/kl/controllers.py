@@ -82,7 +82,8 @@ def target(beta: float, budget: float, rate: float, gain: float, minimum: float,
 
     With e = clip(log(kl/budget), ±1): m ← m + rate·e (dual ascent on log beta) and log beta = m + gain·e (which damps it: the
     policy follows beta with a delay). Anti-windup: where beta would leave [minimum, maximum], m is set to what gives the
-    bound, so that it turns at once when the error does.
+    bound, so that it turns at once when the error does. Where the KL follows at once as beta^−a, it converges for
+    a·(rate + 2·gain) < 2, and is far from oscillating where that is below 1.
     """
     _check_positive(beta=beta, budget=budget, minimum=minimum)
     if not minimum <= beta <= maximum:

@@ -121,7 +121,7 @@ def check_objective(config: Config) -> None:
         )
     if config.reward_scale != "none":
         raise UserError(
-            f"run.oracle_every: with reward_scale={config.reward_scale} beta acts as beta·σ, σ that of the policy's rewards, and "
+            f"run.oracle_every: with reward_scale={config.reward_scale} beta acts as beta·σ, σ that of its own rewards, and "
             f"the optimum moves with it; {way_out}, or reward_scale=none."
         )
 

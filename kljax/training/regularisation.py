@@ -3,6 +3,9 @@
 import inspect
 from functools import partial
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 
 from kljax.config import AdaptiveBeta, Config, KlConfig, ScheduledBeta, TargetBeta, to_dict
@@ -11,6 +14,8 @@ from kljax.kl import controllers
 from kljax.kl.controllers import Controller
 from kljax.kl.divergences import DIVERGENCES, Divergence
 from kljax.kl.penalties import PENALTIES
+
+ROUNDING = 1e-6  # a schedule that ends at 0 may end so far below it; beta is 0 there
 
 
 def make_divergence(config: KlConfig) -> Divergence:
@@ -36,7 +41,7 @@ def make_controller(config: Config) -> Controller:
     """The controller of beta; it starts at kl.beta."""
     beta, chosen = config.kl.beta, config.kl.controller
     if isinstance(chosen, ScheduledBeta):
-        return controllers.scheduled(beta, _schedule(chosen))
+        return controllers.scheduled(beta, _schedule(chosen, config.steps))
     if isinstance(chosen, AdaptiveBeta | TargetBeta) and beta == 0:
         raise UserError(f"kl.beta: got 0 with kl.controller={chosen.kind}, which multiplies it; expected a number > 0.")
     if isinstance(chosen, AdaptiveBeta):
@@ -57,7 +62,7 @@ def make_controller(config: Config) -> Controller:
     return controllers.fixed(beta)
 
 
-def _schedule(config: ScheduledBeta) -> optax.Schedule:
+def _schedule(config: ScheduledBeta, steps: int) -> optax.Schedule:
     known = {name for name, value in vars(optax.schedules).items() if inspect.isfunction(value)}
     if config.schedule not in known:
         raise UserError(
@@ -66,13 +71,14 @@ def _schedule(config: ScheduledBeta) -> optax.Schedule:
         )
     try:
         schedule = getattr(optax.schedules, config.schedule)(**config.arguments)
-        first = float(schedule(0))
+        values = np.asarray(jax.vmap(schedule)(jnp.arange(steps)))
     except Exception as error:  # optax checks its arguments by many kinds of error
         raise UserError(
             f"kl.controller.arguments: {config.schedule} does not take them ({' '.join(str(error).split())})."
         ) from None
-    if not 0 <= first < float("inf"):
+    if (bad := np.flatnonzero(~(np.isfinite(values) & (values >= -ROUNDING)))).size:
         raise UserError(
-            f"kl.controller: the schedule begins with {first}, expected a number >= 0, which kl.beta is multiplied with."
+            f"kl.controller: the schedule is {values[bad[0]]:g} at step {bad[0]}, expected numbers >= 0, which kl.beta is "
+            "multiplied with: a beta below 0 would reward leaving the reference."
         )
     return schedule

@@ -8,6 +8,8 @@ import numpy as np
 import optax
 import pytest
 
+from kljax.command_line import compose
+from kljax.config import Config
 from kljax.kl import controllers
 
 SCHEDULE = optax.linear_schedule(init_value=1.0, end_value=0.2, transition_steps=4)
@@ -81,6 +83,28 @@ def test_a_target_beta_holds_the_budget_of_a_plant_that_follows_with_a_delay(bet
     _, (kls, betas) = jax.lax.scan(one, (controller.init(), jnp.float32(0.0)), length=400)
     np.testing.assert_allclose(kls[-100:], TARGET["budget"], rtol=0.02)
     np.testing.assert_allclose(betas[-100:], np.sqrt(0.8 / TARGET["budget"]), rtol=0.02)
+
+
+@pytest.mark.parametrize("lag", [0.1, 0.3, 1.0])
+@pytest.mark.parametrize("elasticity", [1.0, 2.0, 3.0])
+def test_the_default_target_controller_settles_on_plants_with_and_without_a_delay(lag, elasticity):
+    """KL moves by the share `lag` towards c/beta^elasticity: all of the way where that is 1."""
+    values = {"beta": 5.0, **compose(["kl/controller=target"], Config).kl.controller.__dict__}
+    controller = controllers.target(**{name: value for name, value in values.items() if name != "kind"})
+
+    def one(carry, _):
+        state, kl = carry
+        kl = kl + lag * (0.8 / state.beta**elasticity - kl)
+        return (controller.update(state, kl), kl), kl
+
+    _, kls = jax.lax.scan(one, (controller.init(), jnp.float32(1e-3)), length=300)
+    budget = values["budget"]
+    np.testing.assert_allclose(kls[-100:], budget, rtol=1e-4 if lag == 1 else 0.05)
+    assert kls.max() < 1.6 * budget
+
+
+def test_a_schedule_that_rounding_takes_below_0_gives_beta_0():
+    assert trace(controllers.scheduled(0.5, lambda step: 1.0 - (1.0 + 3e-9) * step), [4.0]) == [0.5, 0.0]
 
 
 @pytest.mark.parametrize(("kl", "bound", "then"), [(1e3, "maximum", 2.5), (1e-3, "minimum", 10.0)])

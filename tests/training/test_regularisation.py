@@ -74,7 +74,14 @@ def test_the_target_controller_raises_beta_above_its_budget_and_lowers_it_below(
     [
         (["kl/controller=scheduled", "kl.controller.schedule=linear_schedul"], "Did you mean 'linear_schedule'?"),
         (["kl/controller=scheduled", "+kl.controller.arguments.start=1"], "kl.controller.arguments: linear_schedule"),
-        (["kl/controller=scheduled", "kl.controller.arguments.init_value=-1.0"], "the schedule begins with -1.0"),
+        (
+            ["kl/controller=scheduled", "kl.controller.arguments.init_value=-1.0"],
+            "the schedule is -1 at step 0, expected numbers >= 0",
+        ),
+        (
+            ["kl/controller=scheduled", "kl.controller.arguments={init_value: 1.0, end_value: -1.0, transition_steps: 6}"],
+            "the schedule is -0.333333 at step 4, expected numbers >= 0",
+        ),
         (["kl/controller=adaptive", "kl.beta=0"], "kl.beta: got 0 with kl.controller=adaptive"),
         (["kl/controller=target", "kl.beta=0"], "kl.beta: got 0 with kl.controller=target"),
         (["kl/controller=target", "kl.beta=1000"], "expected a number between kl.controller.minimum=0.01"),

@@ -247,9 +247,26 @@ def test_metrics_are_those_of_a_python_loop(tiny, ends):
         "objective/mean": outcome.reward.mean() - 0.5 * np.mean([exact.sum() for exact, _, _ in rows]),
         "rollout/eos_fraction": np.mean([row[n - 1] in ending for row, n in zip(tokens.tolist(), lengths, strict=True)]),
     }
+    prompts = {tuple(row) for row in np.asarray(outcome.rollout.tokens)[:, : -tokens.shape[1]].tolist()}
+    expected |= {
+        "reward/std": np.std(np.asarray(outcome.reward), ddof=1),
+        "rollout/sequences": len(tokens),
+        "rollout/distinct_prompts": len(prompts),
+        "policy/learning_rate": trainer.task.config.optimizer.learning_rate,
+        "policy/penalty_loss": 0.5 * np.mean([exact.sum() for exact, _, _ in rows]),
+        "policy/loss": loss_of_a_loop(scores, mask, np.asarray(outcome.reward), beta=0.5),
+    }
     assert float(metrics["kl/beta"]) == 0.5
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-4, err_msg=name)
+
+
+def loss_of_a_loop(scores, mask, reward, beta):
+    """RLOO with the exact penalty, two samples a prompt: own-state KL in the loss, that of later states in the return."""
+    kl, logp = np.where(mask, scores.reverse_kl, 0.0), np.where(mask, scores.logp, 0.0)
+    returns = [[reward[b] - beta * kl[b, t + 1 :].sum() for t in range(mask.shape[1])] for b in range(len(mask))]
+    surrogate = [sum((returns[b][t] - returns[b ^ 1][t]) * logp[b, t] for t in range(mask.shape[1])) for b in range(len(mask))]
+    return np.mean(beta * kl.sum(axis=1) - surrogate)
 
 
 def test_the_reference_is_an_argument_not_a_constant(tiny):
@@ -368,3 +385,5 @@ def test_another_divergence_is_trained_on_and_reported_by_its_name(tiny):
     _, logged = run_steps(trainer, steps=20, scale=2.0)
     name = "kl/jensen_shannon_exact_seq"
     assert logged[-1][name] < 0.9 * logged[0][name]
+    for line in logged[::10]:  # and J has it, not the reverse KL
+        np.testing.assert_allclose(line["objective/mean"], line["reward/mean"] - 100 * line[name], rtol=1e-5)
