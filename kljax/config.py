@@ -378,7 +378,7 @@ class PretrainConfig:
 class RolloutConfig:
     """How completions are sampled: from the whole distribution, which is the one that is scored."""
 
-    prompts: Two  # distinct prompts a step (2 at least: standard errors are over prompts)
+    prompts: Two  # a step, each with its samples (2 at least: standard errors are over distinct prompts)
     samples: Positive  # completions a prompt
     max_new_tokens: Positive
     temperature: NonNegative  # scales policy and reference logits alike, when sampling and when scoring; 0 is greedy

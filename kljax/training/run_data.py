@@ -59,6 +59,7 @@ def read(path: Path, name: str) -> PromptRows | None:
     folder = path / FOLDER
     if not (folder / f"{name}.npz").exists():
         return None
+    datasets.disable_progress_bars()
     try:
         with np.load(folder / f"{name}.npz") as arrays:
             tokens, mask = arrays["tokens"], arrays["mask"]
@@ -70,6 +71,7 @@ def read(path: Path, name: str) -> PromptRows | None:
 
 
 def _write(folder: Path, name: str, prompts: PromptRows) -> None:
+    datasets.disable_progress_bars()
     prompts.rows.to_parquet(str(folder / f"{name}.parquet"))
     spoken = {"conversations": prompts.conversations, "targets": prompts.targets}
     write_atomically(folder / f"{name}.json", json.dumps(spoken, ensure_ascii=False) + "\n")
