@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from concurrent.futures import Future
 from dataclasses import replace
 
 import jax
@@ -14,7 +15,7 @@ from flax import nnx
 from kljax.config import LettersSource
 from kljax.errors import UserError
 from kljax.models import scoring
-from kljax.training import loop, run_directory, trainer
+from kljax.training import loop, recorder, run_directory, trainer
 from kljax.training.checkpoints import Checkpoints, save_params
 from kljax.training.loop import train
 from kljax.training.task import prepare
@@ -227,6 +228,77 @@ def test_a_budget_exceeded_before_the_first_checkpoint_leaves_the_reference(tiny
     checkpoints = Checkpoints(path)
     assert checkpoints.steps() == [0]
     checkpoints.close()
+
+
+def test_the_policy_after_the_last_step_is_held_to_the_budget_too(tiny, capsys):
+    """It has been saved, and no step after it measures it: KL grows without a penalty, the budget is above all but that one."""
+    options = ["kl.beta=0", "optimizer.learning_rate=0.02", "run.save_every=1"]
+    longer = run_directory.read_lines(train(tiny(*options, "steps=12", "run.variant=longer")) / "metrics.jsonl")
+    kls = [line["kl/reverse_exact_seq"] for line in longer]
+    last = next(step for step in range(5, 12) if kls[step] > max(kls[:step]))
+    budget = f"kl.hard_budget={(kls[last] + max(kls[:last])) / 2}"
+    path = train(tiny(*options, budget, f"steps={last}", "run.variant=bounded"))
+    assert states(path) == list(range(last))
+    assert f"at step {last} of {last}, more than" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_budget_below_the_start_is_refused_and_the_start_is_kept(tiny):
+    """With another reference the policy begins at a distance: there is no checkpoint below, and none is deleted."""
+    other = train(tiny("kl.beta=0", "optimizer.learning_rate=0.02", "run.variant=other"))
+    config = tiny(f"reference.path={other}", "kl.hard_budget=1e-5", "run.variant=far")
+    with pytest.raises(
+        UserError, match=r"kl.hard_budget: got 1e-05, but KL.* at step 0 of 6, and no earlier checkpoint lies below"
+    ):
+        train(config)
+    assert states(run_directory.run_path(config)) == [0]
+
+
+def states(path):
+    checkpoints = Checkpoints(path)
+    found = checkpoints.steps()
+    checkpoints.close()
+    return found
+
+
+def test_a_save_is_no_steps_time_and_has_its_own(tiny, monkeypatch):
+    """By a clock of its own: a step takes 1 s, a save 100, a look by enumeration none here."""
+    now = [0.0]
+    take = trainer.compile_step
+
+    def slow(parts):
+        step = take(parts)
+        return lambda *given: now.__setitem__(0, now[0] + 1) or step(*given)
+
+    save = loop._Run.save
+    monkeypatch.setattr(loop._Run, "save", lambda *given: now.__setitem__(0, now[0] + 100) or save(*given))
+    monkeypatch.setattr(trainer, "_step_taker", lambda task, prompts, parts, host: _plain_taker(slow(parts)))
+    monkeypatch.setattr(recorder, "ThreadPoolExecutor", AtOnce)
+    monkeypatch.setattr(recorder.time, "perf_counter", lambda: now[0])
+    lines = run_directory.read_lines(train(tiny()) / "metrics.jsonl")
+    assert {line["time/step"] for line in lines} == {1.0}
+    assert [line.get("time/save") for line in lines] == [None, None, 100, None, 100, None]
+    assert lines[0]["time/compile"] == 1.0
+    assert all(line["time/tokens_per_second"] == line["rollout/length"] * line["rollout/sequences"] for line in lines)
+    assert all(0 < line["memory/peak_gib"] < 1000 for line in lines)
+
+
+class AtOnce:
+    """In place of the thread that waits for the end of a step: waits at once, so that the clock stands still meanwhile."""
+
+    def __init__(self, max_workers):
+        pass
+
+    def submit(self, function, *arguments):
+        future = Future()
+        future.set_result(function(*arguments))
+        return future
+
+    def shutdown(self):
+        pass
+
+
+def _plain_taker(step):
+    return lambda state, frozen, batch: step(state, frozen, batch.prompts)
 
 
 def test_an_ablation_says_so_at_launch(tiny, capsys):
