@@ -215,7 +215,7 @@ class DecoderConfig:
     tied_head: bool  # the output matrix is the embedding
     layers: Positive
     d_model: Positive
-    d_mlp: Positive
+    d_mlp: Positive  # of this and the next two, null in a file or a command line: by the other sizes (derived.py)
     heads: Positive
     kv_heads: Positive  # fewer than heads: grouped-query attention
     head_dim: Positive
@@ -239,7 +239,7 @@ class EncoderConfig:
     kind: Literal["encoder"]
     layers: Positive
     d_model: Positive
-    d_mlp: Positive
+    d_mlp: Positive  # null in a file or a command line: 4 d_model
     heads: Positive
     context: Positive  # longest sequence
     first_position: Natural  # of the table of positions: 2 in RoBERTa

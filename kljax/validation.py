@@ -21,6 +21,7 @@ from kljax.config import (
     RandomWordsSource,
     YarnScaling,
 )
+from kljax.derived import divisors, with_widths
 from kljax.errors import UserError, did_you_mean
 
 Schema = TypeVar("Schema")
@@ -77,7 +78,7 @@ def _members(hint: Any) -> list[Any]:
 def validate(values: Mapping[str, Any], schema: type[Schema]) -> Schema:
     """The validated config, or a `UserError` that names the first field that is wrong."""
     try:
-        config = TypeAdapter(schema).validate_python(dict(values))
+        config = TypeAdapter(schema).validate_python(with_widths(values))
     except pydantic.ValidationError as error:
         raise UserError(_sentence(error.errors()[0], set(leaf_keys(schema)))) from None
     if isinstance(config, Config):
@@ -205,12 +206,12 @@ def check_parts(model: DecoderConfig | EncoderConfig) -> None:
         if model.d_model % model.heads:
             raise UserError(
                 f"model.heads: got {model.heads}, expected a divisor of model.d_model={model.d_model}: "
-                f"{_divisors(model.d_model)}."
+                f"{divisors(model.d_model)}."
             )
         return
     if model.heads % model.kv_heads:
         raise UserError(
-            f"model.kv_heads: got {model.kv_heads}, expected a divisor of model.heads={model.heads}: {_divisors(model.heads)}."
+            f"model.kv_heads: got {model.kv_heads}, expected a divisor of model.heads={model.heads}: {divisors(model.heads)}."
         )
     if model.positions == "rotary":
         _check_rotary(model)
@@ -223,7 +224,10 @@ def check_parts(model: DecoderConfig | EncoderConfig) -> None:
 
 def _check_rotary(model: DecoderConfig) -> None:
     if model.head_dim % 2:
-        raise UserError(f"model.head_dim: got {model.head_dim}, expected an even number for rotary positions.")
+        raise UserError(
+            f"model.head_dim: got {model.head_dim} (model.d_model / model.heads, where it is null), expected an even number "
+            "for rotary positions."
+        )
     if model.nope_every > model.layers:
         raise UserError(
             f"model.nope_every: got {model.nope_every}, expected at most model.layers={model.layers}, or 0 for none."
@@ -308,7 +312,3 @@ def _check_data(config: Config) -> None:
         raise UserError(f"data.share: got {data.share}, expected two numbers of which the second is larger.")
     if data.prompt_fraction + data.held_out_fraction >= 1:
         raise UserError("data.prompt_fraction: with data.held_out_fraction it leaves no row to train the base model on.")
-
-
-def _divisors(number: int) -> str:
-    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
