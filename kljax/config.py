@@ -553,7 +553,8 @@ class Config:
     """A whole experiment: a base model, fitted or imported, then RLHF from it."""
 
     name: Name
-    seed: Seed
+    seed: Seed  # of sampling, the order of prompts and adapters' initial values; data, base and evaluation have their own
+    epochs: AboveZero | None = None  # passes over the prompts, from which `steps` follow; null: as many steps as `steps` says
     steps: Positive
     data: DataConfig
     tokenizer: WordTokenizer | BpeTokenizer | PretrainedTokenizer = Field(discriminator="kind")

@@ -18,6 +18,7 @@ from kljax.config import (
     EncoderConfig,
     HuggingFaceModel,
     Llama3Scaling,
+    OptimizerConfig,
     RandomWordsSource,
     YarnScaling,
 )
@@ -156,12 +157,15 @@ def _check_consistency(config: Config) -> None:
         raise UserError("run.oracle_every: with kl.beta=0 every best completion is an optimum; set it to 0, or beta above.")
     if config.rollout.temperature == 0:
         raise UserError("rollout.temperature: got 0 (greedy), expected a number > 0 to train: a policy gradient needs samples.")
-    for section, optimizer, steps in (
-        ("optimizer", config.optimizer, config.steps),
-        ("pretrain.optimizer", config.pretrain.optimizer, config.pretrain.steps),
-    ):
-        if optimizer.warmup_steps >= steps > 0:
-            raise UserError(f"{section}.warmup_steps: got {optimizer.warmup_steps}, expected fewer than the {steps} steps.")
+    check_warmup("pretrain.optimizer", config.pretrain.optimizer, config.pretrain.steps)
+    if config.epochs is None:  # otherwise steps follow from the data, and are looked at then
+        check_warmup("optimizer", config.optimizer, config.steps)
+
+
+def check_warmup(section: str, optimizer: OptimizerConfig, steps: int) -> None:
+    """Refuse a warm-up that does not end."""
+    if optimizer.warmup_steps >= steps > 0:
+        raise UserError(f"{section}.warmup_steps: got {optimizer.warmup_steps}, expected fewer than the {steps} steps.")
 
 
 def check_lengths(config: Config, context: int) -> None:

@@ -121,6 +121,7 @@ def schemas():
 
 
 WHERE = {
+    "Config": "config",
     "TextSource": "data/source/text",
     "WholePrompt": "data/prompt/whole",
     "ChatPrompt": "data/prompt/chat",
