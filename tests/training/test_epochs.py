@@ -67,5 +67,5 @@ def test_a_run_in_epochs_holds_its_steps_resumes_and_knows_other_epochs(tiny, sa
     assert steps == [0, 1, 2]
     assert train(config) == path  # done: nothing to do, nothing refused
     assert "at step 3 of 3" in capsys.readouterr().out
-    with pytest.raises(UserError, match="belongs to another config: epochs is 0.5 there, 1.0 here"):
+    with pytest.raises(UserError, match=r"belongs to another config: epochs is 0\.5 there, 1\.0 here"):
         train(replace(config, epochs=1.0))
