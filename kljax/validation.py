@@ -1,9 +1,10 @@
 """From the composed dictionary to a validated config, or to one sentence for the person who wrote it."""
 
+import difflib
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ import pydantic
 from pydantic import TypeAdapter
 from pydantic_core import PydanticUndefined
 
+from kljax import coming_from
 from kljax.config import (
     Config,
     DecoderConfig,
@@ -26,6 +28,7 @@ from kljax.derived import divisors, with_widths
 from kljax.errors import UserError, did_you_mean
 
 Schema = TypeVar("Schema")
+MOST_MEANT = 3  # keys that are offered in the place of one
 
 WAYS_OUT = {
     "kl.beta": "To train without a penalty, set kl.beta=0.",
@@ -91,13 +94,13 @@ def _sentence(error: Any, known: set[str]) -> str:
     """One pydantic error as: field, what was given, what was expected, the way out."""
     kind, context = error["type"], error.get("ctx", {})
     way_out = f" {WAYS_OUT[field]}" if (field := _field(error["loc"], known, keep_last=False)) in WAYS_OUT else ""
-    unknown_key = kind in ("extra_forbidden", "unexpected_keyword_argument")
-    field = _field(error["loc"], known, keep_last=unknown_key)
-    if unknown_key and field in known:
+    unknown = kind in ("extra_forbidden", "unexpected_keyword_argument")
+    field = _field(error["loc"], known, keep_last=unknown)
+    if unknown and field in known:
         part = field.rpartition(".")[0]
         return f"{field}: not a key of the present choice of {part}; choose it as a whole, with {part.replace('.', '/')}=…"
-    if unknown_key:
-        return f"{field}: no such config key.{did_you_mean(field, known)}"
+    if unknown:
+        return unknown_key(field, known)
     if kind in ("missing", "missing_argument") and field == "reward":  # reward=[] and nothing added
         return f"reward: there is none. {WAYS_OUT['reward']}"
     if kind in ("missing", "missing_argument"):
@@ -110,6 +113,26 @@ def _sentence(error: Any, known: set[str]) -> str:
         suffix = ".kind" if kind == "union_tag_invalid" else ""
         return f"{field}{suffix}: got {given!r}, expected one of {', '.join(names)}.{did_you_mean(given, names) or way_out}"
     return f"{field}: got {error['input']!r}, expected {_expected(error)}.{way_out}"
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """The answer to a key that no config has: what TRL's is called here, or which of ours it may be."""
+    if (answer := coming_from.answer(key)) is not None:
+        return f"{key}: no such config key; {answer}"
+    if key.split(".")[0] == "experiment":
+        return f"{key}: no such config key; a file of configs/experiment/ has to begin with the line '# @package _global_'."
+    last = key.rpartition(".")[2]
+    same = [f"'{one}'" for one in sorted(known) if one.rpartition(".")[2] == last]
+    if same:
+        return f"{key}: no such config key. Did you mean {' or '.join(same[:MOST_MEANT])}?"
+    return f"{key}: no such config key.{did_you_mean(key, known) or _nearest_leaf(last, known)}"
+
+
+def _nearest_leaf(last: str, known: Iterable[str]) -> str:
+    """The key whose last part is nearest, where no whole key is near."""
+    leaves = {one.rpartition(".")[2]: one for one in sorted(known, reverse=True)}
+    near = difflib.get_close_matches(last, list(leaves), n=1, cutoff=0.75)
+    return f" Did you mean '{leaves[near[0]]}'?" if near else ""
 
 
 def _field(location: tuple[Any, ...], known: set[str], keep_last: bool) -> str:

@@ -11,81 +11,12 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from kljax import command_line
-from kljax.command_line import LONGEST_VARIANT, compose, launch, reporting_mistakes, variant
-from kljax.config import AnalysisConfig, BpeTokenizer, Config, PretrainedTokenizer, RewardTerm, TextSource
+from kljax.command_line import compose, launch, reporting_mistakes
+from kljax.config import BpeTokenizer, Config, PretrainedTokenizer, RewardTerm, TextSource
 from kljax.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-UNSAFE = set("=, '\"{}[]()$*?;&|<>/\\:\n")  # to Hydra, to a shell or to a file system
-
-AWKWARD = [
-    "reward=[sentiment,length]",
-    "+reward.mine={kind: python, function: a.b, weight: 1, arguments: {}}",
-    "~reward.length",
-    "data.source.path='/some where/reviews=1,2.parquet'",
-    "reward.regex.arguments.pattern='^a|b$'",
-    "++model.layers=3",
-    "reward.length.weight=-0.5",
-    "kl.beta=1e-3",
-]
-
-
-def test_no_overrides_are_the_default():
-    assert variant([]) == "default"
-    assert variant(["run.root=/tmp/x", "run.save_every=3", "experiment=grammar", "name=other"]) == "default"
-
-
-def test_how_hydra_runs_the_jobs_makes_no_other_variant():
-    assert variant(["hydra/launcher=basic", "hydra.verbose=true", "seed=1"]) == "seed-1"
-
-
-def test_a_variant_is_named_by_its_overrides_in_any_order():
-    assert variant(["seed=1", "kl.beta=0.3"]) == variant(["kl.beta=0.3", "seed=1", "run.root=x"]) == "kl.beta-0.3+seed-1"
-
-
-@pytest.mark.parametrize("override", AWKWARD)
-def test_a_variant_is_a_safe_file_name(override):
-    name = variant([override])
-    assert not UNSAFE & set(name)
-    assert name not in ("", ".", "..", "default")
-
-
-def test_a_variant_passes_through_hydra_unchanged():
-    path = f"runs/some/{variant(AWKWARD)}"
-    assert compose([f"run={path}"], AnalysisConfig, "analyze").run == path
-
-
-def test_variants_of_a_sweep_differ():
-    sweep = [variant([f"kl.beta={beta}", f"seed={seed}"]) for beta, seed in product([0.1, 0.3, 1, 1e-3], range(3))]
-    assert len(set(sweep)) == len(sweep)
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("reward.regex.arguments.pattern='good!'", "reward.regex.arguments.pattern='good?'"),
-        ("data.source.path=/d/a/b.csv", "data.source.path=/d/a_b.csv"),
-        ("reward=[sentiment,length]", "reward=[sentiment_length]"),
-        ("kl.beta=1", "kl.beta=' 1'"),
-    ],
-)
-def test_values_that_differ_in_what_no_file_name_has_are_two_variants(one, other):
-    assert variant([one]) != variant([other])
-    assert variant([one]) == variant([one])
-
-
-def test_a_long_variant_is_cut_but_stays_distinct():
-    lists = [[f"model.layers={n}", *(f"reward.term{i}.weight={i}" for i in range(30)), f"steps={n}"] for n in (7, 8)]
-    names = [variant(overrides) for overrides in lists]
-    longest_file_name = 255
-    assert all(LONGEST_VARIANT < len(name) < longest_file_name for name in names)
-    assert names[0] != names[1]
-    assert variant(lists[0]) == names[0]
-
-
-def test_the_variant_is_made_from_the_command_line_unless_it_is_given():
-    assert compose(["kl.beta=0.3", "run.root=x"], Config).run.variant == "kl.beta-0.3"
-    assert compose(["kl.beta=0.3", "run.variant=mine"], Config).run.variant == "mine"
+MINE = "{kind: python, function: my.f, weight: 1.0, arguments: {}}"
 
 
 def complaint(*overrides):
@@ -352,9 +283,6 @@ def test_what_cannot_be_launched_is_said_with_the_way_out(monkeypatch, capsys, a
 def test_the_same_job_twice_is_no_clash(monkeypatch, capsys):
     _, configs = launched(monkeypatch, capsys, "-m", "run.variant=one", "seed=0,0")
     assert len(configs) == 2
-
-
-MINE = "{kind: python, function: my.f, weight: 1.0, arguments: {}}"
 
 
 @pytest.mark.parametrize(
