@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kljax.data.text import silent
 from kljax.errors import UserError
 from kljax.overrides import jobs as sweeps
-from kljax.overrides.folders import CONFIGS, check_shadowed, find_own_configs
+from kljax.overrides.folders import CONFIGS, check_experiment, check_shadowed, find_own_configs
 from kljax.overrides.sentences import sentence
 from kljax.overrides.variants import Job, distinct, label
 from kljax.training.progress import console
@@ -122,6 +122,8 @@ def _job(
         try:
             composed = hydra.compose(config_name, overrides=[*overrides, *more], return_hydra_config=True)
             choices: Any = OmegaConf.to_container(composed.hydra.runtime.choices)
+            if isinstance(choices.get("experiment"), str):
+                check_experiment(choices["experiment"], search)
             job = _read(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]), overrides, schema)
         except (*NOT_OURS, ValueError) as error:
             raise UserError(sentence(error, schema, search)) from None

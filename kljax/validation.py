@@ -119,8 +119,6 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     """The answer to a key that no config has: what TRL's is called here, or which of ours it may be."""
     if (answer := coming_from.answer(key)) is not None:
         return f"{key}: no such config key; {answer}"
-    if key.split(".")[0] == "experiment":
-        return f"{key}: no such config key; a file of configs/experiment/ has to begin with the line '# @package _global_'."
     last = key.rpartition(".")[2]
     same = [f"'{one}'" for one in sorted(known) if one.rpartition(".")[2] == last]
     if same:

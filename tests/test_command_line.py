@@ -14,6 +14,7 @@ from kljax import command_line
 from kljax.command_line import compose, launch, reporting_mistakes
 from kljax.config import BpeTokenizer, Config, PretrainedTokenizer, RewardTerm, TextSource
 from kljax.errors import UserError
+from kljax.overrides import jobs
 
 ROOT = Path(__file__).parents[1]
 MINE = "{kind: python, function: my.f, weight: 1.0, arguments: {}}"
@@ -167,6 +168,66 @@ def test_a_sweep_runs_every_combination(command):
     assert [(c.kl.beta, c.seed) for c in seen] == [(0.1, 0), (0.1, 1), (0.3, 0), (0.3, 1)]
     assert seen[1].run.variant == "kl.beta-0.1+seed-1"
     assert {c.run.root for c in seen} == {"elsewhere"}
+
+
+def test_a_sweep_says_what_each_job_is_before_it_starts(command, capsys):
+    """And what the seed varies, once, where it does."""
+    command("-m", "kl.beta=0.1,0.3", "seed=0,1", "steps=90", script=lambda config: print(f"runs {config.run.variant}"))
+    printed = capsys.readouterr().out.splitlines()
+    note = next(i for i, line in enumerate(printed) if line.startswith("1/4 "))
+    assert " ".join(printed[:note]) == jobs.SEEDS
+    assert printed[note:] == [
+        line
+        for number, (beta, seed) in enumerate(product((0.1, 0.3), (0, 1)), start=1)
+        for line in (f"{number}/4 kl.beta={beta} seed={seed} steps=90", f"runs kl.beta-{beta}+seed-{seed}+steps-90")
+    ]
+
+
+def test_a_plain_run_and_a_sweep_without_seeds_say_nothing_of_seeds(command, capsys):
+    command("seed=1")
+    assert capsys.readouterr().out == ""
+    command("-m", "kl.beta=1,2")
+    assert "seed" not in capsys.readouterr().out
+
+
+def test_jobs_whose_paths_have_the_same_end_are_two_runs(command):
+    text = ["data/source=text", "tokenizer=bpe", "tokenizer.vocab_size=300", "reward=length"]
+    seen, code = command("-m", *text, "data.source.path=a/x.csv,b/x.csv")
+    assert code == 0
+    assert len({config.run.variant for config in seen}) == 2
+    assert [config.data.source.path for config in seen] == ["a/x.csv", "b/x.csv"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "length"),
+    [
+        (["epochs=2"], (2.0, 80)),
+        (["epochs=0.5", "experiment=enumerable"], (0.5, 500)),  # an experiment's own steps
+        (["epochs=null", "steps=7"], (None, 7)),
+        (["steps=7"], (None, 7)),
+    ],
+)
+def test_a_run_is_so_many_epochs_or_steps_long(overrides, length):
+    config = compose(overrides, Config)
+    assert (config.epochs, config.steps) == length
+
+
+def test_steps_on_the_command_line_go_before_the_epochs_of_an_experiment(command, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "experiment").mkdir()
+    (folder / "experiment" / "passes.yaml").write_text("# @package _global_\nname: passes\nepochs: 3\n")
+    of_ones_own = ["--config-dir", str(folder), "experiment=passes"]
+    [[in_epochs], _], [[in_steps], _] = command(*of_ones_own), command(*of_ones_own, "steps=7")
+    assert (in_epochs.epochs, in_steps.epochs, in_steps.steps) == (3.0, None, 7)
+
+
+def test_epochs_beside_steps_are_refused():
+    assert complaint("epochs=2", "steps=40").startswith("epochs: got 2 beside steps=40, expected one of the two")
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "true"])
+def test_epochs_are_a_number_above_zero(value):
+    assert complaint(f"epochs={value}").startswith("epochs: got ")
 
 
 @pytest.mark.parametrize("sweep", [["kl.beta=0.1,-1"], ["kl.beta=0.1,0.3", "steps=0"], ["model=gpt2,gpt3"]])

@@ -1,8 +1,10 @@
 """Where configs are looked for: kljax's own first, then `configs` of the current folder, then --config-dir."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import yaml
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -58,3 +60,19 @@ def check_shadowed(choices: Mapping[str, Iterable[str]], named: Iterable[str], s
                 raise UserError(f"{group}: kljax has an option '{file.stem}', and so has {file}; give yours another name.")
             notes.append(f"{file} is not used: {group}={file.stem} is kljax's own. Give yours another name to choose it.")
     return notes
+
+
+def check_experiment(option: str, search: str | None = None) -> None:
+    """Refuse an experiment of the user's whose values would be nobody's: no mapping, or none of the whole config."""
+    if (CONFIGS / "experiment" / f"{option}.yaml").exists():
+        return
+    for file in [folder / "experiment" / f"{option}.yaml" for folder in folders(search)[1:]]:
+        if not file.exists():
+            continue
+        text = file.read_text()
+        if not isinstance(yaml.safe_load(text), dict):
+            raise UserError(f"{file}: expected keys with their values, as in 'steps: 100'.")
+        if not re.match(r"(\s*(#.*)?\n)*?#\s*@package\s+_global_\s*\n", text):
+            raise UserError(
+                f"{file}: expected '# @package _global_' as its first line, without which it changes no value of a run."
+            )
