@@ -116,14 +116,15 @@ def _sentence(error: Any, known: set[str]) -> str:
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """The answer to a key that no config has: what TRL's is called here, or which of ours it may be."""
-    if (answer := coming_from.answer(key)) is not None:
-        return f"{key}: no such config key; {answer}"
+    """The answer to a key that no config has: which of ours it may be, and what it is called here if it is one of TRL's."""
     last = key.rpartition(".")[2]
     same = [f"'{one}'" for one in sorted(known) if one.rpartition(".")[2] == last]
+    theirs = coming_from.answer(key)
     if same:
-        return f"{key}: no such config key. Did you mean {' or '.join(same[:MOST_MEANT])}?"
-    return f"{key}: no such config key.{did_you_mean(key, known) or _nearest_leaf(last, known)}"
+        near = f" Did you mean {' or '.join(same[:MOST_MEANT])}?"
+    else:
+        near = "" if theirs else did_you_mean(key, known) or _nearest_leaf(last, known)
+    return f"{key}: no such config key.{near}{f' {theirs}' if theirs else ''}"
 
 
 def _nearest_leaf(last: str, known: Iterable[str]) -> str:
