@@ -25,13 +25,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kljax.data.text import silent
-from kljax.errors import UserError
+from kljax.errors import UserError, did_you_mean
 from kljax.overrides import jobs as sweeps
 from kljax.overrides.folders import CONFIGS, check_experiment, check_shadowed, find_own_configs
 from kljax.overrides.sentences import sentence
 from kljax.overrides.variants import Job, distinct, label
 from kljax.training.progress import console
-from kljax.validation import validate
+from kljax.validation import leaf_keys, unknown_key, validate
 
 MISTAKE, INTERRUPTED = 2, 130  # exit codes
 NOT_OURS = (HydraException, OmegaConfBaseException, yaml.YAMLError)  # what Hydra lets through
@@ -49,7 +49,9 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
 
     with reporting_mistakes(schema):
         gc.freeze()  # what the imports made stays; without this every collection looks at all of it again
-        arguments = get_args_parser().parse_args()
+        parser = get_args_parser()
+        _check_options(parser, sys.argv[1:], schema)
+        arguments = parser.parse_args()
         _check_arguments(arguments)
         search, say = arguments.config_dir, cache(_say)  # nothing twice
         asked = sweeps.expand(arguments.overrides, arguments.multirun, search)
@@ -93,7 +95,7 @@ def reporting_mistakes(schema: type | None = None) -> Iterator[None]:
     except UserError as error:
         sys.exit(_complain(str(error)))
     except NOT_OURS as error:
-        sys.exit(_complain(sentence(error, schema)))
+        sys.exit(_complain(sentence(error, schema, sys.argv[1:])))
     except KeyboardInterrupt as interrupt:
         print(f"\n{interrupt or 'Interrupted.'}", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -126,7 +128,7 @@ def _job(
                 check_experiment(choices["experiment"], search)
             job = _read(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]), overrides, schema)
         except (*NOT_OURS, ValueError) as error:
-            raise UserError(sentence(error, schema, search)) from None
+            raise UserError(sentence(error, schema, overrides, search)) from None
     chosen = {group: [option] for group, option in choices.items() if isinstance(option, str)}
     chosen |= {"reward": list(getattr(job.config, "reward", ()))}  # a list of options is no choice to Hydra
     for note in check_shadowed(chosen, _keys(overrides), search):
@@ -172,6 +174,18 @@ def _is_plain(arguments: argparse.Namespace) -> bool:
     """A single job that asks Hydra for nothing: no --help, no --cfg, no -m, no hydra.…=…."""
     asked = {name for name, value in vars(arguments).items() if value} - {"overrides"}
     return not asked and not any(override.lstrip("+~").startswith("hydra") for override in arguments.overrides)
+
+
+def _check_options(parser: argparse.ArgumentParser, given: Sequence[str], schema: type) -> None:
+    """Refuse `--key value`, as other programs take it, and what is no option."""
+    for one in given:
+        option = one.partition("=")[0]
+        if not option.startswith("-") or any(known.startswith(option) for known in parser._option_string_actions):
+            continue
+        key, known = option.lstrip("-").replace("-", "_"), list(leaf_keys(schema))
+        about = f"{key}=…" if key in known else unknown_key(key, known).removeprefix(f"{key}: no such config key. ")
+        near = did_you_mean(option, parser._option_string_actions)
+        raise UserError(f"{option}: no such option; values are given as key=value, without dashes.{near or f' {about}'}")
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:

@@ -34,6 +34,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1, strict=True)]
 Unit = Annotated[float, Field(ge=0, le=1, strict=True)]
 Interval = Annotated[list[Unit], Field(min_length=2, max_length=2)]
+Folder = Annotated[str, Field(min_length=1)]
 Dtype = Literal["float32", "bfloat16"]
 Remat = Literal["none", "mlp", "layer"]
 Devices = Annotated[int, Field(ge=-1, strict=True)]
@@ -527,7 +528,7 @@ class MeshConfig:
 class RunConfig:
     """Where a run is written and how often, and how its process uses the machine. No number changes, but in its last digits."""
 
-    root: str  # runs live in <root>/<name>/<variant>
+    root: Folder  # runs live in <root>/<name>/<variant>
     variant: Name  # auto: the overrides of the command line
     save_every: Positive  # steps between checkpoints
     log_every: Positive  # steps between lines of metrics.jsonl
@@ -535,7 +536,7 @@ class RunConfig:
     samples_shown: Positive  # completions an entry
     oracle_every: Natural  # steps between exact looks at a task that can be enumerated (oracle/… metrics); 0: none
     export_to: str | None  # experiments/pretrain.py writes the fitted model here, too, as a Hugging Face directory
-    compilation_cache: str  # directory of JAX's persistent cache
+    compilation_cache: Folder  # directory of JAX's persistent cache
     cpu_devices: Positive | None  # what JAX takes a CPU for, to be shared out by `mesh`; null: as many as `mesh` names, or one
 
 

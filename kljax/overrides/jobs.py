@@ -1,5 +1,6 @@
 """The jobs that a command line makes, and what a sweep says of them before each starts."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 
+from kljax.errors import UserError
 from kljax.overrides.folders import CONFIGS
 
 SEEDS = (
@@ -28,7 +31,18 @@ def expand(overrides: Sequence[str], multirun: bool, search: str | None = None) 
             loader.config_search_path.append("--config-dir", f"file://{Path(search).absolute()}")
             loader = ConfigLoaderImpl(loader.config_search_path)
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+        _check_sweep(parsed)
         return [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
+
+
+def _check_sweep(overrides: Sequence[Override]) -> None:
+    """Refuse what Hydra's sweeper would pass over."""
+    keys = Counter(override.get_key_element() for override in overrides)
+    for override in overrides:
+        if override.is_discrete_sweep() and not list(override.sweep_string_iterator()):
+            raise UserError(f"{override.input_line}: it stands for no value, so there is no job; expected one at least.")
+        if override.is_sweep_override() and keys[override.get_key_element()] > 1:
+            raise UserError(f"{override.input_line}: {override.key_or_group} is given twice; expected all its values in one.")
 
 
 def lines(jobs: Sequence[Sequence[str]], width: int) -> Iterator[str]:
