@@ -183,9 +183,11 @@ def _check_options(parser: argparse.ArgumentParser, given: Sequence[str], schema
         if not option.startswith("-") or any(known.startswith(option) for known in parser._option_string_actions):
             continue
         key, known = option.lstrip("-").replace("-", "_"), list(leaf_keys(schema))
-        about = f"{key}=…" if key in known else unknown_key(key, known).removeprefix(f"{key}: no such config key. ")
+        answer = f": {key}=…" if key in known else f".{unknown_key(key, known).partition('no such config key.')[2]}"
         near = did_you_mean(option, parser._option_string_actions)
-        raise UserError(f"{option}: no such option; values are given as key=value, without dashes.{near or f' {about}'}")
+        raise UserError(
+            f"{option}: no such option; values are given as key=value, without dashes{f'.{near}' if near else answer}"
+        )
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:

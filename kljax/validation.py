@@ -110,7 +110,7 @@ def _sentence(errors: Sequence[Any], schema: Any) -> str:
     if kind == "union_tag_not_found":
         return f"{field}: its 'kind' is missing."
     if kind in ("dict_type", "dataclass_type", "model_attributes_type"):
-        return f"{field}: got {error['input']!r}, expected {_section(field, schema)}."
+        return f"{field}: got {error['input']!r}, expected {_section(field, error['input'], schema)}."
     if kind == "union_tag_invalid" or (kind == "literal_error" and len(errors) == 1):
         names = re.findall(r"'([^']*)'", context.get("expected") or context["expected_tags"])
         given = str(context.get("tag", error["input"]))
@@ -137,13 +137,14 @@ def _may_be_null(field: str, schema: Any) -> bool:
     return types.NoneType in typing.get_args(_hint(field, schema))
 
 
-def _section(field: str, schema: Any) -> str:
+def _section(field: str, given: Any, schema: Any) -> str:
     """What is expected where a word or a number stands for a section."""
     if field.startswith("reward."):
         return "a section, as in '{kind: python, function: module.function, weight: 1.0, arguments: {}}'"
     members = _members(_hint(field, schema))
     if len(members) > 1 and not _may_be_null(field, schema):
-        return f"a section; choose it as a whole, with {field.replace('.', '/')}=…"
+        kinds = [kind for member in members for kind in typing.get_args(typing.get_type_hints(member)["kind"])]
+        return f"a section; choose it as a whole, with {field.replace('.', '/')}={given if given in kinds else '…'}"
     keys = ", ".join(f"{field}.{key}" for key in leaf_keys(members[0]) if "." not in key) if members else ""
     if len(members) == 1:
         return f"a section; its keys are {keys}"

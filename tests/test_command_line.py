@@ -82,7 +82,10 @@ def complaint(*overrides):
         (["experiments=grammar"], "experiments: no such config key. Did you mean 'experiment'?"),
         (["reward.length.weight=1"], "reward.length.weight: no reward 'length' is chosen; choose it, as in reward=[…,length]."),
         (["reward.sentiment.wieght=1"], "reward.sentiment.wieght: no such config key. Did you mean 'reward.sentiment.weight'?"),
-        (["kl.divergence=renyi"], "kl.divergence: got 'renyi', expected a section; choose it as a whole, with kl/divergence=…"),
+        (
+            ["kl.divergence=renyi"],
+            "kl.divergence: got 'renyi', expected a section; choose it as a whole, with kl/divergence=renyi.",
+        ),
         (
             ["kl.divergence.alpha=2"],
             "kl.divergence.alpha: not a key of the present choice of kl.divergence; choose the part as a",
@@ -391,7 +394,8 @@ def test_a_pattern_of_experiments_is_a_sweep(monkeypatch, capsys, of_ones_own):
             ["--num_generations", "8"],
             "--num_generations: no such option; values are given as key=value, without dashes. TRL's num_",
         ),
-        (["--seed", "1"], "--seed: no such option; values are given as key=value, without dashes. seed=…"),
+        (["--seed", "1"], "--seed: no such option; values are given as key=value, without dashes: seed=…"),
+        (["-x"], "-x: no such option; values are given as key=value, without dashes."),
         (
             ["--learning-rate=1"],
             "without dashes. Did you mean 'optimizer.learning_rate' or 'pretrain.optimizer.learning_rate'?",
