@@ -34,6 +34,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1, strict=True)]
 Unit = Annotated[float, Field(ge=0, le=1, strict=True)]
 Interval = Annotated[list[Unit], Field(min_length=2, max_length=2)]
+Folder = Annotated[str, Field(min_length=1)]
 Dtype = Literal["float32", "bfloat16"]
 Remat = Literal["none", "mlp", "layer"]
 Devices = Annotated[int, Field(ge=-1, strict=True)]
@@ -215,7 +216,7 @@ class DecoderConfig:
     tied_head: bool  # the output matrix is the embedding
     layers: Positive
     d_model: Positive
-    d_mlp: Positive
+    d_mlp: Positive  # of this and the next two, null in a file or a command line: by the other sizes (derived.py)
     heads: Positive
     kv_heads: Positive  # fewer than heads: grouped-query attention
     head_dim: Positive
@@ -239,7 +240,7 @@ class EncoderConfig:
     kind: Literal["encoder"]
     layers: Positive
     d_model: Positive
-    d_mlp: Positive
+    d_mlp: Positive  # null in a file or a command line: 4 d_model
     heads: Positive
     context: Positive  # longest sequence
     first_position: Natural  # of the table of positions: 2 in RoBERTa
@@ -525,7 +526,7 @@ class MeshConfig:
 class RunConfig:
     """Where a run is written and how often, and how its process uses the machine. No number changes, but in its last digits."""
 
-    root: str  # runs live in <root>/<name>/<variant>
+    root: Folder  # runs live in <root>/<name>/<variant>
     variant: Name  # auto: the overrides of the command line
     save_every: Positive  # steps between checkpoints
     log_every: Positive  # steps between lines of metrics.jsonl
@@ -533,7 +534,7 @@ class RunConfig:
     samples_shown: Positive  # completions an entry
     oracle_every: Natural  # steps between exact looks at a task that can be enumerated (oracle/… metrics); 0: none
     export_to: str | None  # experiments/pretrain.py writes the fitted model here, too, as a Hugging Face directory
-    compilation_cache: str  # directory of JAX's persistent cache
+    compilation_cache: Folder  # directory of JAX's persistent cache
     cpu_devices: Positive | None  # what JAX takes a CPU for, to be shared out by `mesh`; null: as many as `mesh` names, or one
 
 
@@ -551,7 +552,8 @@ class Config:
     """A whole experiment: a base model, fitted or imported, then RLHF from it."""
 
     name: Name
-    seed: Seed
+    seed: Seed  # of sampling, the order of prompts and adapters' initial values; data, base and evaluation have their own
+    epochs: AboveZero | None = None  # passes over the prompts, from which `steps` follow; null: as many steps as `steps` says
     steps: Positive
     data: DataConfig
     tokenizer: WordTokenizer | BpeTokenizer | PretrainedTokenizer = Field(discriminator="kind")

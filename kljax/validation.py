@@ -1,9 +1,10 @@
 """From the composed dictionary to a validated config, or to one sentence for the person who wrote it."""
 
+import difflib
 import re
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -12,22 +13,27 @@ import pydantic
 from pydantic import TypeAdapter
 from pydantic_core import PydanticUndefined
 
+from kljax import coming_from
 from kljax.config import (
     Config,
     DecoderConfig,
     EncoderConfig,
     HuggingFaceModel,
     Llama3Scaling,
+    OptimizerConfig,
     RandomWordsSource,
     YarnScaling,
 )
+from kljax.derived import divisors, with_widths
 from kljax.errors import UserError, did_you_mean
 
 Schema = TypeVar("Schema")
+MOST_MEANT = 3  # keys that are offered in the place of one
 
 WAYS_OUT = {
     "kl.beta": "To train without a penalty, set kl.beta=0.",
     "rollout.temperature": "For greedy decoding, set rollout.temperature=0.",
+    "algorithm": "GRPO is nearest to algorithm=rloo reward_scale=prompt_std kl.penalty=k3_loss (docs/coming_from_trl.md).",
     "step": "Give the step of a checkpoint, or latest.",
     "reward": "Choose one or more of configs/reward/, as in reward=[sentiment,length], or add your own with +reward.NAME=….",
 }
@@ -77,37 +83,101 @@ def _members(hint: Any) -> list[Any]:
 def validate(values: Mapping[str, Any], schema: type[Schema]) -> Schema:
     """The validated config, or a `UserError` that names the first field that is wrong."""
     try:
-        config = TypeAdapter(schema).validate_python(dict(values))
+        config = TypeAdapter(schema).validate_python(with_widths(values))
     except pydantic.ValidationError as error:
-        raise UserError(_sentence(error.errors()[0], set(leaf_keys(schema)))) from None
+        raise UserError(_sentence(error.errors(), schema)) from None
     if isinstance(config, Config):
         _check_consistency(config)
     return config
 
 
-def _sentence(error: Any, known: set[str]) -> str:
-    """One pydantic error as: field, what was given, what was expected, the way out."""
+def _sentence(errors: Sequence[Any], schema: Any) -> str:
+    """The first of pydantic's errors as: field, what was given, what was expected, the way out."""
+    error, known = errors[0], set(leaf_keys(schema))
     kind, context = error["type"], error.get("ctx", {})
     way_out = f" {WAYS_OUT[field]}" if (field := _field(error["loc"], known, keep_last=False)) in WAYS_OUT else ""
-    unknown_key = kind in ("extra_forbidden", "unexpected_keyword_argument")
-    field = _field(error["loc"], known, keep_last=unknown_key)
-    if unknown_key and field in known:
+    unknown = kind in ("extra_forbidden", "unexpected_keyword_argument")
+    field = _field(error["loc"], known, keep_last=unknown)
+    if unknown and field in known:
         part = field.rpartition(".")[0]
         return f"{field}: not a key of the present choice of {part}; choose it as a whole, with {part.replace('.', '/')}=…"
-    if unknown_key:
-        return f"{field}: no such config key.{did_you_mean(field, known)}"
+    if unknown:
+        return unknown_key(field, known)
     if kind in ("missing", "missing_argument") and field == "reward":  # reward=[] and nothing added
         return f"reward: there is none. {WAYS_OUT['reward']}"
     if kind in ("missing", "missing_argument"):
         return f"{field}: missing, and it has no default; give it as +{field}=…"
     if kind == "union_tag_not_found":
         return f"{field}: its 'kind' is missing."
-    if kind in ("literal_error", "union_tag_invalid"):
+    if kind in ("dict_type", "dataclass_type", "model_attributes_type"):
+        return f"{field}: got {error['input']!r}, expected {_section(field, error['input'], schema)}."
+    if kind == "union_tag_invalid" or (kind == "literal_error" and len(errors) == 1):
         names = re.findall(r"'([^']*)'", context.get("expected") or context["expected_tags"])
         given = str(context.get("tag", error["input"]))
         suffix = ".kind" if kind == "union_tag_invalid" else ""
         return f"{field}{suffix}: got {given!r}, expected one of {', '.join(names)}.{did_you_mean(given, names) or way_out}"
-    return f"{field}: got {error['input']!r}, expected {_expected(error)}.{way_out}"
+    # What may be of several types has an error for each.
+    same = [one for one in errors if _field(one["loc"], known, keep_last=False) == field and one["input"] is error["input"]]
+    expected = " or ".join([*dict.fromkeys(map(_expected, same)), *(["null"] if _may_be_null(field, schema) else [])])
+    return f"{field}: got {error['input']!r}, expected {expected}.{way_out}"
+
+
+def _hint(field: str, schema: Any) -> Any:
+    """The type of a dotted field, None where it has none; of parts that are chosen the first that has the field."""
+    owners: list[Any] = [schema]
+    hint = None
+    for part in field.split("."):
+        hints = (typing.get_type_hints(owner) for owner in owners)
+        hint = next((found[part] for found in hints if part in found), None)
+        owners = _members(hint)
+    return hint
+
+
+def _may_be_null(field: str, schema: Any) -> bool:
+    return types.NoneType in typing.get_args(_hint(field, schema))
+
+
+def _section(field: str, given: Any, schema: Any) -> str:
+    """What is expected where a word or a number stands for a section."""
+    if field.startswith("reward."):
+        return "a section, as in '{kind: python, function: module.function, weight: 1.0, arguments: {}}'"
+    members = _members(_hint(field, schema))
+    if len(members) > 1 and not _may_be_null(field, schema):
+        kinds = [kind for member in members for kind in typing.get_args(typing.get_type_hints(member)["kind"])]
+        return f"a section; choose it as a whole, with {field.replace('.', '/')}={given if given in kinds else '…'}"
+    keys = ", ".join(f"{field}.{key}" for key in leaf_keys(members[0]) if "." not in key) if members else ""
+    if len(members) == 1:
+        return f"a section; its keys are {keys}"
+    return f"null or a section with its kind, as in '{field}={{kind: …}}'" if members else "a section with keys of its own"
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """The answer to a key that no config has: which of ours it may be, and what it is called here if it is one of TRL's."""
+    theirs = coming_from.answer(key)
+    near = _nearest(key, sorted(known), sure=theirs is not None)
+    return f"{key}: no such config key.{near}{f' {theirs}' if theirs else ''}"
+
+
+def _nearest(key: str, known: Sequence[str], sure: bool) -> str:
+    """Keys with the same last part, then the one that is nearest in all, in its last part, then all of its section.
+
+    `sure`: only the first of these, as there is another answer.
+    """
+    section, _, last = key.replace("/", ".").rpartition(".")
+    if same := [one for one in known if one.rpartition(".")[2] == last]:
+        here = difflib.get_close_matches(key, same, n=1, cutoff=0.85)
+        here = here or [one for one in same if section and one.startswith(f"{section.split('.')[0]}.")] or same
+        return f" Did you mean {' or '.join(repr(one) for one in here[:MOST_MEANT])}?"
+    if sure:
+        return ""
+    like = {one.rpartition(".")[2]: one for one in reversed(known)}
+    for one in difflib.get_close_matches(key, known, n=MOST_MEANT, cutoff=0.6):
+        if difflib.SequenceMatcher(None, last, one.rpartition(".")[2]).ratio() >= 0.5:  # not by its section alone
+            return f" Did you mean '{one}'?"
+    if found := difflib.get_close_matches(last, list(like), n=1, cutoff=0.75):
+        return f" Did you mean '{like[found[0]]}'?"
+    there = [one for one in known if one.rpartition(".")[0] == section] if section else []
+    return f" Those of {section} are {', '.join(there)}." if there else ""
 
 
 def _field(location: tuple[Any, ...], known: set[str], keep_last: bool) -> str:
@@ -122,7 +192,8 @@ def _field(location: tuple[Any, ...], known: set[str], keep_last: bool) -> str:
 
 def _expected(error: Any) -> str:
     """What a field wants, in words."""
-    bound = next(iter(error.get("ctx", {}).values()), None)
+    context = error.get("ctx", {})
+    bound = next(iter(context.values()), None)
     bound = f"{bound:.15g}" if isinstance(bound, float) else bound
     words = {
         "greater_than_equal": f"a number >= {bound}",
@@ -136,11 +207,17 @@ def _expected(error: Any) -> str:
         "bool_parsing": "true or false",
         "string_type": "text",
         "string_pattern_mismatch": "letters, digits, '.', '_', '+' or '-', beginning with a letter or digit",
-        "dataclass_type": "a section with keys of its own",
-        "dict_type": "a section with keys of its own",
-        "too_short": "at least one entry",
+        "string_too_short": "some text",
+        "list_type": "a list",
+        "too_short": f"at least {_entries(context.get('min_length'))}",
+        "too_long": f"at most {_entries(context.get('max_length'))}",
+        "literal_error": "one of " + ", ".join(re.findall(r"'([^']*)'", str(context.get("expected")))),
     }
     return words.get(error["type"]) or error["msg"].removeprefix("Input should be ")
+
+
+def _entries(number: int | None) -> str:
+    return "one entry" if number == 1 else f"{number} entries"
 
 
 def _check_consistency(config: Config) -> None:
@@ -155,12 +232,15 @@ def _check_consistency(config: Config) -> None:
         raise UserError("run.oracle_every: with kl.beta=0 every best completion is an optimum; set it to 0, or beta above.")
     if config.rollout.temperature == 0:
         raise UserError("rollout.temperature: got 0 (greedy), expected a number > 0 to train: a policy gradient needs samples.")
-    for section, optimizer, steps in (
-        ("optimizer", config.optimizer, config.steps),
-        ("pretrain.optimizer", config.pretrain.optimizer, config.pretrain.steps),
-    ):
-        if optimizer.warmup_steps >= steps > 0:
-            raise UserError(f"{section}.warmup_steps: got {optimizer.warmup_steps}, expected fewer than the {steps} steps.")
+    check_warmup("pretrain.optimizer", config.pretrain.optimizer, config.pretrain.steps)
+    if config.epochs is None:  # otherwise steps follow from the data, and are looked at then
+        check_warmup("optimizer", config.optimizer, config.steps)
+
+
+def check_warmup(section: str, optimizer: OptimizerConfig, steps: int) -> None:
+    """Refuse a warm-up that does not end."""
+    if optimizer.warmup_steps >= steps > 0:
+        raise UserError(f"{section}.warmup_steps: got {optimizer.warmup_steps}, expected fewer than the {steps} steps.")
 
 
 def check_lengths(config: Config, context: int) -> None:
@@ -205,12 +285,12 @@ def check_parts(model: DecoderConfig | EncoderConfig) -> None:
         if model.d_model % model.heads:
             raise UserError(
                 f"model.heads: got {model.heads}, expected a divisor of model.d_model={model.d_model}: "
-                f"{_divisors(model.d_model)}."
+                f"{divisors(model.d_model)}."
             )
         return
     if model.heads % model.kv_heads:
         raise UserError(
-            f"model.kv_heads: got {model.kv_heads}, expected a divisor of model.heads={model.heads}: {_divisors(model.heads)}."
+            f"model.kv_heads: got {model.kv_heads}, expected a divisor of model.heads={model.heads}: {divisors(model.heads)}."
         )
     if model.positions == "rotary":
         _check_rotary(model)
@@ -223,7 +303,10 @@ def check_parts(model: DecoderConfig | EncoderConfig) -> None:
 
 def _check_rotary(model: DecoderConfig) -> None:
     if model.head_dim % 2:
-        raise UserError(f"model.head_dim: got {model.head_dim}, expected an even number for rotary positions.")
+        raise UserError(
+            f"model.head_dim: got {model.head_dim} (model.d_model / model.heads, where it is null), expected an even number "
+            "for rotary positions."
+        )
     if model.nope_every > model.layers:
         raise UserError(
             f"model.nope_every: got {model.nope_every}, expected at most model.layers={model.layers}, or 0 for none."
@@ -308,7 +391,3 @@ def _check_data(config: Config) -> None:
         raise UserError(f"data.share: got {data.share}, expected two numbers of which the second is larger.")
     if data.prompt_fraction + data.held_out_fraction >= 1:
         raise UserError("data.prompt_fraction: with data.held_out_fraction it leaves no row to train the base model on.")
-
-
-def _divisors(number: int) -> str:
-    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)

@@ -11,81 +11,13 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from kljax import command_line
-from kljax.command_line import LONGEST_VARIANT, compose, launch, reporting_mistakes, variant
-from kljax.config import AnalysisConfig, BpeTokenizer, Config, PretrainedTokenizer, RewardTerm, TextSource
+from kljax.command_line import compose, launch, reporting_mistakes
+from kljax.config import BpeTokenizer, Config, PretrainedTokenizer, RewardTerm, TextSource
 from kljax.errors import UserError
+from kljax.overrides import jobs
 
 ROOT = Path(__file__).parents[1]
-UNSAFE = set("=, '\"{}[]()$*?;&|<>/\\:\n")  # to Hydra, to a shell or to a file system
-
-AWKWARD = [
-    "reward=[sentiment,length]",
-    "+reward.mine={kind: python, function: a.b, weight: 1, arguments: {}}",
-    "~reward.length",
-    "data.source.path='/some where/reviews=1,2.parquet'",
-    "reward.regex.arguments.pattern='^a|b$'",
-    "++model.layers=3",
-    "reward.length.weight=-0.5",
-    "kl.beta=1e-3",
-]
-
-
-def test_no_overrides_are_the_default():
-    assert variant([]) == "default"
-    assert variant(["run.root=/tmp/x", "run.save_every=3", "experiment=grammar", "name=other"]) == "default"
-
-
-def test_how_hydra_runs_the_jobs_makes_no_other_variant():
-    assert variant(["hydra/launcher=basic", "hydra.verbose=true", "seed=1"]) == "seed-1"
-
-
-def test_a_variant_is_named_by_its_overrides_in_any_order():
-    assert variant(["seed=1", "kl.beta=0.3"]) == variant(["kl.beta=0.3", "seed=1", "run.root=x"]) == "kl.beta-0.3+seed-1"
-
-
-@pytest.mark.parametrize("override", AWKWARD)
-def test_a_variant_is_a_safe_file_name(override):
-    name = variant([override])
-    assert not UNSAFE & set(name)
-    assert name not in ("", ".", "..", "default")
-
-
-def test_a_variant_passes_through_hydra_unchanged():
-    path = f"runs/some/{variant(AWKWARD)}"
-    assert compose([f"run={path}"], AnalysisConfig, "analyze").run == path
-
-
-def test_variants_of_a_sweep_differ():
-    sweep = [variant([f"kl.beta={beta}", f"seed={seed}"]) for beta, seed in product([0.1, 0.3, 1, 1e-3], range(3))]
-    assert len(set(sweep)) == len(sweep)
-
-
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        ("reward.regex.arguments.pattern='good!'", "reward.regex.arguments.pattern='good?'"),
-        ("data.source.path=/d/a/b.csv", "data.source.path=/d/a_b.csv"),
-        ("reward=[sentiment,length]", "reward=[sentiment_length]"),
-        ("kl.beta=1", "kl.beta=' 1'"),
-    ],
-)
-def test_values_that_differ_in_what_no_file_name_has_are_two_variants(one, other):
-    assert variant([one]) != variant([other])
-    assert variant([one]) == variant([one])
-
-
-def test_a_long_variant_is_cut_but_stays_distinct():
-    lists = [[f"model.layers={n}", *(f"reward.term{i}.weight={i}" for i in range(30)), f"steps={n}"] for n in (7, 8)]
-    names = [variant(overrides) for overrides in lists]
-    longest_file_name = 255
-    assert all(LONGEST_VARIANT < len(name) < longest_file_name for name in names)
-    assert names[0] != names[1]
-    assert variant(lists[0]) == names[0]
-
-
-def test_the_variant_is_made_from_the_command_line_unless_it_is_given():
-    assert compose(["kl.beta=0.3", "run.root=x"], Config).run.variant == "kl.beta-0.3"
-    assert compose(["kl.beta=0.3", "run.variant=mine"], Config).run.variant == "mine"
+MINE = "{kind: python, function: my.f, weight: 1.0, arguments: {}}"
 
 
 def complaint(*overrides):
@@ -107,7 +39,60 @@ def complaint(*overrides):
         (["kl.beta="], "kl.beta: got '', expected a number"),
         (["~kl.beta"], "kl.beta: missing"),
         (["tokenizer.kind=bpe"], "tokenizer.vocab_size: missing, and it has no default; give it as +tokenizer.vocab_size=…"),
-        (["kl.beta=${nothing}"], "Interpolation key 'nothing' not found"),
+        (["kl.beta=${nothing}"], "kl.beta: Interpolation key 'nothing' not found"),
+        (["name=${oc.env:NOWHERE}"], "name: Environment variable 'NOWHERE' not found"),
+        (["kl.beta"], "kl.beta: no value is given; expected key=value, without spaces around the '='."),
+        (["kl.beta=0.1,"], "kl.beta=0.1,: no value stands beside a comma."),
+        (["reward=[sentiment,length,]"], "reward=[sentiment,length,]: no value stands beside a comma."),
+        (["kl.beta==0.1"], "kl.beta==0.1: got two '=', expected key=value, as in kl.beta=0.1."),
+        (["kl.beta=0.1;seed=1"], "kl.beta=0.1;seed=1: two in one; divide them by a space."),
+        (
+            ["reward=[sentiment,"],
+            "reward=[sentiment,: a bracket ([) is not closed; quote the whole for the shell, as in 'reward=[a, b]'",
+        ),
+        (["name='a"], "name='a: a quote (') is not closed;"),
+        (["steps:100"], "steps:100: no value is given; expected key=value"),
+        (["évaluation.prompts=3"], "évaluation.prompts: no such config key. Did you mean 'evaluation.prompts'?"),
+        (["kl.beta=choice()"], "kl.beta=choice(): choice() holds no values."),
+        (
+            ["kl.beta=0.1,0.3"],
+            "kl.beta=0.1,0.3: several values; to sweep over them give -m, for a list write 'kl.beta=[0.1,0.3]'.",
+        ),
+        (["seed=range(3)"], "seed=range(3): several values; to sweep over them give -m."),
+        (["kl=0.1"], "kl=0.1: kl is a section, expected a value for one of its keys."),
+        (["data=reviews.csv"], "data: a section, expected a value for one of its keys: data.source=…, data.prompt=…, "),
+        (["model=null"], "model=null: expected the name of an option of model: bert, gpt2, huggingface, llama."),
+        (["experiment=null"], "experiment=null: expected the name of an option of experiment: "),
+        (["reward=null"], "reward=null: expected the name of an option of reward: "),
+        (["=3"], "=3: no key stands before the '='; expected key=value."),
+        (["experiment="], "experiment: no option '', expected one of "),
+        (
+            ["experiment=configs/experiment/grammar.yaml"],
+            "experiment: no option 'configs/experiment/grammar.yaml', expected one of",
+        ),
+        (
+            ["model=org/name"],
+            "model: no option 'org/name', expected one of bert, gpt2, huggingface, llama. A model with its weights",
+        ),
+        (["+kl.beta=3"], "+kl.beta=3: kl.beta is there already; leave out the +."),
+        (["+experiment=grammar"], "+experiment=grammar: experiment has a default already, or is given twice; leave out the +"),
+        (["~kl"], "~kl: kl cannot be left out."),
+        (["~reward"], "~reward: expected a reward; choose others with reward=…"),
+        (["~model"], "model: "),
+        (["experiments=grammar"], "experiments: no such config key. Did you mean 'experiment'?"),
+        (["reward.length.weight=1"], "reward.length.weight: no reward 'length' is chosen; choose it, as in reward=[…,length]."),
+        (["reward.sentiment.wieght=1"], "reward.sentiment.wieght: no such config key. Did you mean 'reward.sentiment.weight'?"),
+        (
+            ["kl.divergence=renyi"],
+            "kl.divergence: got 'renyi', expected a section; choose it as a whole, with kl/divergence=renyi.",
+        ),
+        (
+            ["kl.divergence.alpha=2"],
+            "kl.divergence.alpha: not a key of the present choice of kl.divergence; choose the part as a",
+        ),
+        (["optimizer.lr=1"], "optimizer.lr: no such config key. Those of optimizer are optimizer.b1, "),
+        (["mesh.gpus=1"], "mesh.gpus: no such config key. Those of mesh are mesh.data, mesh.fsdp, mesh.tensor."),
+        (["data.path=x"], "data.path: no such config key. Did you mean 'data.source.path'?"),
     ],
 )
 def test_a_mistake_is_one_sentence(overrides, expected):
@@ -129,17 +114,17 @@ def test_what_hydra_does_not_understand_is_repeated_in_one_line(override, repeat
     assert repeated in complaint(override)
 
 
-@pytest.mark.parametrize("override", ["experiment=null", "reward=null", "=3"])
-def test_a_choice_that_is_no_name_is_refused(override):
-    assert "must be a string or a list" in complaint(override)
+def test_only_choices_that_have_the_key_are_offered():
+    assert "(one of alpha_divergence, renyi)" in complaint("kl.divergence.alpha=2")
+    assert "(one of adaptive)" in complaint("kl/controller=target", "kl.controller.target=2")
 
 
 @pytest.mark.parametrize(
     ("override", "ways_out"),
     [
-        ("tokenizer.vocab_size=300", ["tokenizer=…", "+tokenizer.vocab_size=…"]),
-        ("tokenizer={kind:bpe,vocab_size:300}", ["+tokenizer=…"]),
-        ("data.source.path=x", ["data/source=…", "+data.source.path=…"]),
+        ("tokenizer.vocab_size=300", ["tokenizer=…", "one of bpe", "+tokenizer.vocab_size=…"]),
+        ("tokenizer={kind:bpe,vocab_size:300}", ["tokenizer=…", "one of bpe, ", "+tokenizer=…"]),
+        ("data.source.path=x", ["data/source=…", "one of text", "+data.source.path=…"]),
     ],
 )
 @pytest.mark.parametrize("kinds", [[], ["tokenizer.kind=bpe", "data.source.kind=text"]], ids=["as it is", "with its kind"])
@@ -148,7 +133,8 @@ def test_a_key_of_another_choice_is_answered_with_the_ways_to_it(kinds, override
     assert sentence.startswith(f"{override.partition('=')[0]}: ")
     assert "no such config key" not in sentence
     for way_out in ways_out:
-        assert way_out in sentence
+        # A key of another kind can be added only with that kind.
+        assert (way_out in sentence) == (bool(kinds) or "{" in override or "+" not in way_out)
 
 
 @pytest.mark.parametrize("override", ["+tokenizer.vocab_size=300", "+tokenizer={kind:bpe,vocab_size:300}"])
@@ -236,6 +222,66 @@ def test_a_sweep_runs_every_combination(command):
     assert [(c.kl.beta, c.seed) for c in seen] == [(0.1, 0), (0.1, 1), (0.3, 0), (0.3, 1)]
     assert seen[1].run.variant == "kl.beta-0.1+seed-1"
     assert {c.run.root for c in seen} == {"elsewhere"}
+
+
+def test_a_sweep_says_what_each_job_is_before_it_starts(command, capsys):
+    """And what the seed varies, once, where it does."""
+    command("-m", "kl.beta=0.1,0.3", "seed=0,1", "steps=90", script=lambda config: print(f"runs {config.run.variant}"))
+    printed = capsys.readouterr().out.splitlines()
+    note = next(i for i, line in enumerate(printed) if line.startswith("1/4 "))
+    assert " ".join(printed[:note]) == jobs.SEEDS
+    assert printed[note:] == [
+        line
+        for number, (beta, seed) in enumerate(product((0.1, 0.3), (0, 1)), start=1)
+        for line in (f"{number}/4 kl.beta={beta} seed={seed} steps=90", f"runs kl.beta-{beta}+seed-{seed}+steps-90")
+    ]
+
+
+def test_a_plain_run_and_a_sweep_without_seeds_say_nothing_of_seeds(command, capsys):
+    command("seed=1")
+    assert capsys.readouterr().out == ""
+    command("-m", "kl.beta=1,2")
+    assert "seed" not in capsys.readouterr().out
+
+
+def test_jobs_whose_paths_have_the_same_end_are_two_runs(command):
+    text = ["data/source=text", "tokenizer=bpe", "tokenizer.vocab_size=300", "reward=length"]
+    seen, code = command("-m", *text, "data.source.path=a/x.csv,b/x.csv")
+    assert code == 0
+    assert len({config.run.variant for config in seen}) == 2
+    assert [config.data.source.path for config in seen] == ["a/x.csv", "b/x.csv"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "length"),
+    [
+        (["epochs=2"], (2.0, 80)),
+        (["epochs=0.5", "experiment=enumerable"], (0.5, 500)),  # an experiment's own steps
+        (["epochs=null", "steps=7"], (None, 7)),
+        (["steps=7"], (None, 7)),
+    ],
+)
+def test_a_run_is_so_many_epochs_or_steps_long(overrides, length):
+    config = compose(overrides, Config)
+    assert (config.epochs, config.steps) == length
+
+
+def test_steps_on_the_command_line_go_before_the_epochs_of_an_experiment(command, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "experiment").mkdir()
+    (folder / "experiment" / "passes.yaml").write_text("# @package _global_\nname: passes\nepochs: 3\n")
+    of_ones_own = ["--config-dir", str(folder), "experiment=passes"]
+    [[in_epochs], _], [[in_steps], _] = command(*of_ones_own), command(*of_ones_own, "steps=7")
+    assert (in_epochs.epochs, in_steps.epochs, in_steps.steps) == (3.0, None, 7)
+
+
+def test_epochs_beside_steps_are_refused():
+    assert complaint("epochs=2", "steps=40").startswith("epochs: got 2 beside steps=40, expected one of the two")
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "two", "true"])
+def test_epochs_are_a_number_above_zero(value):
+    assert complaint(f"epochs={value}").startswith("epochs: got ")
 
 
 @pytest.mark.parametrize("sweep", [["kl.beta=0.1,-1"], ["kl.beta=0.1,0.3", "steps=0"], ["model=gpt2,gpt3"]])
@@ -340,6 +386,21 @@ def test_a_pattern_of_experiments_is_a_sweep(monkeypatch, capsys, of_ones_own):
             """quote the value for Hydra and for the shell: 'data.source.path="/d/x=1/b.csv"'.""",
         ),
         (["-m", "run.variant=one", "seed=0,1"], "run.variant: two different jobs of this sweep would both be runs/grammar/one"),
+        (["-m", "experiment=glob(nothing*)"], "experiment=glob(nothing*): it stands for no value, so there is no job"),
+        (["-m", "seed=0,1", "seed=2,3"], "seed=0,1: seed is given twice; expected all its values in one."),
+        (["-m", "kl.beta=interval(0,1)"], "kl.beta=interval(0,1): expected values one by one, as in kl.beta=0.1,0.3"),
+        (["-m", "seed=[0,1]"], "seed: got [0, 1], expected a whole number."),
+        (
+            ["--num_generations", "8"],
+            "--num_generations: no such option; values are given as key=value, without dashes. TRL's num_",
+        ),
+        (["--seed", "1"], "--seed: no such option; values are given as key=value, without dashes: seed=…"),
+        (["-x"], "-x: no such option; values are given as key=value, without dashes."),
+        (
+            ["--learning-rate=1"],
+            "without dashes. Did you mean 'optimizer.learning_rate' or 'pretrain.optimizer.learning_rate'?",
+        ),
+        (["--hlep"], "--hlep: no such option; values are given as key=value, without dashes. Did you mean '--help'?"),
         (["reward=[]"], "reward: there is none. Choose one or more of configs/reward/"),
     ],
 )
@@ -352,9 +413,6 @@ def test_what_cannot_be_launched_is_said_with_the_way_out(monkeypatch, capsys, a
 def test_the_same_job_twice_is_no_clash(monkeypatch, capsys):
     _, configs = launched(monkeypatch, capsys, "-m", "run.variant=one", "seed=0,0")
     assert len(configs) == 2
-
-
-MINE = "{kind: python, function: my.f, weight: 1.0, arguments: {}}"
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,7 @@ def schemas():
 
 
 WHERE = {
+    "Config": "config",
     "TextSource": "data/source/text",
     "WholePrompt": "data/prompt/whole",
     "ChatPrompt": "data/prompt/chat",
@@ -195,7 +196,19 @@ def test_leaf_keys_are_all_keys_of_all_alternatives(defaults):
         ("model.layers", "two", ["'two'", "a whole number"]),
         ("model.bias", "some", ["'some'", "none, qkv, all"]),
         ("model.remat", "all", ["'all'", "one of none, mlp, layer."]),
-        ("rollout.keep_activations", "maybe", ["'maybe'", "true or false."]),
+        ("rollout.keep_activations", "maybe", ["'maybe'", "true or false or null."]),
+        ("kl.hard_budget", "off", ["'off'", "a number or null."]),
+        ("model.qk_norm", "some", ["'some'", "true or false or one of whole."]),
+        ("model.context", None, ["None", "a whole number."]),
+        ("data.share", 0.5, ["0.5", "a list."]),
+        ("data.share", [0.5], ["[0.5]", "at least 2 entries."]),
+        ("optimizer", "adam", ["'adam'", "a section; its keys are optimizer.learning_rate, optimizer.schedule"]),
+        ("kl.divergence", "renyi", ["'renyi'", "a section; choose it as a whole, with kl/divergence=renyi."]),
+        ("data.source", "x.csv", ["'x.csv'", "a section; choose it as a whole, with data/source=…."]),
+        ("model.rope_scaling", "linear", ["'linear'", "null or a section with its kind, as in 'model.rope_scaling={kind: …}'"]),
+        ("reward.mine", "my.f", ["'my.f'", "a section, as in '{kind: python, function: module.function, "]),
+        ("run.root", "", ["''", "some text."]),
+        ("algorithm", "grpo", ["'grpo'", "GRPO is nearest to algorithm=rloo reward_scale=prompt_std kl.penalty=k3_loss"]),
         ("model.dropout", 1.0, ["1.0", "a number < 1."]),
         ("steps", -3, ["-3", "1"]),
         ("seed", -1, ["-1", "0"]),

@@ -19,6 +19,7 @@ from kljax.training.adaptation import Frozen, frozen_reference
 from kljax.training.checkpoints import Checkpoints, load_params, save_frozen
 from kljax.training.diagnosis import AFTER_UPDATE, STOPPED, fetched
 from kljax.training.enumeration import Enumeration, check_objective, completion_tree, enumerate_task
+from kljax.training.epochs import with_steps
 from kljax.training.fitting import ensure_base
 from kljax.training.interrupt import Interrupted, StopRequest
 from kljax.training.progress import console
@@ -35,9 +36,12 @@ def train(config: Config) -> Path:
     _check_policy(config)
     check_objective(config)
     path = run_directory.run_path(config)
-    run_directory.check_owner(path, run_directory.identity(config))
+    if config.epochs is None:  # otherwise its steps follow from the data
+        run_directory.check_owner(path, run_directory.identity(config))
     run_directory.check_numerics(path)
-    task = prepare(config)
+    task = with_steps(prepare(config))
+    config = task.config
+    run_directory.check_owner(path, run_directory.identity(config))
     run_directory.check_ends(path, task.generation, task.tokenizer)
     trainer = build_trainer(task)
     run_directory.check_model(path, task.decoder, task.vocab_size, trainer.reward.models)

@@ -35,7 +35,8 @@ HASHED_AT_ONCE = 1000  # rows: one by one, `datasets` takes ten times as long
 class Task:
     """The ingredients that base model, RLHF and analysis share.
 
-    `pretrained` is where the model's weights are, if anywhere; `generation` says which tokens end a completion.
+    `pretrained` is where the model's weights are, if anywhere; `generation` says which tokens end a completion; `made_prompts`
+    are those to train on, where they have been made already.
     """
 
     config: Config
@@ -46,6 +47,7 @@ class Task:
     vocab_size: int
     pretrained: huggingface.Pretrained | None
     generation: GenerationSettings
+    made_prompts: PromptRows | None = None
 
     @cached_property
     def splits(self) -> Splits:
@@ -70,7 +72,7 @@ class Task:
 
     def prompts(self) -> PromptRows:
         """Prompts to train on."""
-        return self._prompts(self.splits.prompts)
+        return self._prompts(self.splits.prompts) if self.made_prompts is None else self.made_prompts
 
     def held_out_prompts(self) -> PromptRows:
         """Prompts that no training step sees."""
