@@ -12,9 +12,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from kljax.config import Config, RewardTerm
 from kljax.errors import did_you_mean
+from kljax.mistakes import leaf_keys, unknown_key
 from kljax.overrides.folders import CONFIGS, folders, options
 from kljax.overrides.unreadable import explained
-from kljax.validation import leaf_keys, unknown_key
 
 FILES = {
     "model": "A model with its weights is model=huggingface model.path=….",

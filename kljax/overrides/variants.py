@@ -12,8 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from kljax.config import Config
 from kljax.errors import UserError
+from kljax.mistakes import leaf_keys
 from kljax.training import run_directory
-from kljax.validation import leaf_keys, without_defaults
+from kljax.validation import without_defaults
 
 LONGEST = 120  # characters of a name; those of a file have their limits
 NOT_NAMED = ("run", "hydra", "experiment", "name")  # keys that make no other run, or another folder above
