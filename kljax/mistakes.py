@@ -98,8 +98,9 @@ def _section(field: str, given: Any, schema: Any) -> str:
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
     """The answer to a key that no config has: which of ours it may be, and what it is called here if it is one of TRL's."""
-    theirs = coming_from.answer(key)
-    near = _nearest(key, sorted(known), sure=theirs is not None)
+    known = sorted(known)
+    theirs = coming_from.answer(key) if "rollout" in known else None  # not where nothing is trained
+    near = _nearest(key, known, sure=theirs is not None)
     return f"{key}: no such config key.{near}{f' {theirs}' if theirs else ''}"
 
 
