@@ -26,12 +26,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kljax.data.text import silent
 from kljax.errors import UserError, did_you_mean
+from kljax.mistakes import leaf_keys, unknown_key
 from kljax.overrides import jobs as sweeps
 from kljax.overrides.folders import CONFIGS, check_experiment, check_shadowed, find_own_configs
 from kljax.overrides.sentences import sentence
 from kljax.overrides.variants import Job, distinct, label
 from kljax.training.progress import console
-from kljax.validation import leaf_keys, unknown_key, validate
+from kljax.validation import validate
 
 MISTAKE, INTERRUPTED = 2, 130  # exit codes
 NOT_OURS = (HydraException, OmegaConfBaseException, yaml.YAMLError)  # what Hydra lets through
@@ -54,7 +55,9 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
         arguments = parser.parse_args()
         _check_arguments(arguments)
         search, say = arguments.config_dir, cache(_say)  # nothing twice
-        asked = sweeps.expand(arguments.overrides, arguments.multirun, search)
+        find_own_configs()
+        asks = arguments.help or arguments.hydra_help or arguments.info  # of Hydra, and needs no value
+        asked = [] if asks else sweeps.expand(arguments.overrides, arguments.multirun, search)
         jobs = [_job(overrides, schema, config_name, search, say) for overrides in asked]
         configs, notes = distinct(jobs)
         for note in notes:
@@ -191,7 +194,12 @@ def _check_options(parser: argparse.ArgumentParser, given: Sequence[str], schema
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
-    """Refuse what would be passed over, and name a sweeper or launcher that is not installed."""
+    """Refuse what would be passed over or cannot be had together."""
+    given = [option for option in ("run", "multirun", "cfg", "info") if getattr(arguments, option)]
+    if len(given) > 1:
+        raise UserError(f"--{given[0]}: got it together with --{given[1]}, expected one of the two.")
+    if arguments.resolve and not arguments.cfg and not arguments.help:
+        raise UserError("--resolve: got it without --cfg, which it belongs to, as in --cfg job --resolve.")
     for option in ("config_path", "config_name"):
         if getattr(arguments, option):
             raise UserError(

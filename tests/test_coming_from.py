@@ -8,8 +8,8 @@ from kljax.coming_from import answer, page, rows
 from kljax.command_line import compose
 from kljax.config import Config, RewardTerm
 from kljax.errors import UserError
+from kljax.mistakes import leaf_keys
 from kljax.overrides.folders import options
-from kljax.validation import leaf_keys
 
 PAGE = Path(__file__).parents[1] / "docs" / "coming_from_trl.md"
 KEYS = set(leaf_keys(Config)) | {f"reward.NAME.{field}" for field in leaf_keys(RewardTerm)}

@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from kljax import command_line
 from kljax.command_line import compose, launch, reporting_mistakes
-from kljax.config import BpeTokenizer, Config, PretrainedTokenizer, RewardTerm, TextSource
+from kljax.config import AnalysisConfig, BpeTokenizer, Config, ExportConfig, PretrainedTokenizer, RewardTerm, TextSource
 from kljax.errors import UserError
 from kljax.overrides import jobs
 
@@ -112,6 +112,12 @@ def test_an_unknown_option_is_answered_with_the_nearest(override):
 )
 def test_what_hydra_does_not_understand_is_repeated_in_one_line(override, repeated):
     assert repeated in complaint(override)
+
+
+def test_trls_keys_are_not_offered_where_nothing_is_trained():
+    with pytest.raises(UserError) as raised:
+        compose(["run=x", "beta=1"], AnalysisConfig, "analyze")
+    assert str(raised.value) == "beta: no such config key."
 
 
 def test_only_choices_that_have_the_key_are_offered():
@@ -214,6 +220,13 @@ def test_hydra_runs_what_asks_it_for_more_than_a_config(command, monkeypatch, ar
     assert code == 0
     assert bool(ran) == by_hydra
     assert [config.seed for config in seen] == ([] if "--cfg=job" in arguments else [2])
+
+
+@pytest.mark.parametrize(("schema", "config_name"), [(Config, "config"), (AnalysisConfig, "analyze"), (ExportConfig, "export")])
+def test_help_needs_no_values(command, capsys, schema, config_name):
+    seen, code = command("--help", schema=schema, config_name=config_name)
+    assert (seen, code) == ([], 0)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_sweep_runs_every_combination(command):
@@ -386,6 +399,8 @@ def test_a_pattern_of_experiments_is_a_sweep(monkeypatch, capsys, of_ones_own):
             """quote the value for Hydra and for the shell: 'data.source.path="/d/x=1/b.csv"'.""",
         ),
         (["-m", "run.variant=one", "seed=0,1"], "run.variant: two different jobs of this sweep would both be runs/grammar/one"),
+        (["-m", "--cfg", "job"], "--multirun: got it together with --cfg, expected one of the two."),
+        (["--resolve"], "--resolve: got it without --cfg"),
         (["-m", "experiment=glob(nothing*)"], "experiment=glob(nothing*): it stands for no value, so there is no job"),
         (["-m", "seed=0,1", "seed=2,3"], "seed=0,1: seed is given twice; expected all its values in one."),
         (["-m", "kl.beta=interval(0,1)"], "kl.beta=interval(0,1): expected values one by one, as in kl.beta=0.1,0.3"),

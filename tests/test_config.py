@@ -16,7 +16,8 @@ from kljax import validation
 from kljax.command_line import CONFIGS, compose
 from kljax.config import AnalysisConfig, Config, RewardTerm, to_dict
 from kljax.errors import UserError
-from kljax.validation import leaf_keys, validate
+from kljax.mistakes import leaf_keys
+from kljax.validation import validate
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted(file.stem for file in (CONFIGS / "experiment").glob("*.yaml"))

@@ -54,7 +54,8 @@ def check_shadowed(choices: Mapping[str, Iterable[str]], named: Iterable[str], s
     notes = []
     for group, chosen in choices.items():
         for file in [folder / group / f"{option}.yaml" for option in chosen for folder in folders(search)[1:]]:
-            if not file.exists() or not (CONFIGS / group / file.name).exists():
+            ours = CONFIGS / group / file.name
+            if not file.exists() or not ours.exists() or file.read_bytes() == ours.read_bytes():  # a copy is no question
                 continue
             if group in named:
                 raise UserError(f"{group}: kljax has an option '{file.stem}', and so has {file}; give yours another name.")

@@ -12,9 +12,9 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from kljax.config import Config, RewardTerm
 from kljax.errors import did_you_mean
+from kljax.mistakes import leaf_keys, unknown_key
 from kljax.overrides.folders import CONFIGS, folders, options
 from kljax.overrides.unreadable import explained
-from kljax.validation import leaf_keys, unknown_key
 
 FILES = {
     "model": "A model with its weights is model=huggingface model.path=….",
@@ -79,9 +79,16 @@ def _no_option(path: str, search: str | None) -> str:
     if group.startswith("hydra/"):
         package = f"hydra-{option.replace('_', '-')}-{group.removeprefix('hydra/')}"
         return f"{group}: got '{option}', which is not part of Hydra, and no package {package} is installed."
+    if misnamed := next((file for file in _beside(group, option, search) if file.is_file()), None):
+        return f"{group}: no option '{option}'; {misnamed} is not read, as its name does not end with .yaml."
     names = options(group, search)
     way_out = did_you_mean(option, names) or (f" {FILES[group]}" if group in FILES else "")
     return f"{group}: no option '{option}', expected one of {', '.join(names)}.{way_out}"
+
+
+def _beside(group: str, option: str, search: str | None) -> list[Path]:
+    """Where a file of that name would be which Hydra does not take."""
+    return [folder / group / name for folder in folders(search) for name in (f"{option}.yml", option) if option]
 
 
 def _not_here(key: str, known: Sequence[str], overrides: Sequence[str]) -> str:

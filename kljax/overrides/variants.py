@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from kljax.config import Config
 from kljax.errors import UserError
+from kljax.mistakes import leaf_keys
 from kljax.training import run_directory
 from kljax.validation import without_defaults
 
@@ -46,8 +47,17 @@ def label(overrides: Sequence[str]) -> Label:
     text = _joined(parts.items())
     if len(text) <= LONGEST:
         return Label(text or "default", whole)
-    short = _joined((key.rpartition(".")[2], value) for key, value in parts.items())
+    known = {*leaf_keys(Config), *parts}
+    short = _joined((_shortest(key, known), value) for key, value in parts.items())
     return Label(short[:LONGEST].rstrip("+_-."), whole=False)
+
+
+def _shortest(key: str, known: Collection[str]) -> str:
+    """The end of a key that is the end of no other."""
+    sections = key.split(".")
+    ends = [".".join(sections[first:]) for first in range(len(sections) - 1, 0, -1)]
+    others = [one for one in known if one != key]
+    return next((end for end in ends if not any(one == end or one.endswith(f".{end}") for one in others)), key)
 
 
 def _joined(parts: Iterable[tuple[str, str]]) -> str:

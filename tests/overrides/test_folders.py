@@ -118,6 +118,19 @@ def test_an_option_of_both_that_nobody_asked_for_is_kljaxs_and_said_once(here, l
     assert "bert.yaml" not in said
 
 
+def test_a_copy_of_kljaxs_configs_is_no_question(here, launched):
+    for group, option in (("experiment", "grammar"), ("model", "gpt2")):
+        here(f"{group}/{option}.yaml", (CONFIGS / group / f"{option}.yaml").read_text())
+    [config], said = launched("experiment=grammar", "model=gpt2")
+    assert (config.name, said) == ("grammar", "")
+
+
+def test_a_file_with_another_ending_is_named(here):
+    file = here("experiment/mine.yml", EXPERIMENT.format(name="mine"))
+    with pytest.raises(UserError, match=f"no option 'mine'; {file} is not read, as its name does not end with .yaml"):
+        compose(["experiment=mine"], Config)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
