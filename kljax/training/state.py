@@ -98,20 +98,26 @@ def _at(params: Params, path: tuple[Any, ...]) -> Any:
     return params
 
 
+def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """The rate of each of `steps` updates, by the number of those before it (0, 1, …).
+
+    Warm-up: rate/warmup_steps at the first update, the rate at the warmup_steps-th. The schedule begins after it, at the rate.
+    """
+    rate, warmup = config.learning_rate, config.warmup_steps
+    main = {
+        "constant": optax.constant_schedule(rate),
+        "linear": optax.linear_schedule(rate, 0.0, steps - warmup),
+        "cosine": optax.cosine_decay_schedule(rate, steps - warmup),
+    }[config.schedule]
+    return optax.join_schedules([lambda count: rate * (count + 1) / warmup, main], [warmup]) if warmup else main
+
+
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     """Clipping by the global norm, then AdamW; weight decay on matrices only, as biases and norms need none."""
-    after = steps - config.warmup_steps
-    main = {
-        "constant": optax.constant_schedule(config.learning_rate),
-        "linear": optax.linear_schedule(config.learning_rate, 0.0, after),
-        "cosine": optax.cosine_decay_schedule(config.learning_rate, after),
-    }[config.schedule]
-    warmup = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
-    schedule = optax.join_schedules([warmup, main], [config.warmup_steps]) if config.warmup_steps else main
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
-            schedule,
+            learning_rate(config, steps),
             b1=config.b1,
             b2=config.b2,
             eps=config.eps,
