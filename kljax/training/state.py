@@ -12,8 +12,8 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jax.tree_util import tree_leaves_with_path, tree_map_with_path
-from jaxtyping import Array, Key
+from jax.tree_util import keystr, tree_leaves_with_path, tree_map_with_path
+from jaxtyping import Array, Bool, Key
 
 from kljax.config import Config, DecoderConfig, OptimizerConfig
 from kljax.kl.controllers import Controller, ControllerState
@@ -175,6 +175,28 @@ def opt_shardings(shapes: Any, optimizer: optax.GradientTransformation, params: 
     """Of an optimiser's state: moments lie where their parameters do."""
     whole = replicated(mesh)
     return optax.tree.map_params(optimizer, lambda _, sharding: sharding, shapes, params, transform_non_params=lambda _: whole)
+
+
+def finite(tree: Any) -> Bool[Array, ""]:
+    """Whether every floating-point number of the tree is finite; keys and whole numbers are not looked at. To be traced."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all() if leaves else jnp.ones((), bool)
+
+
+_finite = jax.jit(finite)
+
+
+def all_finite(tree: Any) -> bool:
+    """The same, asked by the host: one small compiled program, run where the arrays lie, and one wait for it."""
+    return bool(_finite(tree))
+
+
+def not_finite(tree: Any) -> str | None:
+    """The first array, by its place in the tree, that holds a number which is not finite; None where there is none."""
+    if all_finite(tree):
+        return None
+    paths = (path for path, leaf in tree_leaves_with_path(tree) if not all_finite(leaf))
+    return keystr(next(paths), simple=True, separator=".")
 
 
 def params_hash(params: Params) -> str:
