@@ -141,9 +141,7 @@ def test_random_parameters_are_no_fit(toy, monkeypatch):
     looks = iter(range(1, 99))
     planted(monkeypatch, lambda objective: replace(objective, figures=lambda outputs, rows: {"loss": float(next(looks))}))
     task = prepare(toy("classification", *SHORT))
-    with pytest.raises(
-        UserError, match=r"nothing was learnt: in none of 2 looks .* or more pretrain.steps \(now 20\)"
-    ):
+    with pytest.raises(UserError, match=r"nothing was learnt: in none of 2 looks .* or more pretrain.steps \(now 20\)"):
         ensure_base(task)
     assert not (base_path(task) / "result.json").exists()
 
@@ -152,9 +150,7 @@ def test_ratings_that_no_parameter_can_hold_are_refused(toy, tmp_path):
     file = tmp_path / "ratings.jsonl"
     file.write_text("".join(json.dumps({"text": f"word{i % 5} a", "rating": (i % 4) * 1e38}) + "\n" for i in range(60)))
     task = prepare(toy("regression", *SHORT, f"data.source.path={file}"))
-    with pytest.raises(
-        UserError, match=r"holds [123]e\+38 in training row \d+, whose square is too large for .*1e\+18"
-    ):
+    with pytest.raises(UserError, match=r"holds [123]e\+38 in training row \d+, whose square is too large for .*1e\+18"):
         ensure_base(task)
     assert not base_path(task).exists()
     with pytest.raises(UserError, match=r"the fitted model holds a number that float32 cannot, in out.bias; expected smaller"):
