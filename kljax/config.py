@@ -294,7 +294,7 @@ class OptimizerConfig:
 
     learning_rate: AboveZero
     schedule: Literal["constant", "linear", "cosine"]  # after the warm-up, to 0 at the last step
-    warmup_steps: Natural
+    warmup_steps: Natural  # the k-th update has k/warmup_steps of the rate
     b1: Share
     b2: Share
     eps: AboveZero

@@ -136,7 +136,8 @@ def load_params(pretrained: Pretrained, kind: Kind, shapes: Params, shardings: P
     """The weights as a tree like `shapes`, each leaf in its dtype and placed by its sharding, tensor by tensor.
 
     Left out are the leaves of a head that the file has not (MaskedLm: dense, norm, bias; Classifier: dense, out). UserError
-    where any other tensor is missing, one is there that should not be, or a shape disagrees: nothing has been read by then.
+    where any other tensor is missing, one is there that should not be, or a shape disagrees: nothing has been read by then;
+    and where a number is not finite, or is not in that dtype.
     The host never holds more than one shard of one tensor and a few megabytes.
     """
     leaves, places = dict(_leaves(shapes)), dict(_leaves(shardings))
@@ -359,7 +360,8 @@ def _write(folder: Path, names: Names, kind: Kind, params: Params, dtype: np.dty
     def make(name: str) -> np.ndarray:
         arrays = [np.asarray(leaf) for _, leaf in sorted(parts[name], key=lambda part: part[0].third or 0)]
         array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
-        return np.ascontiguousarray((array.T if parts[name][0][0].transposed else array).astype(dtype, copy=False))
+        array = files.as_dtype(array, dtype, f"dtype: the model's '{name}'")
+        return np.ascontiguousarray(array.T if parts[name][0][0].transposed else array)
 
     files.write_weights(folder, {name: dtype.itemsize * sum(leaf.size for _, leaf in of) for name, of in parts.items()}, make)
 

@@ -67,8 +67,9 @@ class LowRank:
 
 
 def _read(tensor: Tensor, part: tuple[slice, ...]) -> np.ndarray:
+    what = f"'{tensor.name}' in '{tensor.file}'"
     with safe_open(tensor.file, "numpy") as opened:
-        return opened.get_slice(tensor.name)[part].astype(np.float32)
+        return as_dtype(_checked(opened.get_slice(tensor.name)[part], what), np.dtype(np.float32), what)
 
 
 def has_weights(folder: Path) -> bool:
@@ -211,7 +212,7 @@ def read_block(
 ) -> np.ndarray:
     """These ranges of the parameter, cast. The file is opened anew for each chunk: pages of it that were seen are let go.
 
-    What is `added` is so in float32, chunk by chunk.
+    What is `added` is so in float32, chunk by chunk. UserError where a number is not finite, or is not when it is cast.
     """
     block = np.empty([stop - start for start, stop in ranges], dtype)
     target, theirs = (block.T, ranges[::-1]) if transposed else (block, ranges)
@@ -226,8 +227,32 @@ def read_block(
         rows = slice(start, stop)
         with safe_open(tensor.file, "numpy") as opened:
             chunk = opened.get_slice(tensor.name)[(rows, *rest)]
-        target[start - first : stop - first] = chunk if added is None else chunk.astype(np.float32) + added.block(rows, *rest)
+        what = f"'{tensor.name}' in '{tensor.file}'"
+        chunk = _checked(chunk, what)
+        if added is not None:
+            what = f"the sum of {what} and the adapter's '{added.b.name}'·'{added.a.name}'"
+            chunk = as_dtype(chunk, np.dtype(np.float32), what) + added.block(rows, *rest)
+        target[start - first : stop - first] = as_dtype(chunk, dtype, what)
     return block
+
+
+def _checked(numbers: np.ndarray, what: str) -> np.ndarray:
+    if not (finite := np.isfinite(numbers)).all():
+        raise UserError(
+            f"{what} holds {numbers[~finite][0]}, expected finite numbers. Whatever wrote it had diverged, or the file is "
+            "damaged: get it again, or take an earlier checkpoint of that training."
+        )
+    return numbers
+
+
+def as_dtype(numbers: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
+    """The numbers in another type. UserError where it has no room for one of them: it would be infinite. `what` holds them."""
+    with np.errstate(over="ignore"):
+        cast = numbers.astype(dtype, copy=False)
+    if not (finite := np.isfinite(cast)).all():
+        expected = "smaller numbers" if dtype == np.float32 else "float32"
+        raise UserError(f"{what} holds {float(numbers[~finite][0]):g}, for which {dtype} is too small; expected {expected}.")
+    return cast
 
 
 @contextmanager

@@ -42,8 +42,9 @@ def save(
     tensors = {}
     for module, parts in pairs.items():
         a, b = _side_by_side(parts)
-        tensors[f"{PREFIX}{module}.lora_A.weight"] = np.ascontiguousarray(a.T.astype(dtype))
-        tensors[f"{PREFIX}{module}.lora_B.weight"] = np.ascontiguousarray(b.T.astype(dtype))
+        for name, matrix in (("lora_A", a), ("lora_B", b)):
+            key = f"{PREFIX}{module}.{name}.weight"
+            tensors[key] = np.ascontiguousarray(files.as_dtype(matrix.T, np.dtype(dtype), f"dtype: the adapters' '{key}'"))
     values = _to_json(names, adapter, pairs) | {"base_model_name_or_path": base, "revision": revision}
     with files.new_directory(out) as partial:
         (partial / CONFIG).write_text(json.dumps(values, indent=2) + "\n")

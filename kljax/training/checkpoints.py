@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from kljax.errors import UserError
-from kljax.training.state import params_hash
+from kljax.training.state import not_finite, params_hash
 from kljax.types import Params
 
 REFERENCE, BASE = "reference", "base"
@@ -87,7 +87,7 @@ def save_params(run: Path, params: Params, name: str = REFERENCE) -> None:
 
 
 def load_params(run: Path, shapes: Params, shardings: Params, name: str = REFERENCE) -> Params:
-    """What `save_params` wrote, laid out by `shardings`, in the types that it has on disk."""
+    """What `save_params` wrote, laid out by `shardings`, in the types that it has on disk. Refused where it is not finite."""
     folder = _folder(run, name)
     if not folder.exists():
         raise UserError(
@@ -96,7 +96,18 @@ def load_params(run: Path, shapes: Params, shardings: Params, name: str = REFERE
     there = _check_shapes(folder, shapes)
     shapes = jax.tree.map(lambda x, y: jax.ShapeDtypeStruct(x.shape, y.dtype), shapes, there)
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(folder, _laid_out(shapes, shardings))
+        params = checkpointer.restore(folder, _laid_out(shapes, shardings))
+    check_finite(folder, params, f"Remove {run} and make it anew, with a lower learning rate if the fit had diverged")
+    return params
+
+
+def check_finite(folder: Path, tree: Any, way_out: str) -> None:
+    """Refuse what was read from `folder` where it holds a number that is not finite, with the array's name."""
+    if (name := not_finite(tree)) is not None:
+        raise UserError(
+            f"{folder} holds a number that is not finite, in {name}: it was saved after its fit or run had diverged, which "
+            f"older versions of kljax did, or the file was changed. {way_out}."
+        )
 
 
 def save_frozen(run: Path, base: Params, reference: Params) -> str:

@@ -26,14 +26,15 @@ from kljax.data import tokenizers
 from kljax.data.labelled import count, take
 from kljax.errors import UserError
 from kljax.models import huggingface
-from kljax.training import objectives, run_directory
+from kljax.training import divergence, objectives, run_directory
 from kljax.training.checkpoints import Checkpoints, load_params, save_params
+from kljax.training.divergence import FitChecks, UpdateCheck
 from kljax.training.interrupt import Interrupted, StopRequest
 from kljax.training.mesh import batch_sharding, replicated
 from kljax.training.objective import Objective, Rows, in_units
 from kljax.training.objectives import kind_of, watched
 from kljax.training.progress import ProgressBar
-from kljax.training.state import Leaf, make_optimizer, opt_shardings
+from kljax.training.state import Leaf, finite, make_optimizer, opt_shardings
 from kljax.training.supervised_metrics import Figures
 from kljax.training.task import Task, base_identity, base_path
 from kljax.types import Params, struct
@@ -68,7 +69,7 @@ class Program:
     """The compiled parts of a fit."""
 
     init: Callable[[], FitState]
-    step: Callable[[Trained, Rows], tuple[Trained, dict[str, Array]]]
+    step: Callable[[Trained, Rows], tuple[Trained, dict[str, Array], UpdateCheck]]
     outputs: Callable[[Params, Rows], np.ndarray]
     shapes: FitState
     shardings: FitState
@@ -96,8 +97,9 @@ def ensure_base(task: Task) -> Path:
     else:
         params, steps = _start(task, objective), 0
     looked_at = {} if steps else {"held_out_rows": count(objective.held_out)}  # not all, of a language model
-    result = {"steps": steps} | looked_at | _result(objective, outputs, params)
+    result = {"steps": steps} | looked_at | _result(task, objective, outputs, params)
     params = in_units(params, *objective.units)
+    divergence.check_result(task, params)
     save_params(path, params)
     if kind != "decoder":
         _save(path / HUGGINGFACE, task, params, objective.labels)
@@ -160,55 +162,103 @@ def _start(task: Task, objective: Objective) -> Params:
 
 def _fit(task: Task, objective: Objective, program: Program, path: Path) -> tuple[Params, int]:
     """The best parameters, and how many steps were taken."""
-    config = task.config.pretrain
     checkpoints = Checkpoints(path)
-    state = program.init()
+    checks = FitChecks(task, path, checkpoints)
     if done := checkpoints.steps():
         state = checkpoints.restore(done[-1], program.shapes, program.shardings)
+        checks.restored(done[-1], _kept(state))
+    else:
+        state = _begin(task, objective, program)
     first = int(state.train.step)
     log = run_directory.MetricsLog(path, first)
-    sharding = batch_sharding(task.mesh)
     try:
-        with StopRequest() as stop, ProgressBar(f"base model {path.name}", first, config.steps) as bar:
-            shown, started = {}, time.perf_counter()
-            for step in range(first, config.steps):
-                if int(state.looks_since_best) >= config.patience:
-                    break
-                trained, metrics = program.step(state.train, jax.device_put(objective.batch(step), sharding))
-                state = replace(state, train=trained)
-                if (step + 1) % config.eval_every == 0 or step + 1 == config.steps:
-                    values = {name: float(value) for name, value in metrics.items()} | _look(objective, program, trained.params)
-                    state = _remember(state, values[f"fit/held_out_{watched(task, objective)}"], task)
-                    log.write(step, values | {"time/seconds": time.perf_counter() - started})
-                    shown = _shown(values, objective, watched(task, objective))
-                    checkpoints.save(step + 1, state)
-                bar.show(step + 1, shown)
-                if stop.asked:
-                    checkpoints.save(step + 1, state)
-                    raise Interrupted(
-                        f"Stopped while fitting the base model, saved at step {step + 1}. The same command goes on from there."
-                    )
+        with StopRequest() as stop, ProgressBar(f"base model {path.name}", first, task.config.pretrain.steps) as bar:
+            state = _take_steps(task, objective, program, state, checks, log, stop, bar)
+        checks.learnt(int(state.train.step), int(state.looks_since_best))
     finally:
         checkpoints.close()
         log.close()
     return state.best_params, int(state.train.step)
 
 
-def _look(objective: Objective, program: Program, params: Params) -> dict[str, float]:
-    """The held-out figures that are single numbers; matrices wait for the result."""
-    figures = objective.figures(program.outputs(params, objective.held_out), objective.held_out)
+def _take_steps(
+    task: Task,
+    objective: Objective,
+    program: Program,
+    state: FitState,
+    checks: FitChecks,
+    log: run_directory.MetricsLog,
+    stop: StopRequest,
+    bar: ProgressBar,
+) -> FitState:
+    config, sharding = task.config.pretrain, batch_sharding(task.mesh)
+    shown, started, unchecked = {}, time.perf_counter(), []
+    for step in range(int(state.train.step), config.steps):
+        if int(state.looks_since_best) >= config.patience:
+            break
+        trained, metrics, check = program.step(state.train, jax.device_put(objective.batch(step), sharding))
+        state = replace(state, train=trained)
+        unchecked.append((step + 1, check))
+        look, stopping = (step + 1) % config.eval_every == 0 or step + 1 == config.steps, stop.asked
+        while len(unchecked) > (0 if look or stopping else 1):  # one late: the device never waits for the host
+            checks.update(*unchecked.pop(0))
+        if look:
+            values = {name: float(value) for name, value in metrics.items()}
+            values |= _look(objective, program, trained.params, partial(checks.held_out, step + 1))
+            state = _remember(state, values[f"fit/held_out_{watched(task, objective)}"], task)
+            log.write(step, values | {"time/seconds": time.perf_counter() - started})
+            shown = _shown(values, objective, watched(task, objective))
+        if look or stopping:
+            checks.state(step + 1, _kept(state))
+            checks.checkpoints.save(step + 1, state)
+        bar.show(step + 1, shown)
+        if stopping:
+            raise Interrupted(
+                f"Stopped while fitting the base model, saved at step {step + 1}. The same command goes on from there."
+            )
+    return state
+
+
+def _kept(state: FitState) -> tuple[Trained, Params]:
+    """All of a state that has to be finite: the best figure is infinite in states of older versions before the first look."""
+    return state.train, state.best_params
+
+
+def _begin(task: Task, objective: Objective, program: Program) -> FitState:
+    """The state before the first update, whose parameters are the best so far."""
+    state, name = program.init(), watched(task, objective)
+    values = _look(objective, program, state.best_params, partial(divergence.check_as_it_is, task, part="held-out"))
+    figure = values[f"fit/held_out_{name}"]
+    if not math.isfinite(figure):
+        raise UserError(
+            f"pretrain.watch: {name} is not defined for the held-out rows ({figure}), and no best parameters would be found; "
+            "expected other held-out rows (data.held_out_fraction), or another figure."
+        )
+    return replace(state, best=jax.device_put(_signed(figure, task), replicated(task.mesh)))
+
+
+def _look(objective: Objective, program: Program, params: Params, check: Callable[[np.ndarray], None]) -> dict[str, float]:
+    """The held-out figures that are single numbers, of outputs that passed the check; matrices wait for the result."""
+    outputs = program.outputs(params, objective.held_out)
+    check(outputs)
+    figures = objective.figures(outputs, objective.held_out)
     return {f"fit/held_out_{name}": value for name, value in figures.items() if not isinstance(value, list)}
 
 
 def _remember(state: FitState, figure: float, task: Task) -> FitState:
     """Keep the parameters if they are the best so far."""
-    signed = np.float32(figure if task.config.pretrain.watch in LOWER_IS_BETTER else -figure)
+    signed = _signed(figure, task)
     if signed < np.asarray(state.best):
         whole = replicated(task.mesh)
         best_params = jax.tree.map(jnp.copy, state.train.params)
         best, looks = jax.device_put((signed, np.int32(0)), whole)
         return replace(state, best_params=best_params, best=best, looks_since_best=looks)
     return replace(state, looks_since_best=state.looks_since_best + 1)
+
+
+def _signed(figure: float, task: Task) -> np.float32:
+    """The watched figure, negative where higher is better."""
+    return np.float32(figure if task.config.pretrain.watch in LOWER_IS_BETTER else -figure)
 
 
 def _shown(values: dict[str, float], objective: Objective, watched: str) -> dict[str, float]:
@@ -229,7 +279,7 @@ def _compile(task: Task, objective: Objective, outputs: Callable[[Params, Rows],
     number = jax.ShapeDtypeStruct((), jnp.float32)
     counter = jax.ShapeDtypeStruct((), jnp.int32)
 
-    @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
+    @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None, None))
     def step(state: Trained, batch: Any):
         key = jax.random.fold_in(state.key, state.step)
 
@@ -239,7 +289,9 @@ def _compile(task: Task, objective: Objective, outputs: Callable[[Params, Rows],
         value, gradients = jax.value_and_grad(loss)(state.params)
         changes, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         new = replace(state, params=optax.apply_updates(state.params, changes), opt_state=opt_state, step=state.step + 1)
-        return new, {f"fit/train_{objective.loss_name}": value, "fit/grad_norm": optax.tree.norm(gradients)}
+        norm = optax.tree.norm(gradients)
+        check = UpdateCheck(value, norm, finite((new.params, new.opt_state)))
+        return new, {f"fit/train_{objective.loss_name}": value, "fit/grad_norm": norm}, check
 
     def init() -> FitState:
         params = _start(task, objective)
@@ -275,14 +327,16 @@ def _compile_outputs(task: Task, objective: Objective) -> Callable[[Params, Rows
     return over_rows
 
 
-def _result(objective: Objective, outputs: Callable[[Params, Rows], np.ndarray], params: Params) -> Figures:
+def _result(task: Task, objective: Objective, outputs: Callable[[Params, Rows], np.ndarray], params: Params) -> Figures:
     """Figures of the parameters that were kept: held_out_… and test/…; one that is not defined is null."""
     held_out = outputs(params, objective.held_out)
+    divergence.check_as_it_is(task, held_out, "held-out")
     figures = {f"held_out_{name}": value for name, value in objective.figures(held_out, objective.held_out).items()}
     figures |= objective.summary(held_out)
     if objective.test is not None:
-        of_test = objective.figures(outputs(params, objective.test), objective.test)
-        figures |= {f"test/{name}": value for name, value in of_test.items()}
+        of_test = outputs(params, objective.test)
+        divergence.check_as_it_is(task, of_test, "test")
+        figures |= {f"test/{name}": value for name, value in objective.figures(of_test, objective.test).items()}
     if objective.labels:
         figures["labels"] = list(objective.labels)
     return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in figures.items()}

@@ -13,7 +13,7 @@ from kljax.training import run_directory
 from kljax.training.adaptation import cast
 from kljax.training.checkpoints import load_params
 from kljax.training.run_models import LATEST, restore_models, run_and_step
-from kljax.training.task import Task
+from kljax.training.task import Task, base_path
 from kljax.types import Params
 
 FIELD = "reference.path"
@@ -33,9 +33,15 @@ def first_reference(task: Task, base: Params) -> Params:
 
 
 def check_reference(task: Task) -> None:
-    """Refuse a reference that does not go with the policy, before anything is fitted or compiled."""
+    """Refuse a reference that does not go with the policy, before anything is fitted or compiled.
+
+    Where the base model is still to be fitted its weights are read, too, and dropped: that they hold NaN is not to be said
+    after hours. Where it is there already they are read soon enough.
+    """
     if task.config.reference.path is not None:
         _look(task, task.config.reference.path)
+        if not (base_path(task) / "result.json").exists():
+            _load(task, task.config.reference.path)
 
 
 def _look(task: Task, path: str) -> tuple[Path, int | Literal["latest"]] | huggingface.Pretrained:

@@ -12,7 +12,7 @@ from kljax.errors import UserError
 from kljax.models import huggingface
 from kljax.training import run_directory
 from kljax.training.adaptation import Adaptation, adaptation, moving_shapes
-from kljax.training.checkpoints import Checkpoints, load_frozen
+from kljax.training.checkpoints import Checkpoints, check_finite, load_frozen
 from kljax.training.regularisation import make_controller
 from kljax.training.state import Architecture, TrainState, decoder_architecture, rl_optimizer, state_shapes, state_shardings
 from kljax.types import Params
@@ -104,6 +104,9 @@ def restore_models(path: Path, step: int | Literal["latest"], mesh: Mesh) -> Res
     try:
         chosen = _choose(checkpoints.steps(), step, path)
         state = _restore_state(config, checkpoints, chosen, adapted, frozen_hash)
+        others = ", ".join(str(other) for other in checkpoints.steps() if other < chosen)
+        way_out = f"Choose an earlier step ({others})" if others else "Restore the file, or run it anew (name=…)"
+        check_finite(path / "checkpoints" / str(chosen), (state.params, state.reference), way_out)
     finally:
         checkpoints.close()
     if state.reference is not None:

@@ -12,8 +12,8 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jax.tree_util import tree_leaves_with_path, tree_map_with_path
-from jaxtyping import Array, Key
+from jax.tree_util import keystr, tree_leaves_with_path, tree_map_with_path
+from jaxtyping import Array, Bool, Key
 
 from kljax.config import Config, DecoderConfig, OptimizerConfig
 from kljax.kl.controllers import Controller, ControllerState
@@ -99,17 +99,17 @@ def _at(params: Params, path: tuple[Any, ...]) -> Any:
 
 
 def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """The learning rate of each of `steps` updates, counted from 0.
+    """The rate of each of `steps` updates, by the number of those before it (0, 1, …).
 
-    It grows from peak/warmup_steps at the first update to the peak at the last one of the warm-up, so that each update moves.
+    Warm-up: rate/warmup_steps at the first update, the rate at the warmup_steps-th. The schedule begins after it, at the rate.
     """
-    peak, warmup = config.learning_rate, config.warmup_steps
+    rate, warmup = config.learning_rate, config.warmup_steps
     main = {
-        "constant": optax.constant_schedule(peak),
-        "linear": optax.linear_schedule(peak, 0.0, steps - warmup),
-        "cosine": optax.cosine_decay_schedule(peak, steps - warmup),
+        "constant": optax.constant_schedule(rate),
+        "linear": optax.linear_schedule(rate, 0.0, steps - warmup),
+        "cosine": optax.cosine_decay_schedule(rate, steps - warmup),
     }[config.schedule]
-    return optax.join_schedules([lambda count: peak * (count + 1) / warmup, main], [warmup]) if warmup else main
+    return optax.join_schedules([lambda count: rate * (count + 1) / warmup, main], [warmup]) if warmup else main
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
@@ -182,15 +182,26 @@ def opt_shardings(shapes: Any, optimizer: optax.GradientTransformation, params: 
     return optax.tree.map_params(optimizer, lambda _, sharding: sharding, shapes, params, transform_non_params=lambda _: whole)
 
 
+def finite(tree: Any) -> Bool[Array, ""]:
+    """Whether every floating-point number of the tree is finite; keys and whole numbers are not looked at. To be traced."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all() if leaves else jnp.ones((), bool)
+
+
+_finite = jax.jit(finite)
+
+
 def all_finite(tree: Any) -> bool:
-    """Whether no number of the tree is NaN or infinite."""
-    floating = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    return bool(_all_finite(floating))
+    """The same, asked by the host: one small compiled program, run where the arrays lie, and one wait for it."""
+    return bool(_finite(tree))
 
 
-@jax.jit
-def _all_finite(leaves: list[Array]) -> Array:
-    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]))
+def not_finite(tree: Any) -> str | None:
+    """The first array, by its place in the tree, that holds a number which is not finite; None where there is none."""
+    if all_finite(tree):
+        return None
+    paths = (path for path, leaf in tree_leaves_with_path(tree) if not all_finite(leaf))
+    return keystr(next(paths), simple=True, separator=".")
 
 
 def params_hash(params: Params) -> str:

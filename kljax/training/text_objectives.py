@@ -21,6 +21,7 @@ from kljax.training.state import Architecture, architecture
 from kljax.training.supervised_metrics import Figures
 from kljax.training.task import Task
 
+LARGEST = 1e18  # of a rating: its square is a float32
 PARTNERS, HELD_OUT_PARTNERS = 2, 3  # streams of random numbers beside that of the augmentation
 
 
@@ -64,7 +65,17 @@ def regression(task: Task) -> Objective:
     assert isinstance(config.objective, Regression)
     _check_as_it_is(task, "regression")
     column = config.objective.label
-    known = labelled.ratings(task.splits.train, column, "training")
+
+    def ratings(rows: datasets.Dataset, part: str) -> Float[np.ndarray, "rows"]:
+        known = labelled.ratings(rows, column, part)
+        if (large := np.flatnonzero(np.abs(known) > LARGEST)).size:
+            raise UserError(
+                f"pretrain.objective.label: '{column}' holds {known[large[0]]:g} in {part} row {large[0]}, whose square is too "
+                f"large for float32; expected numbers up to {LARGEST:g}, such as the same ones divided by a number."
+            )
+        return known
+
+    known = ratings(task.splits.train, "training")
     mean, deviation = (float(known.mean()), float(known.std())) if config.steps else (0.0, 1.0)
     if deviation == 0:
         raise UserError(
@@ -72,7 +83,7 @@ def regression(task: Task) -> Objective:
         )
 
     def rows_of(rows: datasets.Dataset, part: str) -> Labelled:
-        standard = (labelled.ratings(rows, column, part) - mean) / deviation
+        standard = (ratings(rows, part) - mean) / deviation
         return Labelled(_whole(task, rows), standard.astype(np.float32))
 
     def score(model: Any, rows: Any, key: Any = None) -> Array:

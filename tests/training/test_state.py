@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from kljax.kl import controllers
-from kljax.training.state import initial_state, make_optimizer, state_shapes, state_shardings
+from kljax.training.state import initial_state, learning_rate, make_optimizer, state_shapes, state_shardings
 from kljax.training.task import prepare
 
 
-def learning_rates(config, steps):
+def update_sizes(config, steps):
     """The size of each step for a constant gradient: Adam's is the learning rate, up to the sign."""
     optimizer = make_optimizer(config, steps)
     params = {"w": jnp.ones(3)}
@@ -29,12 +29,18 @@ def learning_rates(config, steps):
         ("cosine", lambda t: 0.5 * (1 + np.cos(np.pi * t))),
     ],
 )
-def test_the_learning_rate_warms_up_and_then_follows_its_schedule(tiny, schedule, after):
-    warmup, steps = 4, 20
+@pytest.mark.parametrize("warmup", [0, 1, 4])
+def test_the_learning_rate_warms_up_and_then_follows_its_schedule(tiny, schedule, after, warmup):
+    """No update is lost: the first has rate/warmup, the warmup-th the whole rate."""
+    steps = 20
     overrides = [f"optimizer.schedule={schedule}", f"optimizer.warmup_steps={warmup}", f"steps={steps}"]
     config = tiny(*overrides).optimizer
-    expected = np.concatenate([np.arange(warmup) / warmup, after(np.arange(steps - warmup) / (steps - warmup))])
-    np.testing.assert_allclose(learning_rates(config, steps), config.learning_rate * expected, rtol=1e-4, atol=1e-9)
+    shares = np.concatenate([(np.arange(warmup) + 1) / max(warmup, 1), after(np.arange(steps - warmup) / (steps - warmup))])
+    rate = learning_rate(config, steps)
+    stated = np.array([rate(count) for count in range(steps)])
+    np.testing.assert_allclose(stated, config.learning_rate * shares, rtol=1e-5)
+    np.testing.assert_allclose(update_sizes(config, steps), stated, rtol=1e-4)
+    assert stated.min() > 0
 
 
 def test_weight_decay_is_decoupled_and_spares_vectors(tiny):
