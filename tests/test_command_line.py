@@ -1,5 +1,6 @@
 """From a command line to a run, or to one sentence and exit code 2."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -178,6 +179,15 @@ def test_a_reward_of_ones_own_is_added_beside_the_chosen_one():
 def test_several_rewards_are_chosen_and_one_reweighted():
     config = compose(["reward=[sentiment,length]", "reward.length.weight=-0.1"], Config)
     assert {name: term.weight for name, term in config.reward.items()} == {"sentiment": 1.0, "length": -0.1}
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """Hydra sets up the root logger, to a stream that is closed when the test has ended."""
+    handlers, level = list(logging.root.handlers), logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
 
 
 @pytest.fixture

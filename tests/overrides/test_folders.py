@@ -1,5 +1,6 @@
 """Configs of the user's own: found in `configs` of the current folder wherever kljax's are, and never in their place."""
 
+import logging
 import sys
 
 import pytest
@@ -13,6 +14,15 @@ from kljax.overrides.folders import CONFIGS, options, own_folder
 
 EXPERIMENT = "# @package _global_\nname: {name}\nsteps: 7\n"
 REWARD = "{name}: {{kind: python, function: my.f, weight: 1.0, arguments: {{}}}}\n"
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was():
+    """Hydra sets up the root logger, to a stream that is closed when the test has ended."""
+    handlers, level = list(logging.root.handlers), logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
 
 
 @pytest.fixture
