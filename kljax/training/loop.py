@@ -69,6 +69,7 @@ def train(config: Config) -> Path:
     chosen = {"keep_activations": trainer.parts.keep_activations}
     if other := run_directory.other_circumstances(path, chosen):
         say(f"Other circumstances than at the last launch: {other}. The same steps may differ in their last digits.")
+    run_directory.check_owner(path, run_directory.identity(config))  # again: a command beside this one may have been faster
     run_directory.create(path, {**run_directory.identity(config), "run": run_directory.to_dict(config)["run"]}, chosen)
     run_data.record(path, parts, whole=("held_out", "prompts") if config.run.oracle_every else ("held_out",))
     task.tokenizer.save_pretrained(str(path / "tokenizer"))
