@@ -14,7 +14,7 @@ assert not {"jax", "flax", "transformers", "datasets", "ctypes"} & sys.modules.k
 TRAINING = """
 import sys
 import kljax.analysis.tables, kljax.command_line, kljax.training.loop
-assert not {"tensorboard", "grpc", "torch", "tensorflow"} & sys.modules.keys()
+assert not {"tensorboard", "grpc", "tensorflow"} & sys.modules.keys()
 """
 
 
