@@ -16,6 +16,7 @@ from kljax.benchmark import accelerator, machine, tables
 from kljax.command_line import CONFIGS, compose, reporting_mistakes
 from kljax.config import Config
 from kljax.errors import UserError
+from kljax.json_text import json_text
 from kljax.training.resources import divide_cpu
 
 PREFIX = "benchmark_"
@@ -34,7 +35,7 @@ def main() -> None:
     if arguments.table is not None:
         if not arguments.table.is_file():
             raise UserError(f"--table: {arguments.table} is no file, expected one that --out has written.")
-        found = [json.loads(line) for line in arguments.table.read_text().splitlines()]
+        found = [json.loads(line) for line in arguments.table.read_bytes().splitlines()]
     else:
         config = compose([f"experiment=benchmark_{arguments.size}", *arguments.overrides], Config)
         divide_cpu(config)
@@ -44,8 +45,8 @@ def main() -> None:
         ]
         if arguments.out is not None:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            with arguments.out.open("a") as lines:
-                lines.write(json.dumps(found[0]) + "\n")
+            with arguments.out.open("a", encoding="utf-8") as lines:
+                lines.write(json_text(found[0]) + "\n")
     if found:
         tables.show(tables.measured_on(found[0]["environment"]), [accelerator.table(found)])
 

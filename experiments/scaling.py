@@ -22,6 +22,7 @@ from kljax.benchmark.tables import Rows, measured_on, show
 from kljax.command_line import compose, reporting_mistakes
 from kljax.config import Config
 from kljax.errors import UserError
+from kljax.json_text import json_text
 from kljax.training.progress import console
 from kljax.training.resources import chosen_devices
 from kljax.training.run_directory import write_atomically
@@ -97,8 +98,8 @@ def config(overrides: scaling.Overrides) -> Config:
 def add_to_json(file: Path, name: str, found: dict[str, Any]) -> None:
     """Replace one series in the file, and keep the others."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    before = json.loads(file.read_text()) if file.exists() else {}
-    write_atomically(file, json.dumps(before | {name: found}, indent=1, ensure_ascii=False) + "\n")
+    before = json.loads(file.read_bytes()) if file.exists() else {}
+    write_atomically(file, json_text(before | {name: found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

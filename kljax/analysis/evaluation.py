@@ -4,7 +4,6 @@ Reverse KL(pi‖rho) is taken in states that pi visits, forward KL(rho‖pi) in 
 between the two distributions over sequences, by the chain rule.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from jaxtyping import Float
 
 from kljax.config import Config, EvaluationConfig
 from kljax.data.tokenizers import completion_texts
+from kljax.json_text import json_text
 from kljax.kl.sequences import masked_sum
 from kljax.models.sampling import sample
 from kljax.models.scoring import score
@@ -110,7 +110,7 @@ def save(evaluation: Evaluation, path: Path) -> Path:
     """Write it into the run directory: evaluation/step_<step>.json."""
     file = path / "evaluation" / f"step_{evaluation.step:06d}.json"
     file.parent.mkdir(exist_ok=True)
-    write_atomically(file, json.dumps(asdict(evaluation), indent=2, ensure_ascii=False) + "\n")
+    write_atomically(file, json_text(asdict(evaluation), indent=2) + "\n")
     return file
 
 

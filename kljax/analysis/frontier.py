@@ -11,6 +11,7 @@ import matplotlib
 import numpy as np
 
 from kljax.errors import UserError
+from kljax.json_text import key_text
 from kljax.training.run_directory import CONFIG, read_config
 
 matplotlib.use("Agg")  # files only: no display needed
@@ -64,7 +65,7 @@ def points(runs: Sequence[Path]) -> tuple[list[Point], list[Path]]:
             unfinished.append(run)
             continue
         alike = {key: value for key, value in config.items() if key not in ("seed", "run")}
-        groups.setdefault(json.dumps(alike, sort_keys=True), []).append((config, evaluation))
+        groups.setdefault(key_text(alike), []).append((config, evaluation))
     if not groups:
         raise UserError(f"{runs[0]}: not finished, as all {len(runs)} runs here; expected at least one run with an evaluation.")
     found = [_point(group) for group in groups.values()]
@@ -74,7 +75,7 @@ def points(runs: Sequence[Path]) -> tuple[list[Point], list[Path]]:
 def last_evaluation(run: Path) -> dict[str, Any] | None:
     """What experiments/train.py or analyze.py wrote of the run's last step; None where there is nothing yet."""
     files = sorted((run / "evaluation").glob("step_*.json"))
-    return json.loads(files[-1].read_text()) if files else None
+    return json.loads(files[-1].read_bytes()) if files else None
 
 
 def _point(group: list[tuple[dict[str, Any], dict[str, Any]]]) -> Point:

@@ -16,6 +16,7 @@ from typing import Any
 
 from kljax.benchmark.timing import WARM, Subject, Timed, sizes_of, timed_step
 from kljax.errors import UserError
+from kljax.json_text import json_text
 from kljax.training.progress import console
 from kljax.training.task import Task
 
@@ -90,8 +91,8 @@ def as_peer(it: Subject, steps: int) -> None:
         "new_tokens": it.sizes.new_tokens,
         "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
-    print("step_s", json.dumps([round(x, 6) for x in seconds]))
-    print(json.dumps(figures), flush=True)
+    print("step_s", json_text([round(x, 6) for x in seconds]))
+    print(json_text(figures), flush=True)
 
 
 def with_each_malloc(contestants: Sequence[Contestant]) -> list[Contestant]:

@@ -1,6 +1,5 @@
 """What was measured, as JSON and as tables on the terminal."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +13,7 @@ from kljax.benchmark.tables import Rows
 from kljax.benchmark.timing import Loop, Measurement, Subject, Timed
 from kljax.benchmark.work import Work, step_work
 from kljax.config import to_dict
+from kljax.json_text import json_text
 from kljax.training.run_directory import write_atomically
 
 Figures = dict[str, Any]
@@ -82,7 +82,7 @@ def write_json(found: Figures, folder: Path) -> Path:
     """<folder>/<size>.json."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{found['size']}.json"
-    write_atomically(file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(file, json_text(found, indent=1) + "\n")
     return file
 
 

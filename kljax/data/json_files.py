@@ -15,6 +15,7 @@ import datasets
 from kljax.config import TextSource
 from kljax.data.plain_files import Say, encoding_of, lines_of
 from kljax.errors import UserError
+from kljax.json_text import cell_text, shown
 
 PLAIN = {str: "string", bool: "bool", int: "int64", float: "float64"}
 """Types of values that a column holds as they are, where all of its values are of one."""
@@ -34,7 +35,7 @@ def load_json(files: Sequence[Path], source: TextSource, field: str, say: Say) -
         types = {type(value) for value in values if value is not None}
         plain = PLAIN.get(next(iter(types))) if len(types) == 1 else None
         features[name] = datasets.Json() if plain is None else datasets.Value(plain)
-        columns[name] = values if plain else [None if value is None else json.dumps(value) for value in values]
+        columns[name] = values if plain else [None if value is None else cell_text(value) for value in values]
     return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
@@ -68,7 +69,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _object(row: Any, place: str, file: Path, field: str) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise UserError(f"{field}: {place} of '{file}' is {json.dumps(row)[:60]}, expected an object of columns.")
+        raise UserError(f"{field}: {place} of '{file}' is {shown(row)[:60]}, expected an object of columns.")
     return row
 
 
@@ -79,7 +80,5 @@ def _check_numbers(value: Any, where: str) -> None:
     if isinstance(value, list | dict):
         for one in value.values() if isinstance(value, dict) else value:
             if isinstance(one, float) and not math.isfinite(one):
-                raise UserError(
-                    f"data.source.path: {where} {one} in {json.dumps(value)[:60]}, expected finite numbers or null."
-                )
+                raise UserError(f"data.source.path: {where} {one} in {shown(value)[:60]}, expected finite numbers or null.")
             _check_numbers(one, where)

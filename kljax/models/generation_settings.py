@@ -12,6 +12,7 @@ from typing import Any
 
 from kljax.config import RolloutConfig
 from kljax.errors import UserError, did_you_mean
+from kljax.json_text import shown
 from kljax.types import Tokenizer
 
 FILES = FILE, OLDER = "generation_config.json", "config.json"
@@ -166,8 +167,7 @@ def _ids(value: Any, vocab_size: int, where: str) -> tuple[int, ...]:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=True)  # a terminal can show it whatever it is
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    return shown(value, LONGEST)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@
 and shapes are checked from the files' headers before any weight is read. Only safetensors are read, never pickles.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from jax.tree_util import tree_leaves_with_path
 
 from kljax.config import DecoderConfig, EncoderConfig, HuggingFaceModel, RolloutConfig
 from kljax.errors import UserError
+from kljax.json_text import strict_json_text
 from kljax.models import generation_settings
 from kljax.models import huggingface_configs as configs
 from kljax.models import huggingface_files as files
@@ -200,9 +200,10 @@ def save(
             values["pad_token_id"] = None  # transformers would read the score before the end token, where it was not fitted
         values |= configs.head_json(params["out"]["kernel"].shape[-1], labels)
     with files.new_directory(out) as partial:
-        (partial / "config.json").write_text(json.dumps(values, indent=2) + "\n")
+        (partial / "config.json").write_text(strict_json_text(values, f"{out}/config.json", indent=2) + "\n", "utf-8")
         if generation:
-            (partial / generation_settings.FILE).write_text(json.dumps(generation, indent=2) + "\n")
+            text = strict_json_text(generation, f"{out}/{generation_settings.FILE}", indent=2)
+            (partial / generation_settings.FILE).write_text(text + "\n", "utf-8")
         tokenizer.save_pretrained(str(partial))
         _write(partial, NAMES[model_type], kind, params, np.dtype(dtype))
 

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from kljax.errors import UserError
+from kljax.json_text import json_text
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -297,4 +298,4 @@ def write_weights(folder: Path, sizes: Mapping[str, int], make: Callable[[str], 
         shutil.copymode(folder / "config.json", folder / file)  # safetensors lets the owner alone read it
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        (folder / INDEX).write_text(json_text(index, indent=2) + "\n", "utf-8")

@@ -10,6 +10,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from kljax import json_text
 from kljax.errors import UserError, did_you_mean
 from kljax.models import generation_settings
 from kljax.models import huggingface_rope as rope
@@ -192,5 +193,4 @@ def _same(value: Any, default: Any) -> bool:
 
 def shown(value: Any) -> str:
     """A value as it stands in the file, cut where it is long."""
-    text = json.dumps(value, ensure_ascii=True, default=str)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    return json_text.shown(value, LONGEST)

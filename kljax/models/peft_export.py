@@ -1,6 +1,5 @@
 """LoRA adapters of a decoder, written as PEFT reads them: adapter_config.json, adapter_model.safetensors, the tokenizer."""
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from jax.tree_util import tree_leaves_with_path
 from safetensors.numpy import save_file
 
 from kljax.config import DecoderConfig, LoraAdapter
+from kljax.json_text import strict_json_text
 from kljax.models import huggingface_configs as configs
 from kljax.models import huggingface_files as files
 from kljax.models.huggingface_names import NAMES, Conv1d, Names, find_source
@@ -47,7 +47,7 @@ def save(
             tensors[key] = np.ascontiguousarray(files.as_dtype(matrix.T, np.dtype(dtype), f"dtype: the adapters' '{key}'"))
     values = _to_json(names, adapter, pairs) | {"base_model_name_or_path": base, "revision": revision}
     with files.new_directory(out) as partial:
-        (partial / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
+        (partial / CONFIG).write_text(strict_json_text(values, f"{out}/{CONFIG}", indent=2) + "\n", "utf-8")
         tokenizer.save_pretrained(str(partial))
         save_file(tensors, str(partial / WEIGHTS), metadata={"format": "pt"})
         shutil.copymode(partial / CONFIG, partial / WEIGHTS)  # safetensors lets the owner alone read it

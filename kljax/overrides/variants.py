@@ -1,7 +1,6 @@
 """The folder that a run is written to: named by its command line, and by its config where that is not enough."""
 
 import hashlib
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from kljax.config import Config
 from kljax.errors import UserError
+from kljax.json_text import key_text
 from kljax.mistakes import leaf_keys
 from kljax.training import run_directory
 from kljax.validation import without_defaults
@@ -123,7 +123,7 @@ def _clashing(jobs: Sequence[Job]) -> set[Path]:
 
 
 def _hashed(job: Job) -> Config:
-    digest = hashlib.sha256(json.dumps(_identity(run_directory.identity(job.config)), sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(key_text(_identity(run_directory.identity(job.config))).encode()).hexdigest()
     return replace(job.config, run=replace(job.config.run, variant=f"{job.config.run.variant}-{digest[:6]}"))
 
 

@@ -25,6 +25,7 @@ from jaxtyping import Array
 from kljax.data import tokenizers
 from kljax.data.labelled import count, take
 from kljax.errors import UserError
+from kljax.json_text import json_text
 from kljax.models import huggingface
 from kljax.training import divergence, objectives, run_directory
 from kljax.training.checkpoints import Checkpoints, load_params, save_params
@@ -103,13 +104,13 @@ def ensure_base(task: Task) -> Path:
     save_params(path, params)
     if kind != "decoder":
         _save(path / HUGGINGFACE, task, params, objective.labels)
-    run_directory.write_atomically(path / RESULT, json.dumps(result, indent=2) + "\n")
+    run_directory.write_atomically(path / RESULT, json_text(result, indent=2) + "\n")
     return path
 
 
 def read_result(path: Path) -> dict[str, Any]:
     """The figures of a fitted model, held out and on the test rows."""
-    return json.loads((path / RESULT).read_text())
+    return json.loads((path / RESULT).read_bytes())
 
 
 def check_export(task: Task) -> None:

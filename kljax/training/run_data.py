@@ -18,6 +18,7 @@ from jaxtyping import UInt64
 
 from kljax.data.batches import PromptRows
 from kljax.errors import UserError
+from kljax.json_text import json_text, key_text
 from kljax.training.run_directory import write_atomically
 
 RECORD, FOLDER = "data.json", "data"
@@ -45,7 +46,7 @@ def record(path: Path, parts: Mapping[str, PromptRows], whole: tuple[str, ...]) 
     features = next(iter(parts.values())).rows.features
     about = {name: _summary(parts[name], digests) for name, digests in found.items()}
     about["columns"] = {name: str(kind) for name, kind in features.items()}
-    write_atomically(path / RECORD, json.dumps(about, indent=2) + "\n")
+    write_atomically(path / RECORD, json_text(about, indent=2) + "\n")
 
 
 def check(path: Path, parts: Mapping[str, PromptRows]) -> None:
@@ -64,7 +65,7 @@ def read(path: Path, name: str) -> PromptRows | None:
         with np.load(folder / f"{name}.npz") as arrays:
             tokens, mask = arrays["tokens"], arrays["mask"]
         rows = datasets.Dataset.from_parquet(str(folder / f"{name}.parquet"), keep_in_memory=True)
-        spoken = json.loads((folder / f"{name}.json").read_text())
+        spoken = json.loads((folder / f"{name}.json").read_bytes())
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"run: cannot read the prompts in {folder}: {error}") from None
     return PromptRows(tokens, mask, rows, spoken["conversations"], spoken["targets"])  # pyright: ignore
@@ -74,7 +75,7 @@ def _write(folder: Path, name: str, prompts: PromptRows) -> None:
     datasets.disable_progress_bars()
     prompts.rows.to_parquet(str(folder / f"{name}.parquet"))
     spoken = {"conversations": prompts.conversations, "targets": prompts.targets}
-    write_atomically(folder / f"{name}.json", json.dumps(spoken, ensure_ascii=False) + "\n")
+    write_atomically(folder / f"{name}.json", json_text(spoken) + "\n")
     np.savez_compressed(folder / f"{name}.npz", tokens=prompts.tokens, mask=prompts.mask)  # last: what `read` looks for
 
 
@@ -95,7 +96,7 @@ def _columns(rows: datasets.Dataset) -> Iterator[bytes]:
     for some in rows.with_format("arrow").iter(AT_ONCE):  # as they are stored: an image by its bytes, not as an object
         table: Any = some
         for row in table.to_pylist():
-            yield json.dumps(row, default=repr, sort_keys=True).encode()
+            yield key_text(row, default=repr).encode()
 
 
 def _digest(text: bytes) -> int:

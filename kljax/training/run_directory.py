@@ -14,14 +14,14 @@ from typing import Any
 
 import jax
 import yaml
-from tensorboardX import SummaryWriter
-from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore
 
 from kljax.config import Config, DecoderConfig, to_dict
 from kljax.data import tokenizers
 from kljax.errors import UserError
+from kljax.json_text import json_text
 from kljax.models import generation_settings
 from kljax.models.generation_settings import GenerationSettings
+from kljax.training.board import Board
 from kljax.types import Tokenizer
 from kljax.validation import validate, without_defaults
 
@@ -54,7 +54,7 @@ def check_owner(path: Path, identity: Mapping[str, Any]) -> None:
             f"run.root: {path} exists and is not a run directory (it has no {CONFIG}); choose another name=… or run.root=…."
         )
     both = ({k: v for k, v in config.items() if k != "run"} for config in (read_config(path), identity))
-    there, here = (_flatten(without_defaults(config)) for config in both)
+    there, here = (flat(without_defaults(config)) for config in both)
     for field in [*here, *there]:
         found, value = (_spelled(values[field]) if field in values else "nothing" for values in (there, here))
         if found != value:
@@ -62,6 +62,14 @@ def check_owner(path: Path, identity: Mapping[str, Any]) -> None:
                 f"{path} belongs to another config: {field} is {found} there, {value} here. "
                 "Choose another name=…, or give that value to resume the run."
             )
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names, as on the command line."""
+    found = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {prefix + key: value}
+    return found
 
 
 def _spelled(value: Any) -> str:
@@ -86,11 +94,11 @@ def create(path: Path, config: Mapping[str, Any], chosen: Mapping[str, Any] | No
         write_atomically(path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
     file = path / ENVIRONMENT
     try:
-        launches = list(json.loads(file.read_text())["launches"]) if file.exists() else []
+        launches = list(json.loads(file.read_bytes())["launches"]) if file.exists() else []
     except (ValueError, KeyError, TypeError):  # broken by hand: it records, nothing depends on it
         launches = []
     launches.append(environment() | {"chosen": dict(chosen or {})})
-    write_atomically(file, json.dumps({"launches": launches}, indent=2) + "\n")
+    write_atomically(file, json_text({"launches": launches}, indent=2) + "\n")
 
 
 def numerics() -> dict[str, Any]:
@@ -101,7 +109,7 @@ def numerics() -> dict[str, Any]:
 def check_numerics(path: Path) -> None:
     """Refuse to go on with a run under other settings of JAX than it was begun with. Writes nothing."""
     try:
-        began = json.loads((path / ENVIRONMENT).read_text())["launches"][0]["numerics"]
+        began = json.loads((path / ENVIRONMENT).read_bytes())["launches"][0]["numerics"]
     except (OSError, ValueError, KeyError, TypeError, IndexError):  # not there, broken by hand, or of an older run
         return
     now = numerics()
@@ -117,7 +125,7 @@ def check_numerics(path: Path) -> None:
 def other_circumstances(path: Path, chosen: Mapping[str, Any]) -> str | None:
     """In which ways the last launch of this run differed such that the same steps may differ in their last digits."""
     try:
-        last = json.loads((path / ENVIRONMENT).read_text())["launches"][-1]
+        last = json.loads((path / ENVIRONMENT).read_bytes())["launches"][-1]
         now = environment() | {"chosen": dict(chosen)}
         pairs = {
             "devices": (len(last["devices"]), len(now["devices"])),
@@ -166,7 +174,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if not (path / CONFIG).exists():
         raise UserError(f"run: '{path}' is not a run directory (it has no {CONFIG}).")
     try:
-        values = yaml.safe_load((path / CONFIG).read_text())
+        values = yaml.safe_load((path / CONFIG).read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError):
         values = None
     if not isinstance(values, dict):
@@ -201,20 +209,20 @@ def write_model(
     values = {"decoder": to_dict(model), "vocab_size": vocab_size, "reference": dict(reference), "ends": list(ends)}
     values["generation_config_not_followed"] = dict(not_followed)
     values["rewards"] = dict(rewards or {})
-    write_atomically(path / MODEL, json.dumps(values, indent=2) + "\n")
+    write_atomically(path / MODEL, json_text(values, indent=2) + "\n")
 
 
 def read_model(path: Path) -> tuple[DecoderConfig, int]:
     """The decoder of a run and its vocabulary's size."""
     with _reading_model(path):
-        values = json.loads((path / MODEL).read_text())
+        values = json.loads((path / MODEL).read_bytes())
         return validate(values["decoder"], DecoderConfig), values["vocab_size"]
 
 
 def read_ends(path: Path) -> tuple[int, ...]:
     """The ids that end a run's completions. Older runs, whose model.json has none, all ended with their tokenizer's own."""
     with _reading_model(path):
-        ends = json.loads((path / MODEL).read_text()).get("ends")
+        ends = json.loads((path / MODEL).read_bytes()).get("ends")
         if ends is not None:
             return tuple(int(token) for token in ends)
     return generation_settings.of_tokenizer(tokenizers.load(path / "tokenizer", "run")).ends
@@ -234,7 +242,7 @@ def check_model(path: Path, model: DecoderConfig, vocab_size: int, rewards: Mapp
         return
     there, size = read_model(path)
     with _reading_model(path):
-        known = json.loads((path / MODEL).read_text()).get("rewards") or {}
+        known = json.loads((path / MODEL).read_bytes()).get("rewards") or {}
     pairs = {name: (value, to_dict(model)[name]) for name, value in to_dict(there).items()} | {"vocab_size": (size, vocab_size)}
     for name, (before, now) in pairs.items():
         if before != now:
@@ -281,9 +289,9 @@ def check_ends(path: Path, generation: GenerationSettings, tokenizer: Tokenizer)
 
 
 def write_atomically(file: Path, text: str) -> None:
-    """Write beside, then rename: a reader or a killed process never leaves half a file."""
+    """Write beside, then rename: a reader or a killed process never leaves half a file. UTF-8 whatever the locale."""
     beside = file.with_name(file.name + ".new")
-    beside.write_text(text)
+    beside.write_text(text, "utf-8")
     beside.replace(file)
 
 
@@ -296,11 +304,11 @@ class JsonLines:
             kept = [line.decode() for line in _lines(file) if _step_of(line) < first_step]
             write_atomically(file, "".join(line + "\n" for line in kept))
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = file.open("a")
+        self._stream = file.open("a", encoding="utf-8")
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """One line, on disk when this returns (in the operating system's hands: it survives SIGKILL)."""
-        self._stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        self._stream.write(json_text(entry) + "\n")
         self._stream.flush()
 
     def close(self) -> None:
@@ -309,30 +317,23 @@ class JsonLines:
 
 
 class MetricsLog:
-    """metrics.jsonl and TensorBoard, the same numbers under the same names."""
+    """metrics.jsonl and TensorBoard, the same numbers under the same names; TensorBoard has the run's `settings`, too."""
 
-    def __init__(self, path: Path, first_step: int):
+    def __init__(self, path: Path, first_step: int, settings: Mapping[str, Any] | None = None):
         self._lines = JsonLines(path / "metrics.jsonl", first_step)
-        self._board = SummaryWriter(str(path / "tensorboard"), purge_step=first_step)
+        self._board = Board(path / "tensorboard", first_step)
+        if settings is not None:
+            self._board.write_settings(flat(settings))
 
-    def write(self, step: int, metrics: Mapping[str, float | list[float]]) -> None:
-        """One step's metrics; a number that is not finite becomes null, since JSON has none. TensorBoard gets no lists."""
-        self._lines.write({"step": step, **{name: _finite(value) for name, value in metrics.items()}})
-        # One event for all: `add_scalar` for each takes 20 times as long.
-        scalars = [(name, value) for name, value in metrics.items() if not isinstance(value, list)]
-        summary = Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in scalars])
-        self._board.file_writer.add_summary(summary, step)  # pyright: ignore
+    def write(self, step: int, metrics: Mapping[str, float | Sequence[float | None]]) -> None:
+        """One step's metrics; a number that is not finite becomes null, since JSON has none."""
+        self._lines.write({"step": step, **metrics})
+        self._board.write(step, metrics)
 
     def close(self) -> None:
         """Close both."""
         self._lines.close()
         self._board.close()
-
-
-def _finite(value: float | list[float]) -> Any:
-    if isinstance(value, list):
-        return [_finite(number) for number in value]
-    return value if math.isfinite(value) else None
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
@@ -352,10 +353,3 @@ def _step_of(line: bytes) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {prefix + key: value}
-    return flat

@@ -1,7 +1,6 @@
 """What a config asks for, made ready and checked before anything compiles: text, tokenizer, prompts, mesh, model."""
 
 import hashlib
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from kljax.data import tokenizers
 from kljax.data.batches import PromptRows, prompt_rows
 from kljax.data.text import Splits, is_conversation, load_splits, whole_column
 from kljax.errors import UserError
+from kljax.json_text import key_text
 from kljax.models import generation_settings, huggingface
 from kljax.models.generation_settings import GenerationSettings
 from kljax.models.sampling import Sampler
@@ -188,7 +188,7 @@ def use_compilation_cache(folder: str) -> None:
 
 def base_path(task: Task) -> Path:
     """Where the config's base model lies: its name tells the text, tokenizer, model and recipe that it was made from."""
-    digest = hashlib.sha256(json.dumps(without_defaults(base_identity(task)), sort_keys=True).encode())
+    digest = hashlib.sha256(key_text(without_defaults(base_identity(task))).encode())
     return Path(task.config.run.root) / "bases" / f"{task.config.name}-{digest.hexdigest()[:8]}"
 
 

@@ -196,6 +196,16 @@ def test_a_resumed_log_is_that_of_the_run_never_stopped(tmp_path, resumed, cut):
     assert killed.read_bytes() == whole.read_bytes()
 
 
+def test_texts_that_are_no_unicode_do_not_break_the_log(tmp_path):
+    entry = {"step": 0, "text": "half a pair: \ud83d", "kl": [0.5, math.nan]}
+    for _ in range(2):  # and again after a resume
+        log = JsonLines(tmp_path / "log.jsonl", 0)
+        log.write(entry)
+        log.close()
+    assert (tmp_path / "log.jsonl").read_bytes().decode().count("\n") == 1
+    assert read_lines(tmp_path / "log.jsonl") == [entry | {"kl": [0.5, None]}]
+
+
 def test_a_line_is_on_disk_before_the_log_is_closed(tmp_path):
     log = JsonLines(tmp_path / "new folder" / "log.jsonl", 0)
     log.write({"step": 0})

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from kljax.analysis.claims import control, estimators, gradients, modes, optimum, overoptimisation
 from kljax.analysis.claims.row import Row
+from kljax.json_text import json_text
 from kljax.training.progress import console
 
 CLAIMS: dict[int, tuple[Callable[[], list[Row]], ...]] = {
@@ -50,12 +51,12 @@ def rows() -> list[Row]:
 
 def write_json(found: Sequence[Row], file: Path) -> None:
     """A list of rows, each with whether it holds."""
-    file.write_text(json.dumps([asdict(row) | {"ok": row.ok} for row in found], ensure_ascii=False, indent=1) + "\n")
+    file.write_text(json_text([asdict(row) | {"ok": row.ok} for row in found], indent=1) + "\n", "utf-8")
 
 
 def read_json(file: Path) -> list[Row]:
     """The rows that were written."""
-    return [Row(**{key: value for key, value in row.items() if key != "ok"}) for row in json.loads(file.read_text())]
+    return [Row(**{key: value for key, value in row.items() if key != "ok"}) for row in json.loads(file.read_bytes())]
 
 
 def show(found: Sequence[Row]) -> None:
