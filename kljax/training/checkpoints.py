@@ -14,7 +14,8 @@ from kljax.errors import UserError
 from kljax.training.state import params_hash
 from kljax.types import Params
 
-REFERENCE, BASE = "reference", "base"
+REFERENCE, BASE, START = "reference", "base", "start"
+"""Folders of parameters that a run does not change. START: the model that the policy started from, where neither has it."""
 
 
 class Checkpoints:
@@ -44,7 +45,7 @@ class Checkpoints:
 
     def restore(self, step: int, shapes: Any, shardings: Any, reference_hash: str | None = None) -> Any:
         """The state of `step`, laid out by `shardings`; refused if it was trained against another reference."""
-        about = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
+        about = self.about(step)
         if reference_hash is None and about["reference"] is not None:
             raise UserError(
                 f"{self._folder / str(step)} was written by an older version of kljax, which kept fits in another form; "
@@ -59,6 +60,10 @@ class Checkpoints:
         _check_shapes(self._folder / str(step) / "state", shapes)
         target = ocp.args.Composite(state=ocp.args.StandardRestore(_laid_out(shapes, shardings)))
         return self._manager.restore(step, args=target)["state"]
+
+    def about(self, step: int) -> dict[str, Any]:
+        """What was said of the state when it was saved."""
+        return dict(self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"])
 
     def delete(self, step: int) -> None:
         """Remove the checkpoint of `step`."""
@@ -107,6 +112,11 @@ def load_frozen(run: Path, shapes: Params, shardings: Params) -> tuple[Params, P
     reference = load_params(run, shapes, shardings)
     base = load_params(run, shapes, shardings, BASE) if _folder(run, BASE).exists() else reference
     return base, reference, frozen_hash(base, reference)
+
+
+def load_start(run: Path, shapes: Params, shardings: Params) -> Params:
+    """The model that the policy started from, where it was saved by itself; None where it was not."""
+    return load_params(run, shapes, shardings, START) if _folder(run, START).exists() else None
 
 
 def frozen_hash(base: Params, reference: Params) -> str:
