@@ -149,15 +149,36 @@ def show_paths(path: Path) -> None:
 
 
 def show_frontier(points: Sequence[Point]) -> None:
-    """Reward and KL, a row a configuration."""
-    table = Table(title="Reward and KL(policy‖reference) on held-out prompts (± standard error)", title_justify="left")
-    table.add_column("run")
-    for label in ("beta", "seeds", "step", "reward", "KL, nats/seq"):
-        table.add_column(label, justify="right")
-    for p in points:
-        reward, kl = f"{p.reward:.3f} ± {p.reward_se:.3f}", f"{p.kl:.3f} ± {p.kl_se:.3f}"
-        table.add_row(p.curve, f"{p.beta:g}", str(p.seeds), str(p.step), reward, kl)
-    console.print(table)
+    """Reward and KL, a table a curve and a row a configuration."""
+    first = points[0]
+    prompts = sorted({point.prompts for point in points})
+    distinct = " or ".join(map(str, prompts))
+    console.print(
+        f"Reward and KL, nats per sequence: {first.completions_a_prompt} completions of each of {distinct} distinct held-out "
+        f"prompts.\n± is half a {first.level:.0%} interval (Student's t) over prompts, and over seeds where there are several.",
+        soft_wrap=True,
+    )
+    for curve in dict.fromkeys(point.curve for point in points):
+        line = [point for point in points if point.curve == curve]
+        table = Table()
+        kls = ["KL to reference", "KL to base"] if line[0].moves else ["KL to reference"]
+        for label in (line[0].varied.rpartition(".")[2], "seeds", "step", "reward", *kls):
+            table.add_column(label, justify="right")
+        for p in line:
+            to_base = [_half(p.kl_to_base, p.kl_to_base_high)] if p.moves else []
+            row = _half(p.reward, p.reward_high), _half(p.kl, p.kl_high), *to_base
+            step = str(p.step) if p.step == p.steps else f"{p.step} of {p.steps}"
+            table.add_row(f"{p.value:g}", str(p.seeds), step, *row)
+        console.print(f"\n{curve}", soft_wrap=True, markup=False)
+        console.print(table)
+    if any(point.seeds == 2 for point in points):
+        console.print(
+            "Two seeds have one degree of freedom: their intervals are 12.7 standard errors to each side.", soft_wrap=True
+        )
+
+
+def _half(mean: float, high: float) -> str:
+    return f"{mean:.3f} ± {high - mean:.3f}"
 
 
 def _interval(metrics: Mapping[str, float], name: str, reach: float) -> str:

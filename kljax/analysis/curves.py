@@ -1,0 +1,132 @@
+"""Which runs make a point, which points make a curve, and what to call it: by the configs, as the runs have them.
+
+A point is of runs that agree in everything but the seed (and where and on what they ran); a curve is of points that agree in
+everything but beta, or the budget or target of what moves beta.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kljax.validation import default_of, without_defaults
+
+REPEATED = ("seed", "run", "mesh", "evaluation")
+"""In what the runs of a point may differ. Where runs differ in the last three alone, they are one run twice."""
+
+VARIED = {"adaptive": "target", "target": "budget"}
+"""The field of a controller along which its curve runs; other controllers leave it to kl.beta."""
+
+ORDER = ("name", "algorithm", "kl", "reference", "adapter", "optimizer", "steps", "rollout", "reward", "reward_scale", "data")
+"""Of keys in a label; others come after."""
+
+SHOWN, LONGEST = 4, 24  # keys of a label; characters of a value
+
+Config = Mapping[str, Any]
+
+
+def alike(config: Config) -> dict[str, Any]:
+    """What the runs of a point share: the config without what may differ, and without fields that have their default."""
+    return {key: value for key, value in without_defaults(config).items() if key not in REPEATED}
+
+
+def varied(config: Config) -> tuple[str, float]:
+    """The key along which the run's curve goes, as it is typed, and the run's value."""
+    controller = config["kl"]["controller"]
+    if (field := VARIED.get(controller["kind"])) is not None:
+        return f"kl.controller.{field}", controller[field]
+    return "kl.beta", config["kl"]["beta"]
+
+
+def curve_of(shared: Config) -> dict[str, Any]:
+    """What the points of a curve share, of what the runs of one of them do."""
+    *path, last = varied(shared)[0].split(".")
+    copied = json.loads(json.dumps(shared))
+    part = copied
+    for key in path:
+        part = part[key]
+    del part[last]
+    return copied
+
+
+def labels(curves: Sequence[Config]) -> tuple[list[str], list[str]]:
+    """What names each curve among the others, as a user would type it, and all keys in which they differ.
+
+    A label has at most `SHOWN` keys, more where it would be another curve's otherwise, and says how many it leaves out.
+    """
+    if len(curves) == 1:
+        (only,) = curves
+        return [f"{only['name']}: {only['algorithm']}, {only['kl']['penalty']}"], []
+    flat = [_flat(curve) for curve in curves]
+    keys = _differing(flat)
+    made: list[str] = []
+    for shown in range(min(SHOWN, len(keys)), len(keys) + 1):
+        made = [_label(each, keys, shown) for each in flat]
+        if len(set(made)) == len(made):
+            break
+    return made, [_typed(key) for key in keys]
+
+
+def _label(flat: Config, keys: Sequence[str], shown: int) -> str:
+    said = [f"{_typed(key)}={_short(flat[key])}" for key in keys if key in flat]
+    kept, more = said[:shown], len(said) - shown
+    return ", ".join(kept) + (f" +{more} more" if more > 0 else "")
+
+
+def _differing(flat: Sequence[dict[str, Any]]) -> list[str]:
+    """The keys in which the curves differ, in order; not those that follow from another choice of the part they are in.
+
+    Fields that a curve could have and has not are filled in: they have their default.
+    """
+    known = list(dict.fromkeys(key for each in flat for key in each))
+    found = []
+    for key in known:
+        values: dict[str, set[str]] = {}  # by the choices of the parts around the key
+        having = {_around(each, key) for each in flat if key in each}
+        for each in flat:
+            if (around := _around(each, key)) in having:
+                value = each.setdefault(key, default_of(key))
+                values.setdefault(around, set()).add(json.dumps(value))
+        if any(len(several) > 1 for several in values.values()):
+            found.append(key)
+    return sorted(found, key=lambda key: (_rank(key), known.index(key)))
+
+
+def _around(flat: Config, key: str) -> str:
+    """The choices of the parts that a key is in, by which it is there or not."""
+    parts = key.split(".")[:-1]
+    kinds = [".".join([*parts[:depth], "kind"]) for depth in range(1, len(parts) + 1)]
+    chosen = [flat.get(kind) for kind in kinds if kind != key]
+    return json.dumps([parts[:1] == ["reward"] and parts[1] in flat["reward"], *chosen])
+
+
+def _rank(key: str) -> int:
+    first = key.split(".")[0]
+    return ORDER.index(first) if first in ORDER else len(ORDER)
+
+
+def _typed(key: str) -> str:
+    """A key as it stands on a command line: a part is chosen as a whole, with slashes."""
+    part, _, last = key.rpartition(".")
+    return part.replace(".", "/") if last == "kind" and not part.startswith("reward.") else key
+
+
+def _short(value: Any) -> str:
+    """A value in a few characters: of a path the last component, of a long text its end."""
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list):
+        return f"[{','.join(_short(entry) for entry in value)}]"
+    text = str(value).rstrip("/").rpartition("/")[2] if isinstance(value, str) else str(value)
+    return text if len(text) <= LONGEST else f"…{text[-LONGEST:]}"
+
+
+def _flat(values: Config, prefix: str = "") -> dict[str, Any]:
+    """Dotted keys; of the rewards their names, too."""
+    flat = {}
+    for key, value in values.items():
+        if key == "reward" and not prefix and isinstance(value, Mapping):
+            flat["reward"] = sorted(value)
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {prefix + key: value}
+    return flat
