@@ -56,8 +56,8 @@ def without_defaults(values: Mapping[str, Any], prefix: str = "") -> dict[str, A
 
 
 def default_of(field: str) -> Any:
-    """What a field of `Config` is where it is not given; None where it has no default, or that is none."""
-    return _defaults().get(field)
+    """What a field of `Config` is where it is not given; `dataclasses.MISSING` where it has no default."""
+    return _defaults().get(field, MISSING)
 
 
 @cache

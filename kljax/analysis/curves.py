@@ -5,7 +5,9 @@ everything but beta, or the budget or target of what moves beta.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING
 from typing import Any
 
 from kljax.validation import default_of, without_defaults
@@ -20,6 +22,7 @@ ORDER = ("name", "algorithm", "kl", "reference", "adapter", "optimizer", "steps"
 """Of keys in a label; others come after."""
 
 SHOWN, LONGEST = 4, 24  # keys of a label; characters of a value
+VARIES = "(varies)"  # stands in a curve for the value along which it goes
 
 Config = Mapping[str, Any]
 
@@ -44,32 +47,51 @@ def curve_of(shared: Config) -> dict[str, Any]:
     part = copied
     for key in path:
         part = part[key]
-    del part[last]
+    part[last] = VARIES
     return copied
 
 
-def labels(curves: Sequence[Config]) -> tuple[list[str], list[str]]:
-    """What names each curve among the others, as a user would type it, and all keys in which they differ.
+def labels(curves: Sequence[Config]) -> tuple[list[str], str]:
+    """What names each curve among the others, as a user would type it; and what holds where a label does not say otherwise.
 
-    A label has at most `SHOWN` keys, more where it would be another curve's otherwise, and says how many it leaves out.
+    A label leaves out what most curves have. It has at most `SHOWN` keys, more where it would be another curve's otherwise,
+    and says how many are not shown.
     """
     if len(curves) == 1:
         (only,) = curves
-        return [f"{only['name']}: {only['algorithm']}, {only['kl']['penalty']}"], []
+        return [f"{only['name']}: {only['algorithm']}, {only['kl']['penalty']}"], ""
     flat = [_flat(curve) for curve in curves]
     keys = _differing(flat)
+    said = _in_words(flat, keys)
+    times = Counter(words for each in said for words in each.values())
+    usual = list(dict.fromkeys(each[key] for key in keys for each in said if key in each and times[each[key]] > len(flat) / 2))
+    own = [[words for words in each.values() if words not in usual] or list(each.values()) for each in said]
     made: list[str] = []
     for shown in range(min(SHOWN, len(keys)), len(keys) + 1):
-        made = [_label(each, keys, shown) for each in flat]
+        made = [_cut(each, shown, times) for each in own]
         if len(set(made)) == len(made):
             break
-    return made, [_typed(key) for key in keys]
+    return made, ", ".join(usual)
 
 
-def _label(flat: Config, keys: Sequence[str], shown: int) -> str:
-    said = [f"{_typed(key)}={_short(flat[key])}" for key in keys if key in flat]
-    kept, more = said[:shown], len(said) - shown
-    return ", ".join(kept) + (f" +{more} more" if more > 0 else "")
+def _in_words(flat: Sequence[Config], keys: Sequence[str]) -> list[dict[str, str]]:
+    """key=value of each curve, by key, values shortened where they still differ then."""
+    said: list[dict[str, str]] = [{} for _ in flat]
+    for key in keys:
+        having = [each for each in flat if each.get(key, VARIES) != VARIES]
+        whole = {json.dumps(each[key]) for each in having}
+        spell = _short if len({_short(each[key]) for each in having}) == len(whole) else _whole
+        for each, words in zip(flat, said, strict=True):
+            if each in having:
+                words[key] = f"{_typed(key)}={spell(each[key])}"
+    return said
+
+
+def _cut(said: Sequence[str], shown: int, times: Mapping[str, int]) -> str:
+    """Of what is said so many, the rarest, in their order."""
+    kept = sorted(said, key=lambda words: times[words])[:shown]
+    more = len(said) - len(kept)
+    return ", ".join(words for words in said if words in kept) + (f" +{more} more" if more > 0 else "")
 
 
 def _differing(flat: Sequence[dict[str, Any]]) -> list[str]:
@@ -84,9 +106,9 @@ def _differing(flat: Sequence[dict[str, Any]]) -> list[str]:
         having = {_around(each, key) for each in flat if key in each}
         for each in flat:
             if (around := _around(each, key)) in having:
-                value = each.setdefault(key, default_of(key))
+                value = each.setdefault(key, None if default_of(key) is MISSING else default_of(key))
                 values.setdefault(around, set()).add(json.dumps(value))
-        if any(len(several) > 1 for several in values.values()):
+        if any(len(several - {json.dumps(VARIES)}) > 1 for several in values.values()):
             found.append(key)
     return sorted(found, key=lambda key: (_rank(key), known.index(key)))
 
@@ -120,6 +142,10 @@ def _short(value: Any) -> str:
         return f"[{','.join(_short(entry) for entry in value)}]"
     text = str(value).rstrip("/").rpartition("/")[2] if isinstance(value, str) else str(value)
     return text if len(text) <= LONGEST else f"…{text[-LONGEST:]}"
+
+
+def _whole(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _flat(values: Config, prefix: str = "") -> dict[str, Any]:

@@ -92,9 +92,9 @@ def points(runs: Sequence[Path]) -> tuple[list[Point], list[str]]:
     curves = {key: curve_of(alike(group[0].config)) for key, group in groups.items()}
     spelled = {key: json.dumps(curve, sort_keys=True) for key, curve in curves.items()}
     distinct = {text: curves[key] for key, text in spelled.items()}
-    names, keys = labels(list(distinct.values()))
-    if any("more" in name.rpartition(" +")[2] for name in names):
-        said.append(f"The curves differ in: {', '.join(keys)}.")
+    names, usual = labels(list(distinct.values()))
+    if usual:
+        said.append(f"Where a curve's name does not say otherwise: {usual}.")
     named = dict(zip(distinct, names, strict=True))
     found = [_point(group, named[spelled[key]]) for key, group in groups.items()]
     return sorted(found, key=lambda point: (point.curve, point.value, point.step)), said

@@ -72,8 +72,8 @@ def _axis(found: Sequence[Point]) -> str:
 def _title(found: Sequence[Point]) -> str:
     """What the bars are and of how many groups."""
     seeds, prompts = (_range([getattr(point, name) for point in found]) for name in ("seeds", "prompts"))
-    of = "1 seed, prompts alone" if seeds == "1" else f"{seeds} seeds, those and prompts"
-    return f"Held-out prompts ({prompts} distinct); bars: {found[0].level:.0%} intervals, Student's t ({of}); ×: where it began"
+    of = "over prompts, 1 seed" if seeds == "1" else f"over prompts and {seeds} seeds"
+    return f"{prompts} distinct held-out prompts; ×: before training\nbars: {found[0].level:.0%} intervals, Student's t ({of})"
 
 
 def _range(values: Sequence[int]) -> str:

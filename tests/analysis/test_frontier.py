@@ -76,22 +76,49 @@ def test_what_differs_makes_and_names_a_curve(write_run, tmp_path, changes):
     assert {curve.partition("=")[0] for curve in curves} == {changes[0].partition("=")[0]}
 
 
-def test_a_label_says_all_that_differs_or_how_much_more(write_run, tmp_path):
+def test_a_label_says_what_is_not_as_in_most_curves(write_run, tmp_path):
     write_run(tmp_path / "a", "kl.penalty=k1_reward", "optimizer.learning_rate=0.02")
     write_run(tmp_path / "b")
-    found, _ = found_in(tmp_path)
-    assert "kl.penalty=k1_reward, optimizer.learning_rate=0.02" in [point.curve for point in found]
+    found, said = found_in(tmp_path)
+    assert [point.curve for point in found] == [
+        "kl.penalty=exact, optimizer.learning_rate=0.001", "kl.penalty=k1_reward, optimizer.learning_rate=0.02"
+    ]  # fmt: skip
+    assert said == []
     write_run(
         tmp_path / "c", "kl/divergence=jensen_shannon", "steps=9", "rollout.samples=4", "data/source=letters", "reward=length"
     )
     found, said = found_in(tmp_path)
-    long = next(point.curve for point in found if "jensen" in point.curve)
-    assert long.startswith("kl.penalty=exact, kl/divergence=jensen_shannon, ") and long.endswith(" more")
-    (all_keys,) = said
-    assert all_keys.startswith(
-        "The curves differ in: kl.penalty, kl/divergence, optimizer.learning_rate, steps, rollout.samples, "
+    assert [point.curve for point in found] == [
+        "kl.penalty=exact, kl/divergence=reverse_kl, optimizer.learning_rate=0.001, steps=6 +3 more",
+        "kl.penalty=k1_reward, optimizer.learning_rate=0.02",
+        "kl/divergence=jensen_shannon, steps=9, rollout.samples=4, reward=[length] +1 more",
+    ]
+    (usual,) = said
+    assert usual == (
+        "Where a curve's name does not say otherwise: kl.penalty=exact, kl/divergence=reverse_kl, "
+        "optimizer.learning_rate=0.001, steps=6, rollout.samples=2, reward=[sentiment], data/source=grammar."
     )
-    assert "kl.divergence.mix" not in all_keys and "data.source.letters" not in all_keys
+
+
+@pytest.mark.parametrize(
+    "one, other, names",
+    [
+        (["+model.rope_scaling.kind=linear", "+model.rope_scaling.factor=2.0", "model=llama"], ["model=llama"],
+         {"model/rope_scaling=linear", "model/rope_scaling=null"}),
+        (["reference.path=/here/x"], ["reference.path=/there/x"], {"reference.path=/here/x", "reference.path=/there/x"}),
+        (["reference.path=/runs/here"], [], {"reference.path=here", "reference.path=null"}),
+        (["reward=[sentiment,length]"], [], {"reward=[length,sentiment]", "reward=[sentiment]"}),
+        (["kl/controller=target"], [], {"kl/controller=target", "kl/controller=fixed"}),
+        (["kl/controller=target", "kl.beta=0.2"], ["kl/controller=target"], {"kl.beta=0.2", "kl.beta=0.5"}),
+        (["kl/divergence=jensen_shannon", "kl.divergence.mix=0.2"], ["kl/divergence=jensen_shannon"],
+         {"kl.divergence.mix=0.2", "kl.divergence.mix=0.5"}),
+    ],
+    ids=range(7),
+)  # fmt: skip
+def test_each_kind_of_difference_has_a_name(write_run, tmp_path, one, other, names):
+    write_run(tmp_path / "a", *one)
+    write_run(tmp_path / "b", *other)
+    assert {point.curve for point in found_in(tmp_path)[0]} == names
 
 
 def test_fields_that_have_their_default_are_the_same_as_none(write_run, tmp_path):
@@ -103,9 +130,11 @@ def test_fields_that_have_their_default_are_the_same_as_none(write_run, tmp_path
     (tmp_path / "b" / "config.yaml").write_text(yaml.safe_dump(config))
     (point,), _ = found_in(tmp_path)
     assert point.seeds == 2
-    write_run(tmp_path / "c", "model=llama", "model.nope_every=1", "kl.beta=0.1")
-    write_run(tmp_path / "d", "model=llama", "kl.beta=0.1")
-    assert {"model.nope_every=1", "model.nope_every=0"} <= {p.curve.rpartition(", ")[2] for p in found_in(tmp_path)[0]}
+    write_run(tmp_path / "c", "model=llama", "model.nope_every=1")
+    write_run(tmp_path / "d", "model=llama")
+    found, _ = found_in(tmp_path)
+    assert len(found) == 3
+    assert len([p for p in found if "model.nope_every=1" in p.curve]) == 1
 
 
 def test_a_controller_runs_along_its_budget(write_run, tmp_path):
