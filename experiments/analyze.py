@@ -2,14 +2,15 @@
 
 python experiments/analyze.py run=runs/grammar/default
 python experiments/analyze.py run=runs/grammar/default step=40 prompts=512
+python experiments/analyze.py run=runs/grammar/default top_p=0.9    # a policy whose sampling is cut
 """
 
 from dataclasses import replace
 from pathlib import Path
 
-from kljax.analysis import evaluation, tables
+from kljax.analysis import evaluation, evaluation_files, tables
 from kljax.command_line import launch
-from kljax.config import AnalysisConfig
+from kljax.config import AnalysisConfig, to_dict
 from kljax.training.restore import restore
 from kljax.training.task import use_compilation_cache
 
@@ -17,12 +18,13 @@ from kljax.training.task import use_compilation_cache
 def run(config: AnalysisConfig) -> None:
     use_compilation_cache(config.compilation_cache)
     restored = restore(Path(config.run), config.step, config.mesh)
-    asked = {name: getattr(config, name) for name in ("prompts", "samples", "seed") if getattr(config, name) is not None}
-    result = evaluation.evaluate(restored, replace(restored.task.config.evaluation, **asked))
-    file = evaluation.save(result, restored.path)
+    own = restored.task.config.evaluation
+    asked = {name: value for name in to_dict(own) if (value := getattr(config, name)) is not None}
+    result = evaluation.evaluate(restored, replace(own, **asked))
+    file = evaluation_files.save_analysis(result, restored.path, own)
     tables.show_evaluation(result, restored.path)
     tables.show_samples(result, config.samples_shown)
-    tables.console.print(f"Written to {file}", soft_wrap=True)
+    tables.console.print(f"It is in {file}", soft_wrap=True)
 
 
 if __name__ == "__main__":

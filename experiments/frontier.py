@@ -7,7 +7,7 @@ python experiments/frontier.py runs/grammar/kl.beta-* --out /tmp/frontier
 import argparse
 from pathlib import Path
 
-from kljax.analysis import frontier, tables
+from kljax.analysis import frontier, frontier_picture, tables
 from kljax.command_line import reporting_mistakes
 
 
@@ -16,14 +16,14 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="run directories, or folders that hold some")
     parser.add_argument("--out", type=Path, help="where frontier.csv and frontier.png go (default: the first folder given)")
     arguments = parser.parse_args()
-    found, unfinished = frontier.points(frontier.find_runs(arguments.runs))
-    for run in unfinished:
-        tables.console.print(f"Left out, not finished: {run}", soft_wrap=True)
+    found, said = frontier.points(frontier.find_runs(arguments.runs))
     out = arguments.out or frontier.folder_of(arguments.runs[0])
     out.mkdir(parents=True, exist_ok=True)
     frontier.write_csv(found, out / "frontier.csv")
-    frontier.plot(found, out / "frontier.png")
+    frontier_picture.plot(found, out / "frontier.png")
     tables.show_frontier(found)
+    for sentence in said:
+        tables.console.print(sentence, soft_wrap=True, markup=False)
     tables.console.print(f"Written to {out / 'frontier.csv'} and {out / 'frontier.png'}", soft_wrap=True)
 
 

@@ -18,13 +18,15 @@ def main() -> None:
     parser.add_argument("--gold", default="gold", help="the reward term of weight 0")
     parser.add_argument("--out", type=Path, help="where overoptimisation.csv and .png go (default: the first folder given)")
     arguments = parser.parse_args()
-    found = overoptimisation.points(frontier.find_runs(arguments.runs), arguments.proxy, arguments.gold)
+    found, said = overoptimisation.points(frontier.find_runs(arguments.runs), arguments.proxy, arguments.gold)
     fitted = overoptimisation.fit_gold(found)
     out = arguments.out or frontier.folder_of(arguments.runs[0])
     out.mkdir(parents=True, exist_ok=True)
     overoptimisation.write_csv(found, out / "overoptimisation.csv")
     overoptimisation.plot(found, fitted, out / "overoptimisation.png")
     tables.show_overoptimisation(found, fitted)
+    for sentence in said:
+        tables.console.print(sentence, soft_wrap=True, markup=False)
     tables.console.print(f"Written to {out / 'overoptimisation.csv'} and {out / 'overoptimisation.png'}", soft_wrap=True)
 
 

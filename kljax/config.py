@@ -33,6 +33,7 @@ AboveZero = Annotated[float, Field(gt=0, strict=True)]
 Fraction = Annotated[float, Field(gt=0, lt=1, strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1, strict=True)]
 Unit = Annotated[float, Field(ge=0, le=1, strict=True)]
+Mass = Annotated[float, Field(gt=0, le=1, strict=True)]
 Interval = Annotated[list[Unit], Field(min_length=2, max_length=2)]
 Folder = Annotated[str, Field(min_length=1)]
 Dtype = Literal["float32", "bfloat16"]
@@ -542,9 +543,11 @@ class RunConfig:
 class EvaluationConfig:
     """The look at held-out prompts after the last step, and in experiments/analyze.py."""
 
-    prompts: Two
-    samples: Positive
-    seed: Seed
+    prompts: Two  # the first so many held-out rows
+    samples: Positive  # completions a prompt
+    seed: Seed  # with the run's own it makes the noise of sampling, which no training step has
+    top_k: Natural = 0  # cuts the distribution that is sampled, here alone; 0: off
+    top_p: Mass = 1.0  # likewise; 1: off
 
 
 @strict
@@ -581,6 +584,8 @@ class AnalysisConfig:
     prompts: Two | None
     samples: Positive | None
     seed: Seed | None
+    top_k: Natural | None
+    top_p: Mass | None
     mesh: MeshConfig
     samples_shown: Natural
     compilation_cache: str

@@ -41,6 +41,11 @@ def without_defaults(values: Mapping[str, Any], prefix: str = "") -> dict[str, A
     return kept
 
 
+def default_of(field: str) -> Any:
+    """What a field of `Config` is where it is not given; `dataclasses.MISSING` where it has no default."""
+    return _defaults().get(field, MISSING)
+
+
 @cache
 def _defaults() -> dict[str, Any]:
     return dict(_defaults_of(Config))

@@ -1,162 +1,200 @@
-"""Policy and reference on held-out prompts: reward and both exact KLs, with standard errors, and samples side by side.
+"""Policy, reference and base model on held-out prompts: rewards and exact KLs with standard errors, samples side by side.
 
-Reverse KL(pi‖rho) is taken in states that pi visits, forward KL(rho‖pi) in states that *rho* visits: each is then the KL
-between the two distributions over sequences, by the chain rule.
+KL(pi‖rho) is taken in states that pi visits, KL(rho‖pi) in states that *rho* visits: each is then the KL between the two
+distributions over sequences, by the chain rule. Where top-k or top-p cut the sampling, pi is the policy so cut: the one that
+samples. The `base` is the model that the policy started from; it has figures of its own where the reference is another one.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+import hashlib
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jaxtyping import Float
+from jaxtyping import Int
 
-from kljax.config import Config, EvaluationConfig
-from kljax.data.tokenizers import completion_texts
-from kljax.json_text import json_text
-from kljax.kl.sequences import masked_sum
-from kljax.models.sampling import sample
-from kljax.models.scoring import score
-from kljax.policy.means import mean_with_se
+from kljax.analysis.intervals import clustered, numbered
+from kljax.analysis.looking import Sequences, Values, check_figures, check_parameters, look_at
+from kljax.config import Config, EvaluationConfig, to_dict
+from kljax.data.batches import PromptRows
+from kljax.errors import UserError
 from kljax.rewards import combination
-from kljax.rewards.combination import score_texts
-from kljax.rewards.functions import Logged, TrainerState
 from kljax.training.enumeration import enumerate_task
-from kljax.training.mesh import batch_sharding, replicated
 from kljax.training.regularisation import ablation_note
 from kljax.training.restore import RestoredRun
-from kljax.training.run_directory import write_atomically
-from kljax.types import Params
 
-
-@dataclass(frozen=True)
-class Sequences:
-    """One number a sampled completion, and its text."""
-
-    reward: Float[np.ndarray, "B"]
-    terms: dict[str, Float[np.ndarray, "B"]]  # of the reward, before their weights
-    kl: Float[np.ndarray, "B"]  # of the sampling model to the other one, summed over tokens, nats
-    length: Float[np.ndarray, "B"]
-    prompts: list[str]
-    completions: list[str]
-    logged: dict[str, float]  # means of what Python rewards log
+Column = tuple[Values, Values | None]
+"""Values of sequences and their weights (None: 1), whose ratio of sums is a metric."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics by name, what a reader must know of them, and the first completion of each prompt by reference and policy."""
+    """Metrics by name, what they are of, what a reader must know of them; means by distinct prompt, some samples.
+
+    `settings` are those that were asked for, `of` is what there was. An entry of `by_prompt` has the plain means of a prompt's
+    completions by the metric's name, and how many these are.
+    """
 
     step: int
+    settings: dict[str, Any]
+    of: dict[str, Any]
     metrics: dict[str, float]
     notes: list[str]
+    by_prompt: list[dict[str, Any]]
     samples: list[dict[str, Any]]
 
 
 def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
-    """Sample policy and reference on the first `config.prompts` held-out prompts and compare them."""
-    by_policy = sample_and_score(run, run.policy, run.reference, config)
-    by_reference = sample_and_score(run, run.reference, run.policy, config)
-    means = {
-        "reward/mean": (by_policy.reward, None),
-        "reward/reference_mean": (by_reference.reward, None),
-        "kl/reverse_exact_seq": (by_policy.kl, None),
-        "kl/reverse_exact_tok": (by_policy.kl, by_policy.length),
-        "kl/forward_exact_seq": (by_reference.kl, None),
-        "kl/forward_exact_tok": (by_reference.kl, by_reference.length),
-        "rollout/length": (by_policy.length, None),
-        "rollout/reference_length": (by_reference.length, None),
-    }
-    for name, term in run.task.config.reward.items():
-        for title, of in ((f"reward/terms/{name}", by_policy), (f"reward/reference_terms/{name}", by_reference)):
-            applies = ~np.isnan(of.terms[name]) | (term.kind == "jax")  # a Python reward can say None
-            means[title] = np.where(applies, of.terms[name], 0.0), applies.astype(np.float32)
-    metrics = {}
-    for name, (values, weights) in means.items():
-        weights = np.ones_like(values) if weights is None else weights
-        mean, se = mean_with_se(jnp.asarray(values), jnp.asarray(weights), jnp.eye(len(values) // config.samples, dtype=bool))
-        metrics[name], metrics[f"{name}_se"] = float(mean), float(se)
-    metrics |= by_policy.logged | {name.replace("/", "/reference_", 1): mean for name, mean in by_reference.logged.items()}
+    """Sample policy, reference and base on the first `config.prompts` held-out prompts and compare them.
+
+    Raises:
+        UserError: where a parameter, a reward, a KL or what a reward logs is not finite.
+    """
+    began = time.perf_counter()
+    models = {"policy": run.policy, "reference": run.reference} | ({"base": run.base} if _has_base(run) else {})
+    for name, params in models.items():
+        check_parameters(run, name, params)
+    prompts = run.held_out_prompts()
+    look = look_at(run, prompts, config)
+    others = tuple(params for name, params in models.items() if name != "policy")
+    found = {"policy": look(run.policy, others)}
+    found |= {name: look(params, (run.policy,)) for name, params in models.items() if name != "policy"}
+    check_figures(run, found)
+    ids = _prompt_ids(prompts, len(found["policy"].prompts) // config.samples)
+    groups = np.repeat(numbered(ids), config.samples)
+    columns = _columns(run.task.config, found)
+    metrics = _means(columns, groups)
+    for name, of in found.items():
+        metrics |= {of_model(name, metric): mean for metric, mean in of.logged.items()}
     metrics["kl/beta"] = run.beta
+    metrics["reward/reference_std"] = float(found["reference"].reward.std(ddof=1))
     if run.task.config.run.oracle_every:
         reward = combination.build(run.task.config.reward, run.task.tokenizer)
         metrics |= enumerate_task(run.task, run.prompts(), reward, run.reference).metrics(run.policy, run.beta)
-    metrics["reward/reference_std"] = float(by_reference.reward.std(ddof=1))
-    samples = [
-        {
-            "prompt": by_policy.prompts[i],
-            "reference": by_reference.completions[i],
-            "reference_reward": float(by_reference.reward[i]),
-            "policy": by_policy.completions[i],
-            "policy_reward": float(by_policy.reward[i]),
-        }
-        for i in range(0, len(by_policy.prompts), config.samples)
-    ]
-    return Evaluation(run.step, metrics, notes(run.task.config), samples)
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise UserError(f"evaluation: {name} is {value} at step {run.step} of {run.path}, expected a finite number.")
+    of = _what_of(run, config, ids)
+    by_prompt = _by_prompt(columns, ids, found["policy"].prompts, config.samples)
+    metrics["time/evaluation"] = time.perf_counter() - began
+    return Evaluation(
+        run.step, to_dict(config), of, metrics, notes(run, config, of), by_prompt, _samples(found, config.samples)
+    )
 
 
-def notes(config: Config) -> list[str]:
+def of_model(model: str, metric: str) -> str:
+    """The name that a metric of the policy has of another model: reward/mean, reward/base_mean."""
+    return metric if model == "policy" else metric.replace("/", f"/{model}_", 1)
+
+
+def groups_of(of: Mapping[str, Any]) -> int:
+    """How many independent groups the standard errors are of: distinct prompts, or completions of the only one."""
+    return of["distinct_prompts"] if of["distinct_prompts"] > 1 else of["prompts"] * of["samples"]
+
+
+def notes(run: RestoredRun, config: EvaluationConfig, of: Mapping[str, Any]) -> list[str]:
     """What the figures do not say of themselves."""
-    found = [note] if (note := ablation_note(config.kl)) else []
-    if config.reward_scale != "none":
-        found.append(f"reward_scale={config.reward_scale} rescales beta; kl/beta_effective in metrics.jsonl is what acts.")
+    of_run = run.task.config
+    found = [note] if (note := ablation_note(of_run.kl)) else []
+    if config.top_k or config.top_p < 1:
+        found.append(
+            f"evaluation.top_k={config.top_k}, top_p={config.top_p:g}: tokens are drawn from distributions that are cut; every "
+            "KL is that of the cut, renormalised distribution to the other model's whole one."
+        )
+    if of_run.reward_scale != "none":
+        found.append(f"reward_scale={of_run.reward_scale} rescales beta; kl/beta_effective in metrics.jsonl is what acts.")
+    if (kind := of_run.reference.refresh.kind) != "never":
+        found.append(f"reference.refresh={kind}: the reference is the one in force in step {max(run.step - 1, 0)}.")
+    if run.base is None:
+        found.append("The base model is not kept in this run, which an older version made: nothing is said of it.")
+    if of["prompts"] < config.prompts:
+        found.append(f"evaluation.prompts={config.prompts}, and there are {of['prompts']} held-out prompts; each is used.")
+    if of["distinct_prompts"] == 1:
+        found.append("All prompts are the same: errors are those of its completions.")
     return found
 
 
-def save(evaluation: Evaluation, path: Path) -> Path:
-    """Write it into the run directory: evaluation/step_<step>.json."""
-    file = path / "evaluation" / f"step_{evaluation.step:06d}.json"
-    file.parent.mkdir(exist_ok=True)
-    write_atomically(file, json_text(asdict(evaluation), indent=2) + "\n")
-    return file
+def _columns(config: Config, found: Mapping[str, Sequences]) -> dict[str, Column]:
+    """What each metric is the mean of. Names without a model are the policy's."""
+    policy = found["policy"]
+    columns: dict[str, Column] = {}
+    for name, of in found.items():
+        columns[of_model(name, "reward/mean")] = of.reward, None
+        columns[of_model(name, "rollout/length")] = of.length, None
+        for term, values in of.terms.items():
+            applies = ~np.isnan(values) | (config.reward[term].kind == "jax")  # a Python reward can say None
+            columns[of_model(name, f"reward/terms/{term}")] = np.where(applies, values, 0.0), applies.astype(np.float64)
+    for kl, (name, of) in zip(policy.kls, [each for each in found.items() if each[0] != "policy"], strict=True):
+        to, gain = ("", "reward/gain") if name == "reference" else ("_to_base", "reward/gain_over_base")
+        columns[gain] = policy.reward - of.reward, None
+        columns[f"kl/reverse_exact{to}_seq"] = kl, None
+        columns[f"kl/reverse_exact{to}_tok"] = kl, policy.length
+        columns[f"kl/forward_exact{to}_seq"] = of.kls[0], None
+        columns[f"kl/forward_exact{to}_tok"] = of.kls[0], of.length
+    return columns
 
 
-def sample_and_score(run: RestoredRun, sampled: Params, other: Params, config: EvaluationConfig) -> Sequences:
-    """Completions of the held-out prompts by the model `sampled`, with their reward and exact KL(sampled‖other)."""
-    task = run.task
-    prompts = run.held_out_prompts()
-    reward = combination.build(task.config.reward, task.tokenizer, prompts.rows.column_names)
-    program = _compile(run, reward, config)
-    reward_params = jax.device_put(reward.params, replicated(task.mesh))
-    count, batch = min(config.prompts, len(prompts.tokens)), task.config.rollout.prompts
-    parts, logged, state = [], Logged(), TrainerState(run.step, task.config.steps)
-    for i, start in enumerate(range(0, count, batch)):
-        rows = np.arange(start, start + batch) % len(prompts.tokens)
-        chosen = prompts.select(rows, batch_sharding(task.mesh))
-        key = jax.random.fold_in(jax.random.key(config.seed), i)
-        rollout, terms, kl, length = program(sampled, other, reward_params, chosen, key)
-        texts = completion_texts(task.tokenizer, rollout)
-        if reward.host:
-            terms |= score_texts(reward.host, task.tokenizer, prompts, rows, rollout, state, logged)
-        total, terms, kl, length = jax.tree.map(np.asarray, (reward.total(terms), terms, kl, length))
-        parts.append(Sequences(total, terms, kl, length, *texts, {}))
-    return replace(_join(parts, count * config.samples), logged=logged.means())
+def _means(columns: Mapping[str, Column], groups: Int[np.ndarray, "B"]) -> dict[str, float]:
+    """Mean and standard error of each column that has a value; completions of one prompt are a group."""
+    if groups.max() == 0:
+        groups = np.arange(len(groups))
+    metrics = {}
+    for name, (values, weights) in columns.items():
+        weights = np.ones_like(values) if weights is None else weights
+        if weights.any():  # a term may apply to nothing
+            found = clustered(values, weights, groups)
+            metrics[name], metrics[f"{name}_se"] = found.mean, found.se
+    return metrics
 
 
-def _compile(run: RestoredRun, reward: combination.Reward, config: EvaluationConfig) -> Callable[..., Any]:
-    sampler = run.task.sampler(config.samples)
-    graphdef = run.task.architecture.graphdef
-
-    @jax.jit
-    def program(sampled: Params, other: Params, reward_params: Params, prompts, key):
-        model = nnx.merge(graphdef, sampled)
-        rollout = sample(model, prompts, key, sampler)
-        scores = score(model, nnx.merge(graphdef, other), rollout, sampler.samples, sampler.scoring_temperature)
-        lengths = rollout.mask.sum(axis=-1).astype("float32")
-        return rollout, reward.device(reward_params, rollout), masked_sum(scores.reverse_kl, rollout.mask), lengths
-
-    return program
+def _prompt_ids(prompts: PromptRows, count: int) -> list[str]:
+    """What each prompt is known by: a digest of its tokens."""
+    rows = zip(prompts.tokens[:count], prompts.mask[:count], strict=True)
+    return [hashlib.blake2b(row[mask].tobytes(), digest_size=8).hexdigest() for row, mask in rows]
 
 
-def _join(parts: list[Sequences], total: int) -> Sequences:
-    def arrays(name: str) -> np.ndarray:
-        return np.concatenate([getattr(part, name) for part in parts])[:total]
+def _what_of(run: RestoredRun, config: EvaluationConfig, ids: list[str]) -> dict[str, Any]:
+    """What the figures are of: how many prompts and completions, by which noise, sampled how."""
+    rollout = run.task.config.rollout
+    return {
+        "prompts": len(ids),
+        "distinct_prompts": len(set(ids)),
+        "samples": config.samples,
+        "seed": config.seed,
+        "run_seed": run.task.config.seed,
+        "temperature": rollout.temperature,
+        "max_new_tokens": rollout.max_new_tokens,
+        "top_k": config.top_k,
+        "top_p": config.top_p,
+    }
 
-    def texts(name: str) -> list[str]:
-        return [text for part in parts for text in getattr(part, name)][:total]
 
-    terms = {name: np.concatenate([part.terms[name] for part in parts])[:total] for name in parts[0].terms}
-    return Sequences(arrays("reward"), terms, arrays("kl"), arrays("length"), texts("prompts"), texts("completions"), {})
+def _by_prompt(columns: Mapping[str, Column], ids: list[str], prompts: list[str], samples: int) -> list[dict[str, Any]]:
+    groups = np.repeat(numbered(ids), samples)
+    counts = np.bincount(groups)
+    means = {name: np.bincount(groups, values) / counts for name, (values, weights) in columns.items() if weights is None}
+    first = {prompt: row for row, prompt in reversed(list(enumerate(ids)))}
+    return [
+        {"prompt": prompts[first[prompt] * samples], "id": prompt, "completions": int(counts[group])}
+        | {name: float(each[group]) for name, each in means.items()}
+        for group, prompt in enumerate(dict.fromkeys(ids))
+    ]
+
+
+def _samples(found: Mapping[str, Sequences], samples: int) -> list[dict[str, Any]]:
+    """The first completion of each prompt by each model."""
+    prompts = found["policy"].prompts
+    return [
+        {"prompt": prompts[i]}
+        | {name: of.completions[i] for name, of in found.items()}
+        | {f"{name}_reward": float(of.reward[i]) for name, of in found.items()}
+        for i in range(0, len(prompts), samples)
+    ]
+
+
+def _has_base(run: RestoredRun) -> bool:
+    """Whether the policy started from another model than the one that it is held to."""
+    reference = run.task.config.reference
+    return run.base is not None and (reference.path is not None or reference.refresh.kind != "never")

@@ -1,41 +1,69 @@
-"""Reward against KL over finished runs: a point a configuration, its seeds averaged, with standard errors."""
+"""Reward against KL over runs: which evaluations can be compared, a point for those that differ by seed alone, its errors."""
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 
+from kljax.analysis import evaluation_files
+from kljax.analysis.curves import alike, curve_of, labels, varied
+from kljax.analysis.evaluation import groups_of
+from kljax.analysis.intervals import LEVEL, Estimate, crossed, t_quantile
 from kljax.errors import UserError
 from kljax.json_text import key_text
 from kljax.training.run_directory import CONFIG, read_config
-
-matplotlib.use("Agg")  # files only: no display needed
-import matplotlib.pyplot as plt
 
 BASES = "bases"
 
 
 @dataclass(frozen=True)
-class Point:
-    """One configuration on held-out prompts: reward, KL(policy‖reference) in nats per sequence, standard errors.
+class Measured:
+    """A run and the evaluation of it that is compared with others'."""
 
-    With two or more seeds the errors are those of the mean over seeds; with one, those of the evaluation's prompts.
+    path: Path
+    config: dict[str, Any]
+    evaluation: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One configuration on held-out prompts: reward, and KL in nats per sequence; `_se` are standard errors.
+
+    `_low` and `_high` are the interval of `level`. Errors are over prompts and seeds; with one seed over prompts alone. `kl` is
+    to the reference in force in the last step, `kl_to_base` to the model that the policy started from; where the reference
+    `moves` it is the latter that can be compared. `value` is that of `varied`; `beta` the one that the last step used.
     """
 
-    curve: str  # what the points of one line share: name, penalty, algorithm
+    curve: str
+    varied: str
+    value: float
     beta: float
-    seeds: int
     step: int
+    steps: int
+    seeds: int
+    prompts: int
+    completions_a_prompt: int
+    level: float
     reward: float
     reward_se: float
+    reward_low: float
+    reward_high: float
     kl: float
     kl_se: float
+    kl_low: float
+    kl_high: float
+    kl_to_base: float
+    kl_to_base_se: float
+    kl_to_base_low: float
+    kl_to_base_high: float
     reference_reward: float
+    base_reward: float
+    moves: bool
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
@@ -55,58 +83,127 @@ def folder_of(path: Path) -> Path:
     return path.parent if (path / CONFIG).exists() else path
 
 
-def points(runs: Sequence[Path]) -> tuple[list[Point], list[Path]]:
-    """The frontier's points, by curve and beta, and the runs that are left out because they have no evaluation yet."""
-    groups: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
-    unfinished = []
+def points(runs: Sequence[Path]) -> tuple[list[Point], list[str]]:
+    """The frontier's points, by curve and along it, and what is to be said of runs that are left out or counted once."""
+    measured, said = comparable(runs)
+    groups: dict[str, list[Measured]] = {}
+    for run in measured:
+        groups.setdefault(key_text([alike(run.config), run.evaluation["step"]]), []).append(run)
+    groups = {key: _each_seed_once(group, said) for key, group in groups.items()}
+    curves = {key: curve_of(alike(group[0].config)) for key, group in groups.items()}
+    spelled = {key: key_text(curve) for key, curve in curves.items()}
+    distinct = {text: curves[key] for key, text in spelled.items()}
+    names, usual = labels(list(distinct.values()))
+    if usual:
+        said.append(f"Where a curve's name does not say otherwise: {usual}.")
+    named = dict(zip(distinct, names, strict=True))
+    found = [_point(group, named[spelled[key]]) for key, group in groups.items()]
+    return sorted(found, key=lambda point: (point.curve, point.value, point.step)), said
+
+
+def comparable(runs: Sequence[Path]) -> tuple[list[Measured], list[str]]:
+    """Of each run the evaluation of its last step, all with the same settings; and why other runs are left out.
+
+    The settings are those with which most runs were evaluated, where as many were the ones with more completions.
+    """
+    said, having = [], []
     for run in runs:
-        config, evaluation = read_config(run), last_evaluation(run)
-        if evaluation is None:
-            unfinished.append(run)
-            continue
-        alike = {key: value for key, value in config.items() if key not in ("seed", "run")}
-        groups.setdefault(key_text(alike), []).append((config, evaluation))
-    if not groups:
-        raise UserError(f"{runs[0]}: not finished, as all {len(runs)} runs here; expected at least one run with an evaluation.")
-    found = [_point(group) for group in groups.values()]
-    return sorted(found, key=lambda point: (point.curve, point.beta)), unfinished
+        there = evaluation_files.load_all(run)
+        last = [each for each in there if each["step"] == there[-1]["step"]]
+        if known := [each for each in last if "settings" in each]:
+            having.append((run, read_config(run), {_spelled(each["settings"]): each for each in known}))
+        elif there:
+            said.append(f"Left out, evaluated by an older version: {run} (experiments/analyze.py run={run} does it anew).")
+        else:
+            said.append(f"Left out, not finished: {run}")
+    if not having:
+        raise UserError(
+            f"{runs[0]}: no run here is finished ({len(runs)} looked at); expected one with an evaluation at least."
+        )
+    counts = Counter(settings for *_, found in having for settings in found)
+    chosen = max(counts, key=lambda settings: (counts[settings], _completions(settings), settings))
+    asked = " ".join(f"{name}={value}" for name, value in json.loads(chosen).items())
+    for run, _, found in having:
+        if chosen not in found:
+            said.append(
+                f"Left out, evaluated otherwise than most: {run} (for the same: experiments/analyze.py run={run} {asked})."
+            )
+    return [Measured(run, config, found[chosen]) for run, config, found in having if chosen in found], said
 
 
-def last_evaluation(run: Path) -> dict[str, Any] | None:
-    """What experiments/train.py or analyze.py wrote of the run's last step; None where there is nothing yet."""
-    files = sorted((run / "evaluation").glob("step_*.json"))
-    return json.loads(files[-1].read_bytes()) if files else None
+def _spelled(settings: Mapping[str, Any]) -> str:
+    return key_text(settings)
 
 
-def _point(group: list[tuple[dict[str, Any], dict[str, Any]]]) -> Point:
-    config, evaluation = group[0]
+def _completions(settings: str) -> int:
+    asked = json.loads(settings)
+    return asked["prompts"] * asked["samples"]
 
-    def mean_and_se(name: str) -> tuple[float, float]:
-        values = np.array([e["metrics"][name] for _, e in group])
-        if len(values) == 1:
-            return float(values[0]), evaluation["metrics"][f"{name}_se"]
-        return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
 
-    reward, reward_se = mean_and_se("reward/mean")
-    kl, kl_se = mean_and_se("kl/reverse_exact_seq")
+def _each_seed_once(group: Sequence[Measured], said: list[str]) -> list[Measured]:
+    """Runs of distinct seeds on the same prompts; others are no repeats, and it is said."""
+    kept: dict[int, Measured] = {}
+    for run in group:
+        first = kept.setdefault(run.config["seed"], run)
+        if first is not run:
+            said.append(f"Counted once, the same configuration and seed: {first.path} and {run.path}")
+    ids = Counter(_prompts(run) for run in kept.values())
+    usual = max(ids, key=lambda prompts: (ids[prompts], prompts))
+    for run in kept.values():
+        if _prompts(run) != usual:
+            said.append(f"Left out, its held-out prompts are others than those of the runs that it repeats: {run.path}")
+    return [run for run in kept.values() if _prompts(run) == usual]
+
+
+def _prompts(run: Measured) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted((entry["id"], entry["completions"]) for entry in run.evaluation["by_prompt"]))
+
+
+def beta_of(run: Measured) -> float:
+    """The beta that the run's last step used."""
+    fixed = run.config["kl"]["controller"]["kind"] == "fixed"  # in all its digits, of which a step has seven
+    return float(run.config["kl"]["beta"] if fixed else run.evaluation["metrics"]["kl/beta"])
+
+
+def _point(group: Sequence[Measured], curve: str) -> Point:
+    config, evaluation = group[0].config, group[0].evaluation
+    key, value = varied(config)
+    to_base = "kl/reverse_exact_to_base_seq" if "reward/base_mean" in evaluation["metrics"] else "kl/reverse_exact_seq"
+    base = "reward/base_mean" if "reward/base_mean" in evaluation["metrics"] else "reward/reference_mean"
+    figures = {}
+    for name, metric in (("reward", "reward/mean"), ("kl", "kl/reverse_exact_seq"), ("kl_to_base", to_base)):
+        found = estimate(group, metric)
+        low, high = found.mean - found.half_width, found.mean + found.half_width
+        figures |= {name: found.mean, f"{name}_se": found.se, f"{name}_low": low, f"{name}_high": high}
     return Point(
-        curve=f"{config['name']}: {config['algorithm']}, {config['kl']['penalty']}",
-        beta=beta_of(config, [e for _, e in group]),
-        seeds=len(group),
+        curve=curve,
+        varied=key,
+        value=value,
+        beta=float(np.mean([beta_of(run) for run in group])),
         step=evaluation["step"],
-        reward=reward,
-        reward_se=reward_se,
-        kl=kl,
-        kl_se=kl_se,
-        reference_reward=mean_and_se("reward/reference_mean")[0],
+        steps=config["steps"],
+        seeds=len(group),
+        prompts=len(evaluation["by_prompt"]),
+        completions_a_prompt=evaluation["of"]["samples"],
+        level=LEVEL,
+        reference_reward=estimate(group, "reward/reference_mean").mean,
+        base_reward=estimate(group, base).mean,
+        moves=config["reference"]["refresh"]["kind"] != "never",
+        **figures,
     )
 
 
-def beta_of(config: dict[str, Any], evaluations: Sequence[dict[str, Any]]) -> float:
-    """The beta of runs that differ by seed only: the config's, or what a controller had reached."""
-    if config["kl"]["controller"]["kind"] == "fixed":
-        return config["kl"]["beta"]
-    return float(np.mean([evaluation["metrics"]["kl/beta"] for evaluation in evaluations]))
+def estimate(group: Sequence[Measured], metric: str) -> Estimate:
+    """The mean of a metric over runs that were evaluated on the same prompts."""
+    first = group[0].evaluation
+    if len(group) == 1 and len(first["by_prompt"]) == 1:
+        se = first["metrics"][f"{metric}_se"]
+        return Estimate(first["metrics"][metric], se, t_quantile(groups_of(first["of"]) - 1) * se)
+    order = [entry["id"] for entry in first["by_prompt"]]
+    rows = [{entry["id"]: entry for entry in run.evaluation["by_prompt"]} for run in group]
+    counts = np.array([[row[prompt]["completions"] for prompt in order] for row in rows], np.float64)
+    means = np.array([[row[prompt][metric] for prompt in order] for row in rows], np.float64)
+    return crossed(means * counts, counts)
 
 
 def write_csv(found: Sequence[Point], file: Path) -> None:
@@ -115,40 +212,3 @@ def write_csv(found: Sequence[Point], file: Path) -> None:
         writer = csv.DictWriter(stream, fieldnames=list(asdict(found[0])))
         writer.writeheader()
         writer.writerows(asdict(point) for point in found)
-
-
-def plot(found: Sequence[Point], file: Path) -> None:
-    """Reward against KL, a line a curve, each point labelled with its beta."""
-    figure, axes = plt.subplots(figsize=(6.4, 4.4), dpi=150, layout="constrained")
-    for curve in dict.fromkeys(point.curve for point in found):
-        line = sorted((p for p in found if p.curve == curve), key=lambda point: point.kl)
-        drawn = axes.errorbar(
-            [p.kl for p in line],
-            [p.reward for p in line],
-            xerr=[p.kl_se for p in line],
-            yerr=[p.reward_se for p in line],
-            marker="o",
-            markersize=4,
-            capsize=2,
-            linewidth=1,
-            label=curve,
-        )
-        for p in line:
-            axes.annotate(
-                f"β = {p.beta:g}",
-                (p.kl, p.reward),
-                xytext=(6, -10),
-                textcoords="offset points",
-                fontsize=8,
-                color=drawn[0].get_color(),
-            )
-        axes.plot(0, line[0].reference_reward, marker="x", color=drawn[0].get_color())
-    axes.annotate("reference", (0, found[0].reference_reward), xytext=(6, -3), textcoords="offset points", fontsize=8)
-    axes.set_xlabel("KL(policy‖reference), nats per sequence")
-    axes.set_ylabel("reward")
-    axes.set_title("Reward and KL on held-out prompts, ± standard error", fontsize=10)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
-    axes.grid(alpha=0.2)
-    axes.margins(x=0.1)
-    figure.savefig(file)
-    plt.close(figure)

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 
 from kljax.analysis.claims.overoptimisation import SECOND, Curve, Fit, fit
-from kljax.analysis.frontier import beta_of, last_evaluation
+from kljax.analysis.frontier import Measured, beta_of, comparable
 from kljax.errors import UserError, did_you_mean
-from kljax.training.run_directory import read_config
+
+matplotlib.use("Agg")  # files only: no display needed
+import matplotlib.pyplot as plt
 
 
 @dataclass(frozen=True)
@@ -34,34 +36,38 @@ class Point:
     reference_gold: float
 
 
-def points(runs: Sequence[Path], proxy: str, gold: str) -> list[Point]:
-    """A point a finished run, from the largest beta to the smallest. `proxy` and `gold` are names of reward terms."""
-    found = []
-    for run in runs:
-        if (evaluation := last_evaluation(run)) is None:
-            continue
-        metrics = evaluation["metrics"]
-        for name in (proxy, gold):
-            if f"reward/terms/{name}" not in metrics:
-                terms = [key.split("/")[-1] for key in metrics if key.startswith("reward/terms/") and not key.endswith("_se")]
-                raise UserError(f"{run} has no reward term '{name}'; it has: {', '.join(terms)}.{did_you_mean(name, terms)}")
-        found.append(
-            Point(
-                beta=beta_of(read_config(run), [evaluation]),
-                step=evaluation["step"],
-                kl=metrics["kl/reverse_exact_seq"],
-                kl_se=metrics["kl/reverse_exact_seq_se"],
-                proxy=metrics[f"reward/terms/{proxy}"],
-                proxy_se=metrics[f"reward/terms/{proxy}_se"],
-                gold=metrics[f"reward/terms/{gold}"],
-                gold_se=metrics[f"reward/terms/{gold}_se"],
-                reference_proxy=metrics[f"reward/reference_terms/{proxy}"],
-                reference_gold=metrics[f"reward/reference_terms/{gold}"],
-            )
-        )
+def points(runs: Sequence[Path], proxy: str, gold: str) -> tuple[list[Point], list[str]]:
+    """A point a run, from the largest beta to the smallest, and which runs are left out. `proxy` and `gold` are reward terms.
+
+    Where the reference moves, KL and rewards are those to the base model.
+    """
+    measured, said = comparable(runs)
+    found = [_point(run, proxy, gold) for run in measured]
     if len(found) < 3:
         raise UserError(f"expected at least 3 finished runs to fit a curve to, got {len(found)}; sweep kl.beta.")
-    return sorted(found, key=lambda point: -point.beta)
+    return sorted(found, key=lambda point: -point.beta), said
+
+
+def _point(run: Measured, proxy: str, gold: str) -> Point:
+    metrics = run.evaluation["metrics"]
+    for name in (proxy, gold):
+        if f"reward/terms/{name}" not in metrics:
+            terms = [key.split("/")[-1] for key in metrics if key.startswith("reward/terms/") and not key.endswith("_se")]
+            raise UserError(f"{run.path} has no reward term '{name}'; it has: {', '.join(terms)}.{did_you_mean(name, terms)}")
+    moves = run.config["reference"]["refresh"]["kind"] != "never"
+    kl, start = ("kl/reverse_exact_to_base_seq", "base") if moves else ("kl/reverse_exact_seq", "reference")
+    return Point(
+        beta=beta_of(run),
+        step=run.evaluation["step"],
+        kl=metrics[kl],
+        kl_se=metrics[f"{kl}_se"],
+        proxy=metrics[f"reward/terms/{proxy}"],
+        proxy_se=metrics[f"reward/terms/{proxy}_se"],
+        gold=metrics[f"reward/terms/{gold}"],
+        gold_se=metrics[f"reward/terms/{gold}_se"],
+        reference_proxy=metrics[f"reward/{start}_terms/{proxy}"],
+        reference_gold=metrics[f"reward/{start}_terms/{gold}"],
+    )
 
 
 def fit_gold(found: Sequence[Point]) -> Fit:

@@ -7,23 +7,27 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from kljax.analysis.evaluation import Evaluation
+from kljax.analysis.evaluation import Evaluation, groups_of, of_model
 from kljax.analysis.frontier import Point
+from kljax.analysis.intervals import LEVEL, t_quantile
 from kljax.training.progress import console
 
 if TYPE_CHECKING:  # it needs SciPy, which is slow to import, and train.py does not need it
     from kljax.analysis import overoptimisation
     from kljax.analysis.claims.overoptimisation import Fit
 
-ROWS = {
-    # metric of the policy: (label, metric of the reference)
-    "reward/mean": ("reward", "reward/reference_mean"),
-    "kl/reverse_exact_seq": ("KL(policy‖reference), nats per sequence", None),
-    "kl/reverse_exact_tok": ("KL(policy‖reference), nats per token", None),
-    "kl/forward_exact_seq": ("KL(reference‖policy), nats per sequence", None),
-    "kl/forward_exact_tok": ("KL(reference‖policy), nats per token", None),
-    "rollout/length": ("tokens a completion", "rollout/reference_length"),
+FIGURES = {"reward": "reward/mean", "tokens a completion": "rollout/length"}
+"""Label and metric of what each model has."""
+
+COMPARED = {
+    # label: metric of the policy and the reference, of the policy and the base
+    "reward gained over it": ("reward/gain", "reward/gain_over_base"),
+    "KL(policy‖it), nats/seq": ("kl/reverse_exact_seq", "kl/reverse_exact_to_base_seq"),
+    "KL(policy‖it), nats/tok": ("kl/reverse_exact_tok", "kl/reverse_exact_to_base_tok"),
+    "KL(it‖policy), nats/seq": ("kl/forward_exact_seq", "kl/forward_exact_to_base_seq"),
+    "KL(it‖policy), nats/tok": ("kl/forward_exact_tok", "kl/forward_exact_to_base_tok"),
 }
+"""What the policy is to another model, in that one's column."""
 
 EXACT_ROWS = {
     "oracle/objective": "J(policy): reward − beta·KL, exact",
@@ -38,24 +42,36 @@ MOST_CLASSES = 12  # of a confusion matrix that is shown; larger ones are in res
 
 
 def show_evaluation(evaluation: Evaluation, path: Path) -> None:
-    """Reward, KLs and length on held-out prompts, reference beside policy."""
-    table = Table(title=f"{path}, step {evaluation.step}, held-out prompts (± standard error)", title_justify="left")
-    table.add_column("")
-    table.add_column("reference", justify="right")
-    table.add_column("policy", justify="right")
-    for name, (label, of_reference) in ROWS.items():
-        reference = _with_se(evaluation.metrics, of_reference) if of_reference else "0"
-        table.add_row(label, reference, _with_se(evaluation.metrics, name))
-    terms = [name for name in evaluation.metrics if name.startswith("reward/terms/") and not name.endswith("_se")]
-    for name in terms if len(terms) > 1 else []:
-        reference = _with_se(evaluation.metrics, name.replace("/terms/", "/reference_terms/"))
-        table.add_row(f"reward term {name.rpartition('/')[2]}", reference, _with_se(evaluation.metrics, name))
+    """Rewards, KLs and length on held-out prompts: policy, reference and, where that is another one, base."""
+    metrics, of = evaluation.metrics, evaluation.of
+    reach = t_quantile(groups_of(of) - 1)
+    others = ["reference", "base"] if "reward/base_mean" in metrics else ["reference"]
+    console.print(f"{path}, step {evaluation.step}: {what_of(of)}", soft_wrap=True)
+    console.print(f"± is a {LEVEL:.0%} interval: {reach:.2f} standard errors", soft_wrap=True)
+    table = Table()
+    for column in ("", "policy", *others):
+        table.add_column(column, justify="right" if column else "left")
+    terms = [name for name in metrics if name.startswith("reward/terms/") and not name.endswith("_se")]
+    figures = FIGURES | {f"reward term {name.rpartition('/')[2]}": name for name in (terms if len(terms) > 1 else [])}
+    for label, name in figures.items():
+        table.add_row(Text(label), *(_interval(metrics, of_model(model, name), reach) for model in ("policy", *others)))
+    for label, names in COMPARED.items():
+        table.add_row(label, "", *(_interval(metrics, name, reach) for name in names[: len(others)]))
     for name, label in EXACT_ROWS.items():
-        if name in evaluation.metrics:
-            table.add_row(label, "", f"{evaluation.metrics[name]:.4f}")
+        if name in metrics:
+            table.add_row(label, f"{metrics[name]:.4f}")
     console.print(table)
     for note in evaluation.notes:
-        console.print(f"Note: {note}", soft_wrap=True)
+        console.print(f"Note: {note}", soft_wrap=True, markup=False)
+
+
+def what_of(of: Mapping[str, Any]) -> str:
+    """How many samples figures are of, in words."""
+    prompts, distinct = of["prompts"], of["distinct_prompts"]
+    repeats = "" if distinct == prompts else f" ({distinct} distinct)"
+    cut = "".join(f", {name} {of[name]:g}" for name, off in (("top_k", 0), ("top_p", 1)) if of[name] != off)
+    each = f"{of['samples']} completion{'s' if of['samples'] > 1 else ''} of each of"
+    return f"{each} {prompts} held-out prompts{repeats}, seed {of['seed']}{cut}"
 
 
 def show_overoptimisation(points: Sequence["overoptimisation.Point"], fitted: "Fit") -> None:
@@ -78,11 +94,12 @@ def show_overoptimisation(points: Sequence["overoptimisation.Point"], fitted: "F
 
 
 def show_samples(evaluation: Evaluation, count: int) -> None:
-    """Some prompts, each with a completion by the reference and one by the policy."""
+    """Some prompts, each with a completion by every model."""
     for sample in evaluation.samples[:count]:
         console.print(Text(f"\n{sample['prompt']!r}"))
-        for who in ("reference", "policy"):
-            console.print(Text(f"  {who:9}  {sample[f'{who}_reward']:+.2f}  {sample[who]!r}"))
+        for who in ("base", "reference", "policy"):
+            if who in sample:
+                console.print(Text(f"  {who:9}  {sample[f'{who}_reward']:+.2f}  {sample[who]!r}"))
 
 
 def show_base(result: Mapping[str, Any], path: Path) -> None:
@@ -132,16 +149,37 @@ def show_paths(path: Path) -> None:
 
 
 def show_frontier(points: Sequence[Point]) -> None:
-    """Reward and KL, a row a configuration."""
-    table = Table(title="Reward and KL(policy‖reference) on held-out prompts (± standard error)", title_justify="left")
-    table.add_column("run")
-    for label in ("beta", "seeds", "step", "reward", "KL, nats/seq"):
-        table.add_column(label, justify="right")
-    for p in points:
-        reward, kl = f"{p.reward:.3f} ± {p.reward_se:.3f}", f"{p.kl:.3f} ± {p.kl_se:.3f}"
-        table.add_row(p.curve, f"{p.beta:g}", str(p.seeds), str(p.step), reward, kl)
-    console.print(table)
+    """Reward and KL, a table a curve and a row a configuration."""
+    first = points[0]
+    prompts = sorted({point.prompts for point in points})
+    distinct = " or ".join(map(str, prompts))
+    console.print(
+        f"Reward and KL, nats per sequence: {first.completions_a_prompt} completions of each of {distinct} distinct held-out "
+        f"prompts.\n± is half a {first.level:.0%} interval (Student's t) over prompts, and over seeds where there are several.",
+        soft_wrap=True,
+    )
+    for curve in dict.fromkeys(point.curve for point in points):
+        line = [point for point in points if point.curve == curve]
+        table = Table()
+        kls = ["KL to reference", "KL to base"] if line[0].moves else ["KL to reference"]
+        for label in (line[0].varied.rpartition(".")[2], "seeds", "step", "reward", *kls):
+            table.add_column(label, justify="right")
+        for p in line:
+            to_base = [_half(p.kl_to_base, p.kl_to_base_high)] if p.moves else []
+            row = _half(p.reward, p.reward_high), _half(p.kl, p.kl_high), *to_base
+            step = str(p.step) if p.step == p.steps else f"{p.step} of {p.steps}"
+            table.add_row(f"{p.value:g}", str(p.seeds), step, *row)
+        console.print(f"\n{curve}", soft_wrap=True, markup=False)
+        console.print(table)
+    if any(point.seeds == 2 for point in points):
+        console.print(
+            "Two seeds have one degree of freedom: their intervals are 12.7 standard errors to each side.", soft_wrap=True
+        )
 
 
-def _with_se(metrics: Mapping[str, float], name: str) -> str:
-    return f"{metrics[name]:.3f} ± {metrics[f'{name}_se']:.3f}"
+def _half(mean: float, high: float) -> str:
+    return f"{mean:.3f} ± {high - mean:.3f}"
+
+
+def _interval(metrics: Mapping[str, float], name: str, reach: float) -> str:
+    return f"{metrics[name]:.3f} ± {reach * metrics[f'{name}_se']:.3f}" if name in metrics else "–"

@@ -14,7 +14,8 @@ from kljax.errors import UserError
 from kljax.training.state import not_finite, params_hash
 from kljax.types import Params
 
-REFERENCE, BASE = "reference", "base"
+REFERENCE, BASE, START = "reference", "base", "start"
+"""Folders of parameters that a run does not change. START: the model that the policy started from, where neither has it."""
 
 
 class Checkpoints:
@@ -123,6 +124,11 @@ def load_frozen(run: Path, shapes: Params, shardings: Params) -> tuple[Params, P
     reference = load_params(run, shapes, shardings)
     base = load_params(run, shapes, shardings, BASE) if _folder(run, BASE).exists() else reference
     return base, reference, frozen_hash(base, reference)
+
+
+def load_start(run: Path, shapes: Params, shardings: Params) -> Params:
+    """The model that the policy started from, where it was saved by itself; None where it was not."""
+    return load_params(run, shapes, shardings, START) if _folder(run, START).exists() else None
 
 
 def frozen_hash(base: Params, reference: Params) -> str:

@@ -16,7 +16,7 @@ from kljax.models.lora import targets_note
 from kljax.policy.algorithms import ALGORITHMS
 from kljax.training import run_data, run_directory
 from kljax.training.adaptation import Frozen, frozen_reference
-from kljax.training.checkpoints import Checkpoints, load_params, save_frozen
+from kljax.training.checkpoints import START, Checkpoints, load_params, save_frozen, save_params
 from kljax.training.diagnosis import AFTER_UPDATE, STOPPED, fetched
 from kljax.training.enumeration import Enumeration, check_objective, completion_tree, enumerate_task
 from kljax.training.epochs import with_steps
@@ -74,6 +74,8 @@ def train(config: Config) -> Path:
     run_data.record(path, parts, whole=("held_out", "prompts") if config.run.oracle_every else ("held_out",))
     task.tokenizer.save_pretrained(str(path / "tokenizer"))
     frozen_hash = save_frozen(path, reference if frozen.base is None else base, reference)
+    if frozen.base is None and reference is not base and (config.reference.path is not None or state.reference is not None):
+        save_params(path, base, START)  # an evaluation compares with it, too
     about = {
         "model": config.reference.path or str(base_path),
         "sha256": frozen_hash,

@@ -12,7 +12,7 @@ from kljax.errors import UserError
 from kljax.models import huggingface
 from kljax.training import run_directory
 from kljax.training.adaptation import Adaptation, adaptation, moving_shapes
-from kljax.training.checkpoints import Checkpoints, check_finite, load_frozen
+from kljax.training.checkpoints import Checkpoints, check_finite, load_frozen, load_start
 from kljax.training.regularisation import make_controller
 from kljax.training.state import Architecture, TrainState, decoder_architecture, rl_optimizer, state_shapes, state_shardings
 from kljax.types import Params
@@ -25,9 +25,10 @@ EXPORTED = "exported"
 
 @dataclass(frozen=True)
 class RestoredModels:
-    """Policy and reference of one step of a run as plain decoders, and the beta that its controller had reached.
+    """Policy and reference of one step of a run as plain decoders, and the `beta` that the step before it used.
 
-    Under LoRA the frozen `base` and the `adapters` are there by themselves, too; they are None otherwise.
+    A `reference` that moves is the one in force during that step. `base` is the model that the policy started from: the very
+    object that `reference` is, where they are one, and None of an older run that has not kept it. `adapters` are LoRA's.
     """
 
     step: int
@@ -107,12 +108,27 @@ def restore_models(path: Path, step: int | Literal["latest"], mesh: Mesh) -> Res
         others = ", ".join(str(other) for other in checkpoints.steps() if other < chosen)
         way_out = f"Choose an earlier step ({others})" if others else "Restore the file, or run it anew (name=…)"
         check_finite(path / "checkpoints" / str(chosen), (state.params, state.reference), way_out)
+        beta = _beta(checkpoints, chosen, state)
     finally:
         checkpoints.close()
+    lora = adapted.adapter is not None
+    start = base if lora else _start(config, path, arch, reference)
     if state.reference is not None:
         reference = adapted.merged(state.reference, base)
-    parts = (base, state.params) if adapted.adapter is not None else (None, None)
-    return RestoredModels(chosen, arch, adapted.merged(state.params, base), reference, float(state.controller.beta), *parts)
+    adapters = state.params if lora else None
+    return RestoredModels(chosen, arch, adapted.merged(state.params, base), reference, beta, start, adapters)
+
+
+def _beta(checkpoints: Checkpoints, step: int, state: TrainState) -> float:
+    """That of the last step; of an older checkpoint, and before the first step, that of the next one."""
+    used = checkpoints.about(step).get("beta")
+    return max(float(state.controller.beta if used is None else used), 0.0)
+
+
+def _start(config: Config, path: Path, arch: Architecture, reference: Params) -> Params:
+    """The base model of a run without adapters: what was saved as such, or else the first reference, where that is it."""
+    start = load_start(path, arch.shapes, arch.shardings)
+    return reference if start is None and config.reference.path is None else start
 
 
 def read_run_config(path: Path) -> Config:
