@@ -14,7 +14,6 @@ from kljax.overrides.folders import options
 PAGE = Path(__file__).parents[1] / "docs" / "coming_from_trl.md"
 KEYS = set(leaf_keys(Config)) | {f"reward.NAME.{field}" for field in leaf_keys(RewardTerm)}
 NAMES = [name for row in rows() for name in row.names]
-COMING = {"evaluation.top_k", "evaluation.top_p"}  # with the training step that refuses to cut the policy
 
 
 def test_the_page_is_the_table():
@@ -32,7 +31,7 @@ def test_what_is_offered_exists(ours):
     if value and (names := options(key)):
         assert value in names
     else:
-        assert key in KEYS | COMING
+        assert key in KEYS
         if value:
             compose([ours], Config)
 

@@ -132,6 +132,7 @@ WHERE = {
     "ReferenceConfig": "config:reference",
     "ExportConfig": "export",
     "DecoderConfig": "model/gpt2",
+    "EvaluationConfig": "config:evaluation",
 }
 """Sections with fields that came later, and where their values live."""
 
