@@ -128,6 +128,7 @@ WHERE = {
     "PretrainedTokenizer": "tokenizer/pretrained",
     "LoraAdapter": "adapter/lora",
     "ReferenceConfig": "config:reference",
+    "EvaluationConfig": "config:evaluation",
     "ExportConfig": "export",
     "DecoderConfig": "model/gpt2",
 }
