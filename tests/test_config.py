@@ -130,6 +130,7 @@ WHERE = {
     "PretrainedTokenizer": "tokenizer/pretrained",
     "LoraAdapter": "adapter/lora",
     "ReferenceConfig": "config:reference",
+    "EvaluationConfig": "config:evaluation",
     "ExportConfig": "export",
     "DecoderConfig": "model/gpt2",
     "EvaluationConfig": "config:evaluation",

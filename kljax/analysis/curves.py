@@ -4,9 +4,9 @@ A point is of runs that agree in everything but the seed (and where and on what 
 everything but beta, or the budget or target of what moves beta.
 """
 
-import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import MISSING
 from typing import Any
 
@@ -44,7 +44,7 @@ def varied(config: Config) -> tuple[str, float]:
 def curve_of(shared: Config) -> dict[str, Any]:
     """What the points of a curve share, of what the runs of one of them do."""
     *path, last = varied(shared)[0].split(".")
-    copied: dict[str, Any] = copy.deepcopy(dict(shared))
+    copied: dict[str, Any] = deepcopy(dict(shared))
     part = copied
     for key in path:
         part = part[key]

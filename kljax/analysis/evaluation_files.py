@@ -47,7 +47,7 @@ def load_all(run: Path) -> list[dict[str, Any]]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_bytes())
         if not isinstance(found["step"], int) or not isinstance(found["metrics"], dict):
             raise TypeError
     except (OSError, ValueError, KeyError, TypeError):

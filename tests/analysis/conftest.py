@@ -19,7 +19,8 @@ def write_evaluation(run: Path, step, figures, settings, of_seed, prompts, more)
     shape = np.linspace(-0.5, 0.5, prompts)
     columns = {name: x if np.ndim(x) else x + 0.1 * shape for name, x in figures.items()}
     by_prompt = [
-        {"id": f"p{i}", "prompt": f"p{i}", "completions": settings["samples"]} | {k: float(v[i]) for k, v in columns.items()}
+        {"id": f"p{i}", "prompt": f"p{i}", "completions": settings["samples"]}
+        | {name: float(column[i]) for name, column in columns.items()}
         for i in range(prompts)
     ]
     metrics = {name: float(np.mean(column)) for name, column in columns.items()} | {f"{name}_se": 0.02 for name in columns}
@@ -39,12 +40,12 @@ def write_run(tiny_in):
     """write_run(folder, *overrides, reward=…, kl=…): a finished run of this config, with these figures."""
 
     def write(folder, *overrides, reward=1.0, kl=2.0, step=None, beta=None, settings=None, prompts=PROMPTS, more=None):
-        config = to_dict(compose([*tiny_in("."), f"run.variant={folder.name}", *overrides], Config))
+        config = to_dict(compose([*tiny_in("."), f"run.variant=of-{folder.name}", *overrides], Config))
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         if step != "none":
             figures = {"reward/mean": reward, "reward/reference_mean": 0.5, "kl/reverse_exact_seq": kl}
-            figures |= {name: value for name, value in (more or {}).items() if not name.startswith("reward/terms")}
+            figures |= more or {}
             beta = config["kl"]["beta"] if beta is None else beta
             step = config["steps"] if step is None else step
             write_evaluation(folder, step, figures, SETTINGS | (settings or {}), config["seed"], prompts, {"kl/beta": beta})

@@ -221,6 +221,67 @@ def test_a_base_model_is_no_run(tiny):
         restore(base, "latest", ONE)
 
 
+@pytest.fixture(scope="module")
+def moved(tiny_in, tmp_path_factory):
+    """moved(*overrides): a short run whose reference is not, or not for long, the model that it started from."""
+
+    def train_and_restore(*overrides):
+        root = tmp_path_factory.mktemp("moved")
+        config = compose([*tiny_in(root), "optimizer.learning_rate=0.01", *overrides], Config)
+        return restore(train(config), "latest", ONE)
+
+    return train_and_restore
+
+
+EVERY = ("reference/refresh=every", "reference.refresh.steps=2")
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_a_reference_that_moves_is_reported_beside_the_base(moved, run, adapter, capsys):
+    """The KL to the base is that of the models themselves, and is not that to the reference."""
+    found = moved(*EVERY, f"adapter={adapter}")
+    result = evaluated(found, prompts=16)
+    config = EvaluationConfig(prompts=16, samples=2, seed=0)
+    look = look_at(found, found.held_out_prompts(), config)
+    by_policy, by_base = look(found.policy, (found.base,)), look(found.base, (found.policy,))
+    expected = {
+        "reward/base_mean": by_base.reward.mean(),
+        "rollout/base_length": by_base.length.mean(),
+        "reward/base_terms/sentiment": by_base.terms["sentiment"].mean(),
+        "reward/gain_over_base": (by_policy.reward - by_base.reward).mean(),
+        "kl/reverse_exact_to_base_seq": by_policy.kls[0].mean(),
+        "kl/reverse_exact_to_base_tok": by_policy.kls[0].sum() / by_policy.length.sum(),
+        "kl/forward_exact_to_base_seq": by_base.kls[0].mean(),
+        "kl/forward_exact_to_base_tok": by_base.kls[0].sum() / by_base.length.sum(),
+    }
+    for name, value in expected.items():
+        assert result.metrics[name] == pytest.approx(value, rel=1e-5), name
+        assert result.metrics[f"{name}_se"] > 0, name
+    # the base is the model that was fitted, whatever moved since
+    fitted = jax.tree.leaves(run.reference)
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(found.base), fitted, strict=True))
+    assert abs(result.metrics["kl/reverse_exact_to_base_seq"] - result.metrics["kl/reverse_exact_seq"]) > 1e-6
+    tables.show_evaluation(result, found.path)
+    shown = capsys.readouterr().out
+    assert "base" in shown and f"{result.metrics['kl/reverse_exact_to_base_seq']:.3f} ± " in shown
+    assert any("reference.refresh=every" in note for note in result.notes)
+
+
+def test_a_reference_that_is_another_checkpoint_is_reported_beside_the_base(moved, run):
+    found = moved(f"reference.path={run.path}", "steps=2")
+    fitted = jax.tree.leaves(run.reference)
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(found.base), fitted, strict=True))
+    metrics = evaluated(found).metrics
+    assert metrics["kl/reverse_exact_to_base_seq"] != metrics["kl/reverse_exact_seq"] > 0
+    assert "reward/base_mean" in metrics
+
+
+def test_a_base_that_an_older_run_did_not_keep_is_said(run):
+    found = replace(run, base=None)
+    assert "reward/base_mean" not in evaluated(found).metrics
+    assert any("The base model is not kept" in note for note in evaluated(found).notes)
+
+
 def test_the_table_shows_what_each_model_is(run, capsys):
     result = evaluated(run)
     tables.show_evaluation(result, run.path)

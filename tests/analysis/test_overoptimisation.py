@@ -1,7 +1,5 @@
 """The form of Gao et al. is found again in runs that have it, and what is not there is said."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -13,29 +11,20 @@ BETAS = [1.0, 0.3, 0.1, 0.03, 0.01]
 KLS = [0.2, 1.0, 4.0, 16.0, 36.0]
 
 
-def write_run(folder, beta, kl, terms=("small", "large")):
-    d = np.sqrt(kl)
-    values = dict(zip(terms, (PROXY_SLOPE * d - 1, d * (ALPHA - BETA * np.log(d)) - 0.5), strict=True))
-    metrics = {"kl/reverse_exact_seq": kl, "kl/reverse_exact_seq_se": 0.1}
-    for name, value, of_reference in zip(terms, values.values(), (-1.0, -0.5), strict=True):
-        metrics |= {
-            f"reward/terms/{name}": value,
-            f"reward/terms/{name}_se": 0.05,
-            f"reward/reference_terms/{name}": of_reference,
-        }
-    (folder / "evaluation").mkdir(parents=True)
-    (folder / "config.yaml").write_text(f"name: x\nkl: {{beta: {beta}, controller: {{kind: fixed}}}}\n")
-    (folder / "evaluation" / "step_000150.json").write_text(json.dumps({"step": 150, "metrics": metrics}))
-    return folder
-
-
 @pytest.fixture
-def runs(tmp_path):
-    return [write_run(tmp_path / str(beta), beta, kl) for beta, kl in zip(BETAS, KLS, strict=True)]
+def runs(write_run, tmp_path):
+    made = []
+    for beta, kl in zip(BETAS, KLS, strict=True):
+        d = np.sqrt(kl)
+        rewards = {"small": (PROXY_SLOPE * d - 1, -1.0), "large": (d * (ALPHA - BETA * np.log(d)) - 0.5, -0.5)}
+        figures = {f"reward/terms/{name}": policy for name, (policy, _) in rewards.items()}
+        figures |= {f"reward/reference_terms/{name}": reference for name, (_, reference) in rewards.items()}
+        made.append(write_run(tmp_path / str(beta).replace(".", "_"), f"kl.beta={beta}", kl=kl, more=figures))
+    return made
 
 
 def test_the_fit_finds_the_form_again(runs):
-    found = overoptimisation.points(runs, "small", "large")
+    found, _ = overoptimisation.points(runs, "small", "large")
     fitted = overoptimisation.fit_gold(found)
     assert [point.beta for point in found] == BETAS
     np.testing.assert_allclose([fitted.alpha, fitted.beta, fitted.explained], [ALPHA, BETA, 1.0], rtol=1e-9)
@@ -43,8 +32,9 @@ def test_the_fit_finds_the_form_again(runs):
 
 
 def test_a_run_that_is_not_finished_is_left_out(runs, tmp_path):
-    (tmp_path / "unfinished").mkdir()
-    assert len(overoptimisation.points([*runs, tmp_path / "unfinished"], "small", "large")) == len(runs)
+    found, said = overoptimisation.points([*runs, tmp_path / "unfinished"], "small", "large")
+    assert len(found) == len(runs)
+    assert said == [f"Left out, not finished: {tmp_path / 'unfinished'}"]
 
 
 def test_a_term_that_is_not_there_is_said(runs):
@@ -58,7 +48,7 @@ def test_two_runs_are_too_few(runs):
 
 
 def test_numbers_and_picture_are_written(runs, tmp_path):
-    found = overoptimisation.points(runs, "small", "large")
+    found, _ = overoptimisation.points(runs, "small", "large")
     overoptimisation.write_csv(found, tmp_path / "o.csv")
     overoptimisation.plot(found, overoptimisation.fit_gold(found), tmp_path / "o.png")
     assert len((tmp_path / "o.csv").read_text().splitlines()) == 1 + len(BETAS)

@@ -59,9 +59,11 @@ def test_sweep_analysis_and_frontier(sweep, cache):
 
     at_end = json.loads((runs[0] / "evaluation" / "step_000006.json").read_text())["metrics"]
     call("analyze.py", cache, f"run={runs[0]}")
+    call("analyze.py", cache, f"run={runs[0]}", "prompts=8", "seed=3")
     assert json.loads((runs[0] / "evaluation" / "step_000006.json").read_text())["metrics"] == at_end
+    assert (runs[0] / "evaluation" / "step_000006_prompts-8_seed-3.json").exists()
     call("analyze.py", cache, f"run={runs[0]}", "step=2", "prompts=8")
-    earlier = json.loads((runs[0] / "evaluation" / "step_000002.json").read_text())["metrics"]
+    earlier = json.loads((runs[0] / "evaluation" / "step_000002_prompts-8.json").read_text())["metrics"]
     assert 0 < earlier["kl/reverse_exact_seq"] < at_end["kl/reverse_exact_seq"]
 
     assert "has no checkpoint of step 3; it has: 2, 4, 6" in call("analyze.py", cache, f"run={runs[0]}", "step=3", code=2)
