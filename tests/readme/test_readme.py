@@ -190,7 +190,7 @@ def test_every_command_runs_in_a_short_form(here, monkeypatch, compilation_cache
     assert not failed, "\n\n".join(f"{command}\n{error}" for command, error in failed.items())
     for path in WHOLE.values():
         assert (here / path / "evaluation" / "step_000002.json").exists(), path
-    assert (here / "exported" / "config.json").exists()
+    assert (here / "exported" / "adapter_config.json").exists()  # of the last export
     check_printed(here, monkeypatch)
 
 
