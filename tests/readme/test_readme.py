@@ -23,7 +23,10 @@ from tests.readme.plans import NOT_RUN, leftovers, plan, script_of, without_envi
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
 PLANS = list({plan(command).words: plan(command) for command in all_commands()}.values())
-README = {without_environment(one.words): one for one in map(plan, in_markdown()) if one.skipped is None and one.long is None}
+README = {}
+for one in map(plan, in_markdown()):
+    if one.skipped is None and one.long is None:
+        README.setdefault(without_environment(one.words), one)
 REST = [one for one in PLANS if without_environment(one.words) not in README]
 
 SHORT = [
