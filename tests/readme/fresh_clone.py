@@ -1,7 +1,7 @@
 """What a reader does who has the README alone: clone, install, each command as it is printed, as a process of its own.
 
-`python -m tests.readme.fresh_clone` needs Python, git and the package index; what is committed is what is tried. `--only TEXT` takes
-the commands with this text in them and those of the built-in run, `--keep` leaves the folder there.
+`python -m tests.readme.fresh_clone` needs Python, git and the package index; what is committed is what is tried. `--only TEXT`
+takes the commands with this text in them and what they need, `--keep` leaves the folder there.
 """
 
 import argparse
@@ -64,11 +64,8 @@ def fresh_environment(folder: Path) -> dict[str, str]:
     """A new virtual environment in front of PATH, a home folder without caches, and no package but the new environment's."""
     subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
     (folder / "home").mkdir()
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PYTHON", "KLJAX", "JAX", "XLA", "VIRTUAL_ENV"))
-    }
+    others = ("PYTHON", "KLJAX", "JAX", "XLA", "VIRTUAL_ENV")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     return kept | {"HOME": str(folder / "home"), "PATH": f"{folder}/venv/bin:{os.environ['PATH']}", "COLUMNS": "120"}
 
 
@@ -79,11 +76,11 @@ def attempt(one: Plan, clone: Path, environment: dict[str, str]) -> list[Plan]:
         return []
     for target in targets(one, clone):
         shutil.rmtree(target)
-    began = time.monotonic()
+    words, began = there(one.words, clone), time.monotonic()
     server = one.words[0] == "tensorboard"
     try:
         ended = subprocess.run(
-            one.words if "=" not in one.words[0] else ["env", *one.words],
+            ["env", *words],  # which takes NAME=value in front of a program
             cwd=clone,
             env=environment,
             stdout=subprocess.PIPE,
@@ -99,6 +96,12 @@ def attempt(one: Plan, clone: Path, environment: dict[str, str]) -> list[Plan]:
     if not well:
         print(said[-3000:], flush=True)
     return [] if well else [one]
+
+
+def there(words: tuple[str, ...], clone: Path) -> list[str]:
+    """With the names that runs have got by the overrides of their commands."""
+    runs = {"run=runs/mine/lora": f"run={path.relative_to(clone)}" for path in clone.glob("runs/mine/*lora*")}
+    return [runs.get(word, word) for word in words]
 
 
 def targets(one: Plan, clone: Path) -> Iterator[Path]:
