@@ -100,8 +100,8 @@ def attempt(one: Plan, clone: Path, environment: dict[str, str]) -> list[Plan]:
 
 def there(words: tuple[str, ...], clone: Path) -> list[str]:
     """With the names that runs have got by the overrides of their commands."""
-    runs = {"run=runs/mine/lora": f"run={path.relative_to(clone)}" for path in clone.glob("runs/mine/*lora*")}
-    return [runs.get(word, word) for word in words]
+    adapted = [f"run={path.relative_to(clone)}" for path in sorted(clone.glob("runs/mine/*lora*"))]
+    return [adapted[0] if adapted and word == "run=runs/mine/lora" else word for word in words]
 
 
 def targets(one: Plan, clone: Path) -> Iterator[Path]:
