@@ -17,7 +17,7 @@ def _vader() -> Any:
     try:
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
     except ImportError:
-        raise UserError("needs the package vaderSentiment; install it with: pip install 'kljax[text]'.") from None
+        raise UserError("needs the package vaderSentiment; install it with: pip install vaderSentiment.") from None
     return SentimentIntensityAnalyzer()
 
 

@@ -26,7 +26,7 @@ def require_sklearn() -> Any:
     except ImportError:
         raise UserError(
             "pretrain/objective=classification: its figures need the package scikit-learn; install it with: "
-            "pip install 'kljax[text]'."
+            "pip install scikit-learn."
         ) from None
     return metrics
 
