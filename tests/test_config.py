@@ -133,7 +133,6 @@ WHERE = {
     "EvaluationConfig": "config:evaluation",
     "ExportConfig": "export",
     "DecoderConfig": "model/gpt2",
-    "EvaluationConfig": "config:evaluation",
 }
 """Sections with fields that came later, and where their values live."""
 
