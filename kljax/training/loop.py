@@ -21,9 +21,9 @@ from kljax.rewards.combination import score_texts
 from kljax.rewards.functions import Logged, TrainerState
 from kljax.training import run_data, run_directory
 from kljax.training.adaptation import Frozen, adaptation, cast, freeze, frozen_reference, make_refresh, moving_shapes
-from kljax.training.checkpoints import Checkpoints, load_params, save_frozen
+from kljax.training.checkpoints import Checkpoints, save_frozen
 from kljax.training.enumeration import Enumeration, completion_tree, enumerate_task
-from kljax.training.fitting import ensure_base
+from kljax.training.fitting import ensure_base, load_base
 from kljax.training.interrupt import Interrupted, StopRequest
 from kljax.training.mesh import batch_sharding, replicated
 from kljax.training.progress import console
@@ -109,7 +109,7 @@ def train(config: Config) -> Path:
         for sentence in generation_settings.sentences(task.generation, task.tokenizer, config.rollout):
             say(sentence)
     base_path = ensure_base(task)
-    base = load_params(base_path, task.architecture.shapes, task.architecture.shardings)
+    base = load_base(task, base_path)
     reference = first_reference(task, base)
     kl_at_start = check_zero_kl(trainer, base, reference)
     state, frozen = trainer.initial_state(base, reference), trainer.freeze(base, reference)

@@ -68,7 +68,7 @@ def as_directory(path: str, field: str, mesh: Mesh) -> str:
         out.parent.mkdir(exist_ok=True)
         tokenizer = tokenizers.load(run / "tokenizer", field)
         huggingface.save(
-            out, "decoder", model, vocab_size, models.policy, tokenizer, model.param_dtype,
+            out, "decoder", model, vocab_size, models.policy, tokenizer, "float32",  # merged adapters are
             ends=run_directory.read_ends(run), rollout=config.rollout,
         )  # fmt: skip
     return str(out)
