@@ -26,7 +26,7 @@ from kljax.data import tokenizers
 from kljax.data.labelled import count, take
 from kljax.errors import UserError
 from kljax.models import huggingface
-from kljax.training import divergence, objectives, run_directory
+from kljax.training import damaged, divergence, objectives, run_directory
 from kljax.training.adaptation import cast
 from kljax.training.checkpoints import Checkpoints, load_params, save_params
 from kljax.training.divergence import FitChecks, UpdateCheck
@@ -121,7 +121,7 @@ def load_base(task: Task, path: Path) -> Params:
 
 def read_result(path: Path) -> dict[str, Any]:
     """The figures of a fitted model, held out and on the test rows."""
-    return json.loads((path / RESULT).read_text())
+    return damaged.read_json(path / RESULT, "delete it, and the same command writes it again")
 
 
 def check_export(task: Task) -> None:

@@ -22,6 +22,7 @@ from kljax.data import tokenizers
 from kljax.errors import UserError
 from kljax.models import generation_settings
 from kljax.models.generation_settings import GenerationSettings
+from kljax.training import damaged
 from kljax.types import Tokenizer
 from kljax.validation import validate, without_defaults
 
@@ -165,11 +166,12 @@ def read_config(path: Path) -> dict[str, Any]:
     if not (path / CONFIG).exists():
         raise UserError(f"run: '{path}' is not a run directory (it has no {CONFIG}).")
     try:
-        values = yaml.safe_load((path / CONFIG).read_text())
+        values = yaml.safe_load(text := (path / CONFIG).read_text())
     except (yaml.YAMLError, UnicodeDecodeError, OSError):
-        values = None
+        values, text = None, ""
     if not isinstance(values, dict):
         raise UserError(f"run: {path / CONFIG} cannot be read as a YAML mapping; restore it, or choose another name=….")
+    damaged.check_config(path / CONFIG, text, values)
     if isinstance(values.get("run"), dict):
         values["run"] = {key: value for key, value in values["run"].items() if key not in RETIRED}
     return values
@@ -200,7 +202,8 @@ def read_model(path: Path) -> tuple[DecoderConfig, int]:
     """The decoder of a run and its vocabulary's size."""
     with _reading_model(path):
         values = json.loads((path / MODEL).read_text())
-        return validate(values["decoder"], DecoderConfig), values["vocab_size"]
+        with damaged.reading_config(path / MODEL):
+            return validate(values["decoder"], DecoderConfig), values["vocab_size"]
 
 
 def read_ends(path: Path) -> tuple[int, ...]:
@@ -216,8 +219,13 @@ def read_ends(path: Path) -> tuple[int, ...]:
 def _reading_model(path: Path) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError:
+        raise UserError(f"run: {path / MODEL} is missing; was the run interrupted before its first step?") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"run: {path / MODEL} is missing or broken; was the run interrupted before its first step?") from None
+        raise UserError(
+            f"run: {path / MODEL} is broken: it was cut off or changed. Restore it from a copy, or delete it: the command that "
+            "began the run writes it again."
+        ) from None
 
 
 def check_model(path: Path, model: DecoderConfig, vocab_size: int, rewards: Mapping[str, str]) -> None:
