@@ -10,8 +10,7 @@ import jax
 
 from kljax.config import Config
 from kljax.errors import UserError
-from kljax.training.checkpoints import load_params
-from kljax.training.fitting import ensure_base
+from kljax.training.fitting import ensure_base, load_base
 from kljax.training.references import first_reference
 from kljax.training.task import prepare
 from kljax.training.trainer import build_trainer
@@ -40,7 +39,7 @@ def measure(config: Config, steps: int = 2) -> Memory:
     trainer = build_trainer(task)
     _release()
     before = _resident("VmRSS")
-    base = load_params(base_path, task.architecture.shapes, task.architecture.shardings)
+    base = load_base(task, base_path)
     reference = first_reference(task, base)
     state, frozen = trainer.initial_state(base, reference), trainer.freeze(base, reference)
     sizes = [_bytes(tree) for tree in (state.params, state.opt_state, (frozen, state.reference))]

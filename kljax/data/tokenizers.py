@@ -1,6 +1,7 @@
 """Tokenizers as Hugging Face tokenizer files, loaded or trained on the task's text; texts to tokens and back."""
 
 import copy
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,9 @@ def load(path: str | Path, field: str = "tokenizer", revision: str | None = None
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path), **({} if revision is None else {"revision": revision}))
     except Exception as error:  # transformers raises OSError, ValueError and hub errors alike
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{field}: cannot load a tokenizer from '{path}' ({reason}). Expected a directory with tokenizer.json, "
-            "or a hub name."
+            f"{field}: cannot load a tokenizer from '{path}' ({_reason(Path(path), error)}). Expected a directory with "
+            "tokenizer.json, or a hub name."
         ) from None
     if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
         tokenizer.eos_token = tokenizer.sep_token
@@ -71,6 +71,20 @@ def load(path: str | Path, field: str = "tokenizer", revision: str | None = None
             tokenizer.chat_template = NO_BOS + template  # which renders nothing for a token that is not there
         tokenizer.bos_token = tokenizer.eos_token
     return tokenizer
+
+
+def _reason(folder: Path, error: Exception) -> str:
+    """Which file cannot be read, or that there is none: transformers names no file, and takes a lost folder for a hub name."""
+    if not folder.expanduser().is_dir():
+        return "there is no such directory" if folder.is_absolute() else str(error).strip().splitlines()[0]
+    for file in sorted(folder.expanduser().glob("*.json")):
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as broken:
+            return f"{file.name} was cut off or changed: {broken}"
+    if not any((folder.expanduser() / name).exists() for name in FILES[:1]):
+        return f"it has no {FILES[0]}"
+    return str(error).strip().splitlines()[0]
 
 
 def check_same(folder: Path, tokenizer: Tokenizer, field: str) -> None:

@@ -92,12 +92,15 @@ def _spell(targets: list[Any]) -> str:
 
 
 def merge(params: Params, adapter: LoraAdapter) -> Params:
-    """Parameters of the plain decoder, W + (alpha/rank)·A·B, from those of the adapted one. Sums in float32."""
+    """Parameters of the plain decoder, W + (alpha/rank)·A·B, from those of the adapted one.
+
+    A merged matrix is float32 whatever W is: in bfloat16 most of what the adapters add would be lost.
+    """
     if not isinstance(params, dict):
         return params
     merged = {name: merge(value, adapter) for name, value in params.items() if name != "lora"}
     if "lora" in params:
         kernel, lora = params["kernel"], params["lora"]
         low_rank = jnp.matmul(lora["lora_a"], lora["lora_b"], precision=jax.lax.Precision.HIGHEST)
-        merged["kernel"] = (kernel.astype(jnp.float32) + adapter.alpha / adapter.rank * low_rank).astype(kernel.dtype)
+        merged["kernel"] = kernel.astype(jnp.float32) + adapter.alpha / adapter.rank * low_rank
     return merged

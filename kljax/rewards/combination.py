@@ -1,6 +1,6 @@
 """The config's reward terms, resolved by name or dotted path and checked at every call; the reward is their weighted sum."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from kljax.rewards.functions import Logged, Samples, TrainerState, bind, call, n
 from kljax.rewards.model import ModelReward
 from kljax.rewards.user_code import one_line, raised_at, resolve
 from kljax.types import Params, Rollout, Tokenizer
+
+LARGEST = float(np.finfo(np.float32).max)
 
 Terms = dict[str, Float[Array | np.ndarray, "B"]]
 """Each term's value of every completion, before its weight; NaN where a Python function said None."""
@@ -54,6 +56,25 @@ class Reward:
         parts = (self.weights[name] * jnp.where(self.applies(name, x), x, 0.0) for name, x in counted.items())
         return jnp.asarray(sum(parts, zero))
 
+    def check(self, terms: Mapping[str, Any], prompts: Sequence[Any] = (), completions: Sequence[Any] = ()) -> None:
+        """UserError where a term that counts is no finite number, or the weighted sum is none, with the sample and its texts.
+
+        For arrays that are on the host, or may be fetched: nothing of it can be traced.
+        """
+        counted: Terms = {name: np.asarray(values) for name, values in terms.items() if self.weights[name]}
+        for name, values in counted.items():
+            bad = np.flatnonzero(~np.isfinite(values) & np.asarray(self.applies(name, values))).tolist()
+            if bad:
+                raise UserError(
+                    f"reward.{name}: the reward of sample {bad[0]} is {values[bad[0]]:g} ({len(bad)} of {len(values)} samples "
+                    f"have no finite one), expected finite numbers.{_texts(bad[0], prompts, completions)}"
+                )
+        total = np.asarray(self.total(counted)) if counted else np.zeros(0)
+        if (bad := np.flatnonzero(~np.isfinite(total))).size:
+            raise _too_large(
+                self.weights, {name: values[bad[0]] for name, values in counted.items()}, int(bad[0]), prompts, completions
+            )
+
 
 def build(terms: Mapping[str, RewardTerm], tokenizer: Tokenizer, columns: Collection[str] | None = None) -> Reward:
     """The reward of the config, or a `UserError` that names the term that cannot be found, made or fed.
@@ -63,6 +84,11 @@ def build(terms: Mapping[str, RewardTerm], tokenizer: Tokenizer, columns: Collec
     made = {name: _make(f"reward.{name}", term, tokenizer) for name, term in terms.items() if term.kind == "jax"}
     functions = [bind(f"reward.{name}", term, columns) for name, term in terms.items() if term.kind == "python"]
     weights = {name: term.weight for name, term in terms.items()}
+    for name, weight in weights.items():
+        if abs(weight) > LARGEST:
+            raise UserError(
+                f"reward.{name}.weight: got {weight:g}, expected a number that float32 can hold (up to {LARGEST:.3g})."
+            )
     on_host = frozenset(name for name, term in terms.items() if term.kind == "python")
 
     def device_terms(params: dict[str, Params], rollout: Rollout) -> Terms:
@@ -118,8 +144,28 @@ def _check_sum(
                 f"least. Its prompt is {samples.prompts[i]!r}, its completion {samples.completions[i]!r}."
             )
     total = sum(weights[name] * np.nan_to_num(rewards) for name, rewards in counted.items())
-    if not np.isfinite(np.asarray(total, np.float32)).all():
-        raise UserError(f"reward: the weighted sum is too large for float32; lower a weight ({', '.join(weights)}).")
+    with np.errstate(over="ignore"):
+        bad = np.flatnonzero(~np.isfinite(np.asarray(total, np.float32)))
+    if bad.size:
+        values = {name: rewards[bad[0]] for name, rewards in counted.items()}
+        raise _too_large(weights, values, int(bad[0]), samples.prompts, samples.completions)
+
+
+def _too_large(
+    weights: Mapping[str, float], values: Mapping[str, Any], sample: int, prompts: Sequence[Any], completions: Sequence[Any]
+) -> UserError:
+    parts = " + ".join(f"{weights[name]:g}·{value:g} ({name})" for name, value in values.items() if not np.isnan(value))
+    return UserError(
+        f"reward: the weighted sum of sample {sample} is too large for float32: {parts}; expected smaller rewards, or lower "
+        f"weights (reward.NAME.weight=…).{_texts(sample, prompts, completions)}"
+    )
+
+
+def _texts(sample: int, prompts: Sequence[Any], completions: Sequence[Any]) -> str:
+    """A sentence with the texts of a sample, where they are known."""
+    if not len(prompts):
+        return ""
+    return f" Its prompt is {prompts[sample]!r}, its completion {completions[sample]!r}."
 
 
 def _make(where: str, term: RewardTerm, tokenizer: Tokenizer) -> DeviceReward | ModelReward:

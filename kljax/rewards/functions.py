@@ -34,6 +34,9 @@ PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_metr
 """What every function may ask for, beside the columns."""
 
 
+MOST_DIGITS = 10**40  # the largest whole number that a message shows
+
+
 @dataclass(frozen=True)
 class TrainerState:
     """Where the run is; the names are those of transformers. `global_step` is the number of steps that are done."""
@@ -231,9 +234,10 @@ def _checked(function: Function, result: Any, samples: Samples) -> Float[np.ndar
     numbers = [math.nan if reward is None else _number(reward) for reward in rewards]
     for i, (reward, number) in enumerate(zip(rewards, numbers, strict=True)):
         if reward is not None and not math.isfinite(number):
+            large = ", which float32 cannot hold" if math.isinf(number) and not _is_infinite(reward) else ""
             raise UserError(
-                f"{name}: the reward of sample {i} is {reward!r}, expected a finite number, or None where it does not apply; "
-                f"its prompt is {samples.prompts[i]!r}, its completion {samples.completions[i]!r}."
+                f"{name}: the reward of sample {i} is {_shown(reward)}{large}, expected a finite number, or None where it does "
+                f"not apply; its prompt is {samples.prompts[i]!r}, its completion {samples.completions[i]!r}."
             )
     return np.asarray(numbers, np.float32)
 
@@ -264,10 +268,25 @@ def _number(reward: Any) -> float:
         return math.nan
 
 
+def _is_infinite(reward: Any) -> bool:
+    """Whether the number is infinite as it was given, and not only where it is made a float32."""
+    try:
+        return math.isinf(reward)
+    except OverflowError:  # a whole number beyond every float
+        return False
+
+
+def _shown(reward: Any) -> str:
+    """The number in a message: a whole one may have more digits than anyone reads, or Python writes."""
+    if isinstance(reward, int) and abs(reward) > MOST_DIGITS:
+        return f"a whole number of {reward.bit_length()} bits"
+    return repr(reward)
+
+
 def _log_metric(logged: Logged, name: Any, value: Any) -> None:
     number = _number(value)
     if not isinstance(name, str) or not name or not math.isfinite(number):
-        raise UserError(f"log_metric got ({name!r}, {value!r}), expected a name and a finite number.")
+        raise UserError(f"log_metric got ({name!r}, {_shown(value)}), expected a name and a number that float32 can hold.")
     logged.metrics.setdefault(name, []).append(number)
 
 

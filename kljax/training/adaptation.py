@@ -61,7 +61,7 @@ class Adaptation:
         return self._adapters(seed)
 
     def merged(self, trained: Params, base: Params) -> Params:
-        """The policy's parameters as a plain decoder has them."""
+        """The policy's parameters as a plain decoder has them; matrices with an adapter are float32."""
         if self.adapter is None:
             return trained
         both = nnx.merge(self.graphdef, trained, base)

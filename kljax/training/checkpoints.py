@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from kljax.errors import UserError
+from kljax.training import damaged
 from kljax.training.state import not_finite, params_hash
 from kljax.types import Params
 
@@ -46,7 +47,9 @@ class Checkpoints:
 
     def restore(self, step: int, shapes: Any, shardings: Any, reference_hash: str | None = None) -> Any:
         """The state of `step`, laid out by `shardings`; refused if it was trained against another reference."""
-        about = self.about(step)
+        folder = self._folder / str(step)
+        with damaged.reading(folder, _without(folder, [other for other in self.steps() if other < step])):
+            about = self.about(step)
         if reference_hash is None and about["reference"] is not None:
             raise UserError(
                 f"{self._folder / str(step)} was written by an older version of kljax, which kept fits in another form; "
@@ -58,9 +61,10 @@ class Checkpoints:
                 f"{str(reference_hash)[:12]}…; KL to it would mean something else. "
                 "Restore the reference or start another run (name=…)."
             )
-        _check_shapes(self._folder / str(step) / "state", shapes)
-        target = ocp.args.Composite(state=ocp.args.StandardRestore(_laid_out(shapes, shardings)))
-        return self._manager.restore(step, args=target)["state"]
+        with damaged.reading(folder, _without(folder, [other for other in self.steps() if other < step])):
+            _check_shapes(folder / "state", shapes)
+            target = ocp.args.Composite(state=ocp.args.StandardRestore(_laid_out(shapes, shardings)))
+            return self._manager.restore(step, args=target)["state"]
 
     def about(self, step: int) -> dict[str, Any]:
         """What was said of the state when it was saved."""
@@ -79,6 +83,15 @@ class Checkpoints:
         self._manager.close()
 
 
+def _without(folder: Path, earlier: list[int]) -> str:
+    """What can be done without a checkpoint."""
+    if not earlier:
+        return "restore it from a copy, or begin anew (name=…)"
+    return (
+        f"restore it from a copy, or delete it: the run goes on from step {earlier[-1]}, which other scripts can be given, too"
+    )
+
+
 def save_params(run: Path, params: Params, name: str = REFERENCE) -> None:
     """Write parameters that a run does not change, once."""
     folder = _folder(run, name)
@@ -90,13 +103,20 @@ def save_params(run: Path, params: Params, name: str = REFERENCE) -> None:
 def load_params(run: Path, shapes: Params, shardings: Params, name: str = REFERENCE) -> Params:
     """What `save_params` wrote, laid out by `shardings`, in the types that it has on disk. Refused where it is not finite."""
     folder = _folder(run, name)
+    fitted = run / "result.json"  # the folder of a fit, whose last checkpoint has the parameters, too
+    if not folder.exists() and fitted.exists():
+        raise UserError(
+            f"{folder} is missing, the model of a finished fit; delete {fitted}, and the same command writes both again."
+        )
     if not folder.exists():
         raise UserError(
             f"{run} holds no {name} model (no {folder.relative_to(run.resolve())}); was it interrupted before its first step?"
         )
-    there = _check_shapes(folder, shapes)
-    shapes = jax.tree.map(lambda x, y: jax.ShapeDtypeStruct(x.shape, y.dtype), shapes, there)
-    with ocp.StandardCheckpointer() as checkpointer:
+    both = f"{folder} and {fitted}" if fitted.exists() else f"{folder}"
+    way_out = f"delete {both}: the command that made it makes it again"
+    with damaged.reading(folder, way_out), ocp.StandardCheckpointer() as checkpointer:
+        there = _check_shapes(folder, shapes)
+        shapes = jax.tree.map(lambda x, y: jax.ShapeDtypeStruct(x.shape, y.dtype), shapes, there)
         params = checkpointer.restore(folder, _laid_out(shapes, shardings))
     check_finite(folder, params, f"Remove {run} and make it anew, with a lower learning rate if the fit had diverged")
     return params
@@ -147,7 +167,10 @@ def _laid_out(shapes: Any, shardings: Any) -> Any:
 def _check_shapes(folder: Path, shapes: Any) -> Any:
     """Refuse what was saved from another model, by name, before any array is read; what the folder says of its arrays."""
     with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-        tree: Any = checkpointer.metadata(folder).item_metadata.tree  # pyright: ignore
+        about = checkpointer.metadata(folder).item_metadata
+        if about is None:
+            raise ValueError("it does not say which arrays it has")
+        tree: Any = about.tree  # pyright: ignore
     here, there = _shapes_by_name(shapes), _shapes_by_name(tree)
     for name in [*here, *there]:
         if here.get(name) != there.get(name):

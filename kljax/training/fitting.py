@@ -4,7 +4,6 @@ Early stopping on the held-out rows keeps the best parameters; dropout and decou
 optimiser's. (KL to a reference is a preference among distributions, not a cure for overfitting: these are.)
 """
 
-import json
 import math
 import shutil
 import time
@@ -27,7 +26,8 @@ from kljax.data.labelled import count, take
 from kljax.errors import UserError
 from kljax.json_text import json_text
 from kljax.models import huggingface
-from kljax.training import divergence, objectives, run_directory
+from kljax.training import damaged, divergence, objectives, run_directory
+from kljax.training.adaptation import cast
 from kljax.training.checkpoints import Checkpoints, load_params, save_params
 from kljax.training.divergence import FitChecks, UpdateCheck
 from kljax.training.interrupt import Interrupted, StopRequest
@@ -37,7 +37,7 @@ from kljax.training.objectives import kind_of, watched
 from kljax.training.progress import ProgressBar
 from kljax.training.state import Leaf, finite, make_optimizer, opt_shardings
 from kljax.training.supervised_metrics import Figures
-from kljax.training.task import Task, base_identity, base_path
+from kljax.training.task import Task, base_identity, base_path, fits_in_float32
 from kljax.types import Params, struct
 
 RESULT, HUGGINGFACE = "result.json", "huggingface"
@@ -79,18 +79,22 @@ class Program:
 def ensure_base(task: Task) -> Path:
     """The directory of the config's fitted model, fitted first where it is not there yet. An interrupted fit goes on.
 
-    What is not a decoder is written as a Hugging Face directory, too: <directory>/huggingface.
+    It is fitted, and kept, in float32: `load_base` gives it as the run holds it. What is not a decoder is written as a Hugging
+    Face directory, too: <directory>/huggingface.
     """
     path = base_path(task)
     if (path / RESULT).exists():
         return path
     run_directory.check_owner(path, base_identity(task))
     run_directory.check_numerics(path)
+    identity = base_identity(task)
+    if fits_in_float32(task):
+        task = replace(task, model=replace(task.model, param_dtype="float32"))
     kind = kind_of(task)
     if kind != "decoder":
         huggingface.check_exportable(task.model, kind, task.tokenizer)
     objective = objectives.build(task)
-    run_directory.create(path, base_identity(task))
+    run_directory.create(path, identity)
     task.tokenizer.save_pretrained(str(path / "tokenizer"))
     outputs = _compile_outputs(task, objective)
     if task.config.pretrain.steps:
@@ -108,9 +112,16 @@ def ensure_base(task: Task) -> Path:
     return path
 
 
+def load_base(task: Task, path: Path) -> Params:
+    """The fitted decoder in `path`, in the precision in which the config holds it."""
+    params = load_params(path, task.architecture.shapes, task.architecture.shardings)
+    dtype = task.model.param_dtype
+    return params if all(leaf.dtype == dtype for leaf in jax.tree.leaves(params)) else cast(params, dtype)
+
+
 def read_result(path: Path) -> dict[str, Any]:
     """The figures of a fitted model, held out and on the test rows."""
-    return json.loads((path / RESULT).read_bytes())
+    return damaged.read_json(path / RESULT, "delete it, and the same command writes it again")
 
 
 def check_export(task: Task) -> None:
@@ -139,7 +150,7 @@ def _save(out: Path, task: Task, params: Params, labels: tuple[str, ...]) -> Non
     if not out.exists():  # or else a fit was interrupted after it had written it whole
         # What reads texts is to read them as it was fitted, wherever it is loaded; what writes them continues a prompt.
         tokenizer = task.tokenizer if kind == "decoder" else tokenizers.with_ends(task.tokenizer)
-        ends, dtype = task.generation.ends, task.model.param_dtype
+        ends, dtype = task.generation.ends, str(jnp.result_type(*jax.tree.leaves(params)))
         huggingface.save(out, kind, task.model, task.vocab_size, params, tokenizer, dtype, labels, ends=ends)
 
 

@@ -16,11 +16,11 @@ from kljax.models.lora import targets_note
 from kljax.policy.algorithms import ALGORITHMS
 from kljax.training import run_data, run_directory
 from kljax.training.adaptation import Frozen, frozen_reference
-from kljax.training.checkpoints import START, Checkpoints, load_params, save_frozen, save_params
+from kljax.training.checkpoints import START, Checkpoints, save_frozen, save_params
 from kljax.training.diagnosis import AFTER_UPDATE, STOPPED, fetched
 from kljax.training.enumeration import Enumeration, check_objective, completion_tree, enumerate_task
 from kljax.training.epochs import with_steps
-from kljax.training.fitting import ensure_base
+from kljax.training.fitting import ensure_base, load_base
 from kljax.training.interrupt import Interrupted, StopRequest
 from kljax.training.progress import console
 from kljax.training.recorder import BudgetExceeded, Recorder
@@ -60,7 +60,7 @@ def train(config: Config) -> Path:
         for sentence in generation_settings.sentences(task.generation, task.tokenizer, config.rollout):
             say(sentence)
     base_path = ensure_base(task)
-    base = load_params(base_path, task.architecture.shapes, task.architecture.shardings)
+    base = load_base(task, base_path)
     reference = first_reference(task, base)
     began = time.perf_counter()
     kl_at_start = check_zero_kl(trainer, base, reference)

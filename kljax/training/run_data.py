@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import datasets
 import numpy as np
@@ -19,6 +20,7 @@ from jaxtyping import UInt64
 from kljax.data.batches import PromptRows
 from kljax.errors import UserError
 from kljax.json_text import json_text, key_text
+from kljax.training import damaged
 from kljax.training.run_directory import write_atomically
 
 RECORD, FOLDER = "data.json", "data"
@@ -66,8 +68,11 @@ def read(path: Path, name: str) -> PromptRows | None:
             tokens, mask = arrays["tokens"], arrays["mask"]
         rows = datasets.Dataset.from_parquet(str(folder / f"{name}.parquet"), keep_in_memory=True)
         spoken = json.loads((folder / f"{name}.json").read_bytes())
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"run: cannot read the prompts in {folder}: {error}") from None
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise UserError(
+            f"run: cannot read the prompts in {folder}: {error}. One of {name}.npz, .parquet and .json is missing or was "
+            "cut off; restore it from a copy, or run it anew (name=…)."
+        ) from None
     return PromptRows(tokens, mask, rows, spoken["conversations"], spoken["targets"])  # pyright: ignore
 
 
@@ -104,7 +109,9 @@ def _digest(text: bytes) -> int:
 
 
 def _check(path: Path, parts: Mapping[str, PromptRows], found: Mapping[str, Digests]) -> None:
-    with np.load(path / FOLDER / "rows.npz") as known:
+    file = path / FOLDER / "rows.npz"
+    way_out = f"restore it from a copy, or delete {path / RECORD}: the prompts are then noted again, and not compared"
+    with damaged.reading(file, way_out), np.load(file) as known:
         before = {name: known[name] for name in known.files}
     for name, digests in found.items():
         title = "prompts" if name == "prompts" else "held-out prompts"

@@ -21,6 +21,7 @@ from kljax.errors import UserError
 from kljax.json_text import json_text
 from kljax.models import generation_settings
 from kljax.models.generation_settings import GenerationSettings
+from kljax.training import damaged
 from kljax.training.board import Board
 from kljax.types import Tokenizer
 from kljax.validation import validate, without_defaults
@@ -174,11 +175,12 @@ def read_config(path: Path) -> dict[str, Any]:
     if not (path / CONFIG).exists():
         raise UserError(f"run: '{path}' is not a run directory (it has no {CONFIG}).")
     try:
-        values = yaml.safe_load((path / CONFIG).read_text("utf-8"))
+        values = yaml.safe_load(text := (path / CONFIG).read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError):
-        values = None
+        values, text = None, ""
     if not isinstance(values, dict):
         raise UserError(f"run: {path / CONFIG} cannot be read as a YAML mapping; restore it, or choose another name=….")
+    damaged.check_config(path / CONFIG, text, values)
     for section, retired in RETIRED.items():
         if isinstance(there := values.get(section), dict):
             said = {key: there[key] for key, nothing in retired.items() if key in there and nothing not in (None, there[key])}
@@ -216,7 +218,8 @@ def read_model(path: Path) -> tuple[DecoderConfig, int]:
     """The decoder of a run and its vocabulary's size."""
     with _reading_model(path):
         values = json.loads((path / MODEL).read_bytes())
-        return validate(values["decoder"], DecoderConfig), values["vocab_size"]
+        with damaged.reading_config(path / MODEL):
+            return validate(values["decoder"], DecoderConfig), values["vocab_size"]
 
 
 def read_ends(path: Path) -> tuple[int, ...]:
@@ -232,8 +235,13 @@ def read_ends(path: Path) -> tuple[int, ...]:
 def _reading_model(path: Path) -> Iterator[None]:
     try:
         yield
+    except FileNotFoundError:
+        raise UserError(f"run: {path / MODEL} is missing; was the run interrupted before its first step?") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"run: {path / MODEL} is missing or broken; was the run interrupted before its first step?") from None
+        raise UserError(
+            f"run: {path / MODEL} is broken: it was cut off or changed. Restore it from a copy, or delete it: the command that "
+            "began the run writes it again."
+        ) from None
 
 
 def check_model(path: Path, model: DecoderConfig, vocab_size: int, rewards: Mapping[str, str]) -> None:

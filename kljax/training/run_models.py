@@ -10,7 +10,7 @@ from kljax.config import Config
 from kljax.data import tokenizers
 from kljax.errors import UserError
 from kljax.models import huggingface
-from kljax.training import run_directory
+from kljax.training import damaged, run_directory
 from kljax.training.adaptation import Adaptation, adaptation, moving_shapes
 from kljax.training.checkpoints import Checkpoints, check_finite, load_frozen, load_start
 from kljax.training.regularisation import make_controller
@@ -69,7 +69,7 @@ def as_directory(path: str, field: str, mesh: Mesh) -> str:
         out.parent.mkdir(exist_ok=True)
         tokenizer = tokenizers.load(run / "tokenizer", field)
         huggingface.save(
-            out, "decoder", model, vocab_size, models.policy, tokenizer, model.param_dtype,
+            out, "decoder", model, vocab_size, models.policy, tokenizer, "float32",  # merged adapters are
             ends=run_directory.read_ends(run), rollout=config.rollout,
         )  # fmt: skip
     return str(out)
@@ -136,7 +136,8 @@ def read_run_config(path: Path) -> Config:
     values = run_directory.read_config(path)
     if "rollout" not in values:
         raise UserError(f"run: {path} holds a base model, not an RLHF run; its held-out figures are in {path / 'result.json'}.")
-    return validate(values, Config)
+    with damaged.reading_config(path / run_directory.CONFIG):
+        return validate(values, Config)
 
 
 def _restore_state(config: Config, checkpoints: Checkpoints, step: int, adapted: Adaptation, frozen_hash: str) -> TrainState:

@@ -192,6 +192,11 @@ def base_path(task: Task) -> Path:
     return Path(task.config.run.root) / "bases" / f"{task.config.name}-{digest.hexdigest()[:8]}"
 
 
+def fits_in_float32(task: Task) -> bool:
+    """Whether a fit holds its parameters otherwise than the model is held later, when they are frozen."""
+    return task.config.pretrain.steps > 0 and task.model.param_dtype != "float32"
+
+
 def base_identity(task: Task) -> dict[str, Any]:
     """All that the base model depends on."""
     values = to_dict(task.config)
@@ -202,6 +207,8 @@ def base_identity(task: Task) -> dict[str, Any]:
             rows.update(repr(some).encode())
     weights = {} if task.pretrained is None else {"weights": task.pretrained.fingerprint}
     numerics = {"numerics": found} if (found := run_directory.numerics()) else {}
+    if fits_in_float32(task):  # older versions have fitted these in lower precision
+        numerics |= {"fitted_in": "float32"}
     return (
         {"data": data, "rows": rows.hexdigest()}
         | numerics

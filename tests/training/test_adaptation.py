@@ -7,15 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from safetensors.numpy import load_file
 
 from kljax.command_line import compose
 from kljax.config import Config
 from kljax.errors import UserError
 from kljax.models.lora import merge
+from kljax.models.scoring import score
 from kljax.rewards import model as rewards
-from kljax.training import run_directory
+from kljax.training import fitting, run_directory
 from kljax.training.adaptation import cast
 from kljax.training.checkpoints import load_params
+from kljax.training.fitting import ensure_base, load_base
 from kljax.training.loop import train
 from kljax.training.references import first_reference
 from kljax.training.restore import restore
@@ -66,6 +70,37 @@ def test_the_frozen_model_is_held_once_under_lora(tiny):
     count = sum(leaf.size for leaf in jax.tree.leaves(trainer.parts.adaptation.shapes))
     assert sum(leaf.size for leaf in jax.tree.leaves((state.params, state.opt_state))) < 3 * count + 10
     assert count < 0.5 * sum(leaf.size for leaf in jax.tree.leaves(base))
+
+
+def test_a_base_model_that_is_held_in_bfloat16_is_fitted_in_float32(tiny):
+    """To the bit the one that is held in float32; it is rounded when it is frozen."""
+    task, low = prepare(tiny()), prepare(tiny("adapter=lora", "model.param_dtype=bfloat16"))
+    fitted, of_low = (load_base(task, ensure_base(one)) for one in (task, low))
+    assert base_path(task) != base_path(low)
+    assert equal(of_low, fitted)
+    assert equal(load_base(low, base_path(low)), cast(fitted, "bfloat16"))
+    fitting._save(base_path(low) / "export", low, of_low, ())
+    tensors = load_file(base_path(low) / "export" / "model.safetensors")
+    np.testing.assert_array_equal(tensors["transformer.wte.weight"], fitted["embed"]["embedding"])
+
+
+def test_the_merged_policy_over_a_bfloat16_base_is_the_one_that_was_trained(tiny):
+    """Its KLs to the reference are those of the step, state by state: nothing is lost in a rounded sum."""
+    trainer = build_trainer(prepare(tiny(*LORA, "model.param_dtype=bfloat16", "optimizer.learning_rate=1e-3")))
+    parts, arch = trainer.parts, trainer.task.architecture
+    base = jax.tree.map(lambda p: 4 * p, arch.init(0))
+    state, frozen = trainer.initial_state(base, base), trainer.freeze(base, base)
+    for step in range(3):
+        merged = parts.adaptation.merged(state.params, base)
+        state, _, outcome = trainer.take_step(state, frozen, trainer.batch(step))
+    policy, reference = nnx.merge(arch.graphdef, merged), nnx.merge(arch.graphdef, base)
+    sampler, rollout = parts.sampler, outcome.rollout
+    scores = score(policy, reference, rollout, sampler.samples, sampler.scoring_temperature)
+    expected = np.asarray(outcome.reverse_kl)
+    assert expected.max() > 1e-4
+    np.testing.assert_allclose(np.where(rollout.mask, scores.reverse_kl, 0.0), expected, rtol=1e-2, atol=1e-6)
+    assert merged["layers"][0]["mlp"]["up"]["kernel"].dtype == jnp.float32
+    assert merged["embed"]["embedding"].dtype == jnp.bfloat16
 
 
 def test_a_lora_step_moves_the_adapters_and_the_policy_only(tiny):
