@@ -237,4 +237,4 @@ def test_csv_table_and_picture_are_written(write_run, tmp_path, capsys):
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
     tables.show_frontier(found)
     shown = capsys.readouterr().out
-    assert "grammar: rloo, exact" in shown and "12.7 standard errors" in shown
+    assert "grammar: rloo, exact" in shown and "counts 12.7 standard errors" in shown
