@@ -17,6 +17,7 @@ from kljax.analysis.intervals import LEVEL, Estimate, crossed, t_quantile
 from kljax.errors import UserError
 from kljax.json_text import key_text
 from kljax.training.run_directory import CONFIG, read_config
+from kljax.validation import default_of
 
 BASES = "bases"
 
@@ -104,7 +105,8 @@ def points(runs: Sequence[Path]) -> tuple[list[Point], list[str]]:
 def comparable(runs: Sequence[Path]) -> tuple[list[Measured], list[str]]:
     """Of each run the evaluation of its last step, all with the same settings; and why other runs are left out.
 
-    The settings are those with which most runs were evaluated, where as many were the ones with more completions.
+    The settings are those with which most runs were evaluated; of several the ones that more runs' configs have, then those
+    of more completions.
     """
     said, having = [], []
     for run in runs:
@@ -121,7 +123,8 @@ def comparable(runs: Sequence[Path]) -> tuple[list[Measured], list[str]]:
             f"{runs[0]}: no run here is finished ({len(runs)} looked at); expected one with an evaluation at least."
         )
     counts = Counter(settings for *_, found in having for settings in found)
-    chosen = max(counts, key=lambda settings: (counts[settings], _completions(settings), settings))
+    own = Counter(settings for _, config, found in having for settings in found if _is_own(settings, config))
+    chosen = max(counts, key=lambda settings: (counts[settings], own[settings], _completions(settings), settings))
     asked = " ".join(f"{name}={value}" for name, value in json.loads(chosen).items())
     for run, _, found in having:
         if chosen not in found:
@@ -133,6 +136,11 @@ def comparable(runs: Sequence[Path]) -> tuple[list[Measured], list[str]]:
 
 def _spelled(settings: Mapping[str, Any]) -> str:
     return key_text(settings)
+
+
+def _is_own(settings: str, config: Mapping[str, Any]) -> bool:
+    usual = config["evaluation"]
+    return all(value == usual.get(name, default_of(f"evaluation.{name}")) for name, value in json.loads(settings).items())
 
 
 def _completions(settings: str) -> int:

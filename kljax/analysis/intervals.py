@@ -54,7 +54,7 @@ def crossed(values: Float[np.ndarray, "S G"], weights: Float[np.ndarray, "S G"],
     V = max(V_s + V_g − V_sg, V_s, V_g), clustered by seed, by prompt, and what both count, that of the interaction (two-way
     clustering, Cameron, Gelbach & Miller 2011, doi:10.1198/jbes.2010.07136; the maximum keeps it from being too small or
     negative). The interval's half-width is √(t²_{S−1}·V_s + t²_{G−1}·V_g): at least the level, whatever part of the error is
-    of the seeds (Banerjee 1960, Sankhyā 22, 359–376). Two seeds have one degree of freedom: 12.7 standard errors.
+    of the seeds (Banerjee 1960, Sankhyā 22). Two seeds have one degree of freedom: 12.7 standard errors.
     """
     total, (seeds, prompts) = weights.sum(), values.shape
     mean = values.sum() / total

@@ -173,7 +173,8 @@ def show_frontier(points: Sequence[Point]) -> None:
         console.print(table)
     if any(point.seeds == 2 for point in points):
         console.print(
-            "Two seeds have one degree of freedom: their intervals are 12.7 standard errors to each side.", soft_wrap=True
+            f"Two seeds have one degree of freedom: what of the error is theirs counts {t_quantile(1):.1f} standard errors.",
+            soft_wrap=True,
         )
 
 

@@ -171,6 +171,14 @@ def test_only_evaluations_of_the_same_settings_are_compared(write_run, tmp_path)
     assert (point.seeds, point.reward, said) == (3, pytest.approx(5 / 3), [])
 
 
+def test_of_settings_that_all_have_the_runs_own_are_taken(write_run, tmp_path):
+    for i in range(2):
+        write_run(tmp_path / f"r{i}", f"seed={i}", reward=1.0)
+        write_run(tmp_path / f"r{i}", f"seed={i}", reward=4.0, settings={"samples": 8})
+    (point,), said = found_in(tmp_path)
+    assert (point.completions_a_prompt, point.reward, said) == (2, pytest.approx(1.0), [])
+
+
 def test_runs_on_other_prompts_are_no_repeats(write_run, tmp_path):
     for i, prompts in enumerate((12, 12, 11)):
         write_run(tmp_path / f"r{i}", f"seed={i}", prompts=prompts)
@@ -237,4 +245,4 @@ def test_csv_table_and_picture_are_written(write_run, tmp_path, capsys):
     assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
     tables.show_frontier(found)
     shown = capsys.readouterr().out
-    assert "grammar: rloo, exact" in shown and "12.7 standard errors" in shown
+    assert "grammar: rloo, exact" in shown and "counts 12.7 standard errors" in shown
