@@ -87,9 +87,7 @@ def _without(folder: Path, earlier: list[int]) -> str:
     """What can be done without a checkpoint."""
     if not earlier:
         return "restore it from a copy, or begin anew (name=…)"
-    return (
-        f"restore it from a copy, or delete it: the run goes on from step {earlier[-1]}, which other scripts can be given, too"
-    )
+    return f"restore it from a copy, or delete it: the run goes on from step {earlier[-1]}, which other scripts take, too"
 
 
 def save_params(run: Path, params: Params, name: str = REFERENCE) -> None:

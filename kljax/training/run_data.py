@@ -64,7 +64,7 @@ def read(path: Path, name: str) -> PromptRows | None:
         return None
     datasets.disable_progress_bars()
     try:
-        with np.load(folder / f"{name}.npz") as arrays:
+        with (folder / f"{name}.npz").open("rb") as file, np.load(file) as arrays:
             tokens, mask = arrays["tokens"], arrays["mask"]
         rows = datasets.Dataset.from_parquet(str(folder / f"{name}.parquet"), keep_in_memory=True)
         spoken = json.loads((folder / f"{name}.json").read_bytes())
@@ -111,7 +111,7 @@ def _digest(text: bytes) -> int:
 def _check(path: Path, parts: Mapping[str, PromptRows], found: Mapping[str, Digests]) -> None:
     file = path / FOLDER / "rows.npz"
     way_out = f"restore it from a copy, or delete {path / RECORD}: the prompts are then noted again, and not compared"
-    with damaged.reading(file, way_out), np.load(file) as known:
+    with damaged.reading(file, way_out), file.open("rb") as opened, np.load(opened) as known:
         before = {name: known[name] for name in known.files}
     for name, digests in found.items():
         title = "prompts" if name == "prompts" else "held-out prompts"

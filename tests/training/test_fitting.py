@@ -14,7 +14,7 @@ from kljax.errors import UserError
 from kljax.training import fitting, objectives, run_directory
 from kljax.training.checkpoints import load_params
 from kljax.training.fitting import ensure_base, read_result
-from kljax.training.interrupt import Interrupted
+from kljax.training.interrupt import Interrupted, StopRequest
 from kljax.training.state import params_hash
 from kljax.training.task import base_path, prepare
 
@@ -100,7 +100,7 @@ def check_resumption(whole, task, monkeypatch):
     assert metrics_of(base_path(task)) == metrics_of(base_path(whole))
 
 
-class StopAfter:
+class StopAfter(StopRequest):
     """Stands in for Ctrl-C after a number of steps."""
 
     def __init__(self, steps):
