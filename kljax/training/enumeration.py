@@ -81,6 +81,7 @@ def enumerate_task(task: Task, prompts: PromptRows, reward: Reward, reference: P
     def reward_of(rollout: Rollout, prompt: int) -> Float[np.ndarray, "B"]:
         terms = device(reward.params, rollout)
         if reward.host is None:
+            reward.check(terms)  # here each completion is looked at, also those that a run may never sample
             return np.asarray(reward.total(terms), np.float64)
         found, times = [int(rows[prompt])], [1]
         if reward.reads_columns:
