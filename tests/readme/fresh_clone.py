@@ -73,8 +73,8 @@ def fresh_environment(folder: Path) -> dict[str, str]:
 
 def attempt(one: Plan, clone: Path, environment: dict[str, str], short: bool) -> list[Plan]:
     """Run it, say how it went, and give it back if it failed."""
-    if one.skipped is not None:
-        print(f"  not run    {one.command} ({one.skipped})", flush=True)
+    if (reason := one.skipped or (one.long if short and one.long == "minutes" else None)) is not None:
+        print(f"  not run    {one.command} ({reason})", flush=True)
         return []
     for target in targets(one, clone):
         shutil.rmtree(target)
