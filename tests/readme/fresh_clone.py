@@ -108,6 +108,7 @@ def shorter(one: Plan) -> list[str]:
     steps = 40 if text == NEEDED else 4
     small = [f"steps={steps}", "rollout.prompts=8", "evaluation.prompts=8", "optimizer.warmup_steps=1"]
     small += [] if "enumerable" in text else ["rollout.max_new_tokens=8"]
+    small += ["run.variant=default"] if text == NEEDED else []
     return small + ([] if "pretrain.steps=0" in text else ["pretrain.steps=20", "pretrain.optimizer.warmup_steps=2"])
 
 

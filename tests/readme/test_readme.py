@@ -12,11 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from kljax import command_line
 from kljax.command_line import compose, launch
 from kljax.config import Config
 from kljax.errors import UserError
 from kljax.training import loop
+from kljax.training.board import SETTINGS
 from tests.e2e.test_scripts import call
 from tests.readme import fixtures
 from tests.readme.commands import ROOT, all_commands, in_markdown
@@ -198,6 +201,9 @@ def test_every_command_runs_in_a_short_form(here, monkeypatch, compilation_cache
     assert (here / "exported" / "adapter_config.json").exists()  # of the last export
     check_printed(here, monkeypatch)
     check_json(here)
+    board = EventAccumulator(str(here / "runs/grammar/default/tensorboard")).Reload()
+    assert board.SummaryMetadata(SETTINGS).plugin_data.content, "TensorBoard is told what the run is"
+    assert [event.step for event in board.Tensors("kl/reverse_exact_by_position")] == [0, 1]
 
 
 def run_short(one, monkeypatch, cache):
