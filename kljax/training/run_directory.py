@@ -17,7 +17,7 @@ import yaml
 
 from kljax.config import Config, DecoderConfig, to_dict
 from kljax.data import tokenizers
-from kljax.errors import UserError
+from kljax.errors import UserError, did_you_mean
 from kljax.json_text import json_text
 from kljax.models import generation_settings
 from kljax.models.generation_settings import GenerationSettings
@@ -173,7 +173,7 @@ def _version(name: str) -> str | None:
 def read_config(path: Path) -> dict[str, Any]:
     """The dictionary in config.yaml."""
     if not (path / CONFIG).exists():
-        raise UserError(f"run: '{path}' is not a run directory (it has no {CONFIG}).")
+        raise UserError(f"run: '{path}' is not a run directory (it has no {CONFIG}).{_runs_near(path)}")
     try:
         values = yaml.safe_load(text := (path / CONFIG).read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError, OSError):
@@ -191,6 +191,13 @@ def read_config(path: Path) -> dict[str, Any]:
                 )
             values[section] = {key: value for key, value in there.items() if key not in retired}
     return values
+
+
+def _runs_near(path: Path) -> str:
+    """The runs inside a folder that is taken for one, or the one beside it with nearly this name."""
+    if inside := sorted(str(file.parent) for file in path.glob(f"*/{CONFIG}")):
+        return f" It is a folder of runs; give one of them: {', '.join(inside[:6])}{', …' if len(inside) > 6 else ''}."
+    return did_you_mean(str(path), [str(file.parent) for file in path.parent.glob(f"*/{CONFIG}")])
 
 
 def write_model(

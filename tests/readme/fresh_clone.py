@@ -15,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.readme.commands import ROOT, in_markdown
-from tests.readme.plans import Plan, plan
+from tests.readme.plans import Plan, plan, script_of
 
+QUIET = {"TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
 PATIENCE = 1800  # seconds for a command
 SERVER = 20  # seconds after which a server is taken to have begun
 NEEDED = "python experiments/train.py"  # what others restore
@@ -25,6 +26,7 @@ NEEDED = "python experiments/train.py"  # what others restore
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="of the commands those with this text in them, and what they need")
+    parser.add_argument("--short", action="store_true", help="with a few small steps each, instead of as printed: 15 minutes")
     parser.add_argument("--keep", action="store_true", help="do not remove the folder")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="kljax-readme-"))
@@ -34,10 +36,10 @@ def main() -> int:
         environment = fresh_environment(folder)
         plans = chosen([plan(command) for command in in_markdown()], arguments.only)
         for one in (one for one in plans if one.command.text.startswith("pip ")):
-            failed += attempt(one, clone, environment)
+            failed += attempt(one, clone, environment, arguments.short)
         subprocess.run(["python", "-m", "tests.readme.fixtures", str(clone)], cwd=clone, env=environment, check=True)
         for one in (one for one in plans if not one.command.text.startswith("pip ")):
-            failed += attempt(one, clone, environment)
+            failed += attempt(one, clone, environment, arguments.short)
     finally:
         if not arguments.keep:
             shutil.rmtree(folder, ignore_errors=True)
@@ -66,17 +68,17 @@ def fresh_environment(folder: Path) -> dict[str, str]:
     (folder / "home").mkdir()
     others = ("PYTHON", "KLJAX", "JAX", "XLA", "VIRTUAL_ENV")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
-    return kept | {"HOME": str(folder / "home"), "PATH": f"{folder}/venv/bin:{os.environ['PATH']}", "COLUMNS": "120"}
+    return kept | {"HOME": str(folder / "home"), "PATH": f"{folder}/venv/bin:{os.environ['PATH']}", "COLUMNS": "120", **QUIET}
 
 
-def attempt(one: Plan, clone: Path, environment: dict[str, str]) -> list[Plan]:
+def attempt(one: Plan, clone: Path, environment: dict[str, str], short: bool) -> list[Plan]:
     """Run it, say how it went, and give it back if it failed."""
-    if one.skipped is not None:
-        print(f"  not run    {one.command} ({one.skipped})", flush=True)
+    if (reason := one.skipped or (one.long if short and one.long == "minutes" else None)) is not None:
+        print(f"  not run    {one.command} ({reason})", flush=True)
         return []
     for target in targets(one, clone):
         shutil.rmtree(target)
-    words, began = there(one.words, clone), time.monotonic()
+    words, began = there(one.words, clone) + (shorter(one) if short else []), time.monotonic()
     server = one.words[0] == "tensorboard"
     try:
         ended = subprocess.run(
@@ -96,6 +98,18 @@ def attempt(one: Plan, clone: Path, environment: dict[str, str]) -> list[Plan]:
     if not well:
         print(said[-3000:], flush=True)
     return [] if well else [one]
+
+
+def shorter(one: Plan) -> list[str]:
+    """Overrides for a run of a few small steps. That which others restore has the steps that they name."""
+    script, text = script_of(one.words), bare(one.command.text)
+    if script not in ("train.py", "pretrain.py"):
+        return []
+    steps = 40 if text == NEEDED else 4
+    small = [f"steps={steps}", "rollout.prompts=8", "evaluation.prompts=8", "optimizer.warmup_steps=1"]
+    small += [] if "enumerable" in text else ["rollout.max_new_tokens=8"]
+    small += ["run.variant=default"] if text == NEEDED else []
+    return small + ([] if "pretrain.steps=0" in text else ["pretrain.steps=20", "pretrain.optimizer.warmup_steps=2"])
 
 
 def there(words: tuple[str, ...], clone: Path) -> list[str]:

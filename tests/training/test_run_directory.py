@@ -176,6 +176,14 @@ def test_what_is_no_run_has_no_config(tmp_path):
         read_config(tmp_path)
 
 
+def test_a_run_that_is_not_there_is_answered_with_what_is(owned):
+    _, path = owned
+    with pytest.raises(UserError, match=f"no config.yaml\\). Did you mean '{path}'\\?$"):
+        read_config(path.parent / "rum")
+    with pytest.raises(UserError, match=f"It is a folder of runs; give one of them: {path}\\.$"):
+        read_config(path.parent)
+
+
 def write_steps(file, first, last):
     log = JsonLines(file, first)
     for step in range(first, last):

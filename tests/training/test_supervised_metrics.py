@@ -128,5 +128,5 @@ def test_a_missing_scikit_learn_is_answered_with_how_to_install_it(monkeypatch):
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UserError, match=r"pip install 'kljax\[text\]'"):
+    with pytest.raises(UserError, match=r"pip install scikit-learn"):
         metrics.require_sklearn()
