@@ -91,7 +91,10 @@ def _check_consistency(config: Config) -> None:
 def check_warmup(section: str, optimizer: OptimizerConfig, steps: int) -> None:
     """Refuse a warm-up that does not end."""
     if optimizer.warmup_steps >= steps > 0:
-        raise UserError(f"{section}.warmup_steps: got {optimizer.warmup_steps}, expected fewer than the {steps} steps.")
+        raise UserError(
+            f"{section}.warmup_steps: got {optimizer.warmup_steps}, expected fewer than the {steps} steps. For so short a run "
+            f"give {section}.warmup_steps=0."
+        )
 
 
 def check_lengths(config: Config, context: int) -> None:

@@ -72,7 +72,9 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
     runs = set()
     for path in paths:
         if not path.exists():
-            raise UserError(f"{path}: no such directory; expected run directories or a folder that holds some.")
+            key, _, given = str(path).partition("=")
+            hint = f" Here they are given without a key: {given}." if given and key.isidentifier() else ""
+            raise UserError(f"{path}: no such directory; expected run directories or a folder that holds some.{hint}")
         runs |= {file.parent for file in path.rglob(CONFIG) if BASES not in file.parts}
     if not runs:
         raise UserError(f"{', '.join(map(str, paths))}: no run directory here (none has a {CONFIG}).")

@@ -182,7 +182,7 @@ def _fit(task: Task, objective: Objective, program: Program, path: Path) -> tupl
     else:
         state = _begin(task, objective, program)
     first = int(state.train.step)
-    log = run_directory.MetricsLog(path, first)
+    log = run_directory.MetricsLog(path, first, base_identity(task))
     try:
         with StopRequest() as stop, ProgressBar(f"base model {path.name}", first, task.config.pretrain.steps) as bar:
             state = _take_steps(task, objective, program, state, checks, log, stop, bar)

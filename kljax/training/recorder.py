@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from kljax.config import to_dict
 from kljax.data.tokenizers import completion_ids, completion_texts
 from kljax.errors import UserError
 from kljax.training import run_directory
@@ -55,7 +54,7 @@ class Recorder:
     def __init__(self, task: Task, path: Path, first: int, compiling: float | None = None):
         self._task = task
         self._run = task.config.run
-        self._metrics = run_directory.MetricsLog(path, first, to_dict(task.config))
+        self._metrics = run_directory.MetricsLog(path, first, run_directory.identity(task.config))
         self._samples = run_directory.JsonLines(path / "samples.jsonl", first)
         self._bar = ProgressBar(path.name, first, task.config.steps)
         self._waiting: _Waiting | None = None
