@@ -5,9 +5,14 @@ python experiments/train.py experiment=movie_reviews kl.beta=0.05
 python experiments/train.py -m kl.beta=0.1,0.3,1 seed=0,1
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from kljax.analysis import evaluation, evaluation_files, tables
 from kljax.command_line import launch
 from kljax.config import Config
+from kljax.errors import UserError
 from kljax.training.loop import train
 from kljax.training.restore import restore
 from kljax.training.task import set_up_process
@@ -16,6 +21,23 @@ from kljax.training.task import set_up_process
 def run(config: Config) -> None:
     set_up_process(config)
     path = train(config)
+    with evaluating(path):
+        evaluate(path, config)
+
+
+@contextmanager
+def evaluating(path: Path) -> Iterator[None]:
+    """Say of whatever ends the evaluation early that the training before it is whole."""
+    whole = f"Training is finished and saved in {path}, its evaluation is not made"
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{whole}: the same command makes it.") from None
+    except UserError as error:
+        raise UserError(f"{error} {whole}: when this is mended, the same command makes it.") from None
+
+
+def evaluate(path: Path, config: Config) -> None:
     result = evaluation.evaluate(restore(path, "latest", config.mesh), config.evaluation)
     evaluation_files.save_own(result, path)
     tables.show_evaluation(result, path)

@@ -100,7 +100,7 @@ def reporting_mistakes(schema: type | None = None) -> Iterator[None]:
     except NOT_OURS as error:
         sys.exit(_complain(sentence(error, schema, sys.argv[1:])))
     except KeyboardInterrupt as interrupt:
-        print(f"\n{interrupt or 'Interrupted.'}", file=sys.stderr)
+        print(f"\n{str(interrupt) or 'Interrupted.'}", file=sys.stderr)
         sys.exit(INTERRUPTED)
 
 

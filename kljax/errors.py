@@ -11,6 +11,10 @@ class UserError(Exception):
     """
 
 
+class NotFinite(UserError):
+    """A number of a step is none: the sentence says which, and where it came from."""
+
+
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` with the nearest known name, or nothing where none is near."""
     near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)

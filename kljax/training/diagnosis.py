@@ -49,4 +49,3 @@ def _of_reference(config: Config) -> str:
 
 
 AFTER_UPDATE = f"metrics and gradient are finite, what the optimiser made of them (parameters, moments) is not; {SLOWER}."
-STOPPED = "The run stopped; its checkpoints, all of steps before, are kept."

@@ -37,7 +37,7 @@ from kljax.training.objectives import kind_of, watched
 from kljax.training.progress import ProgressBar
 from kljax.training.state import Leaf, finite, make_optimizer, opt_shardings
 from kljax.training.supervised_metrics import Figures
-from kljax.training.task import Task, base_identity, base_path, fits_in_float32
+from kljax.training.task import Task, base_identity, base_path, fits_in_float32, say
 from kljax.types import Params, struct
 
 RESULT, HUGGINGFACE = "result.json", "huggingface"
@@ -182,6 +182,8 @@ def _fit(task: Task, objective: Objective, program: Program, path: Path) -> tupl
     else:
         state = _begin(task, objective, program)
     first = int(state.train.step)
+    if first:
+        say(f"Going on with the fit of {path} at step {first} of {task.config.pretrain.steps}.")
     log = run_directory.MetricsLog(path, first, base_identity(task))
     try:
         with StopRequest() as stop, ProgressBar(f"base model {path.name}", first, task.config.pretrain.steps) as bar:

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from kljax.config import Config
-from kljax.errors import UserError
+from kljax.errors import NotFinite, UserError
 from kljax.models import generation_settings
 from kljax.models.lora import targets_note
 from kljax.policy.algorithms import ALGORITHMS
 from kljax.training import run_data, run_directory
 from kljax.training.adaptation import Frozen, frozen_reference
 from kljax.training.checkpoints import START, Checkpoints, save_frozen, save_params
-from kljax.training.diagnosis import AFTER_UPDATE, STOPPED, fetched
+from kljax.training.diagnosis import AFTER_UPDATE, fetched
 from kljax.training.enumeration import Enumeration, check_objective, completion_tree, enumerate_task
 from kljax.training.epochs import with_steps
 from kljax.training.fitting import ensure_base, load_base
@@ -127,7 +127,7 @@ class _Run:
     def save(self, step: int, state: TrainState, beta: float | None) -> None:
         """A state that is whole, with the beta that the step before it used; a UserError where a number in it is not finite."""
         if not all_finite(state):
-            raise UserError(f"step {step - 1}: {AFTER_UPDATE} {STOPPED}")
+            raise NotFinite(f"step {step - 1}, counted from 0: {AFTER_UPDATE}")
         self.checkpoints.save(step, state, {"reference": self.frozen_hash, "beta": beta})
 
 
@@ -147,6 +147,8 @@ def _run(run: _Run, state: TrainState, compiling: float) -> None:
                 _measure(run, state, recorder)
     except BudgetExceeded as exceeded:
         _keep_below_budget(checkpoints, exceeded, config)
+    except NotFinite as found:
+        raise UserError(f"{found} {_how_to_go_on(checkpoints)}") from None
     except Interrupted:
         checkpoints.wait()
         saved = checkpoints.steps()[-1]
@@ -174,11 +176,14 @@ def _take_steps(run: _Run, state: TrainState, recorder: Recorder, stop: StopRequ
                 known |= exact.metrics(policy, float(state.controller.beta))
         try:
             state, metrics, outcome = trainer.take_step(state, run.frozen, batch)
-        except UserError:
+        except UserError as failed:
             # A reward of the user's failed between the halves: the state is whole, and hours of work must not be lost.
             recorder.flush()
             run.save(step, state, recorder.beta)
-            raise
+            raise UserError(
+                f"{failed} That was in step {step}, counted from 0; the {step} before it are saved. When it is mended the same "
+                "command goes on from there."
+            ) from failed
         recorder.record(step, {**metrics, **known, **batch.logged.means()}, outcome, batch.logged.extras)
         if (step + 1) % config.run.save_every == 0 or step + 1 == config.steps or stop.asked:
             with recorder.between_steps("save"):  # a checkpoint never runs ahead of the log
@@ -186,6 +191,17 @@ def _take_steps(run: _Run, state: TrainState, recorder: Recorder, stop: StopRequ
         if stop.asked and step + 1 < config.steps:
             raise Interrupted
     return state
+
+
+def _how_to_go_on(checkpoints: Checkpoints) -> str:
+    """What a run that stopped at a number that is none has on disk, and what the same command would do."""
+    checkpoints.wait()
+    if not (saved := checkpoints.steps()):
+        return "The run stopped before its first checkpoint; the same command begins again, and comes to the same step."
+    return (
+        f"The run stopped; its last checkpoint is of step {saved[-1]}, from which the same command goes on, to the same step "
+        "if nothing was changed. Another value of the config is another run (name=…)."
+    )
 
 
 def _measure(run: _Run, state: TrainState, recorder: Recorder) -> None:
@@ -208,6 +224,7 @@ def _keep_below_budget(checkpoints: Checkpoints, exceeded: BudgetExceeded, confi
     for step in set(steps) - set(below):
         checkpoints.delete(step)
     console.print(
-        f"kl.hard_budget: {above}, more than {budget}. The run stops; its last checkpoint below is step {below[-1]}.",
+        f"kl.hard_budget: {above}, more than {budget}. The run stops; its last checkpoint below is step {below[-1]}. "
+        f"run.save_every, now {config.run.save_every}, says how near to it one is.",
         soft_wrap=True,
     )

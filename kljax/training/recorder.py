@@ -15,9 +15,9 @@ import jax
 import numpy as np
 
 from kljax.data.tokenizers import completion_ids, completion_texts
-from kljax.errors import UserError
+from kljax.errors import NotFinite
 from kljax.training import run_directory
-from kljax.training.diagnosis import STOPPED, cause, fetched
+from kljax.training.diagnosis import cause, fetched
 from kljax.training.progress import ProgressBar
 from kljax.training.step import Outcome
 from kljax.training.task import Task
@@ -110,7 +110,7 @@ class Recorder:
             self._metrics.write(now.step, values)
             self._between = {}
         if why := cause(values, self._task.config):
-            raise UserError(f"step {now.step}: {why} {STOPPED}")
+            raise NotFinite(f"step {now.step}, counted from 0: {why}")
         if now.step % self._run.sample_every == 0:
             self._samples.write({"step": now.step, "samples": self._shown(now)})
         usual = statistics.median(self._seconds[-SHOWN:])

@@ -46,19 +46,19 @@ def test_without_epochs_nothing_changes(tiny, said):
 
 def test_a_warm_up_is_held_against_the_steps_that_the_epochs_make(tiny):
     """40 prompts, 8 a step: 5 steps, though `steps` is 6 and would allow for a warm-up of 5."""
-    task = prepare(tiny("epochs=1", "optimizer.warmup_steps=5"))
+    task = prepare(replace(tiny("optimizer.warmup_steps=5"), epochs=1.0))
     with pytest.raises(UserError, match=r"^optimizer.warmup_steps: got 5, expected fewer than the 5 steps\. For"):
         with_steps(task)
 
 
 def test_more_epochs_allow_for_a_longer_warm_up(tiny):
-    task = prepare(tiny("epochs=2", "optimizer.warmup_steps=9"))
+    task = prepare(replace(tiny("steps=20", "optimizer.warmup_steps=9"), epochs=2.0))
     assert with_steps(task).config.steps == 10
 
 
 def test_a_run_in_epochs_holds_its_steps_resumes_and_knows_other_epochs(tiny, said, capsys):
     said.clear()
-    config = tiny("epochs=0.5", "run.variant=half")
+    config = replace(tiny("run.variant=half"), epochs=0.5)
     path = train(config)
     assert said == ["epochs=0.5: 40 prompts, 8 a step: 3 steps."]
     kept = yaml.safe_load((path / "config.yaml").read_text())

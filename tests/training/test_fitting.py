@@ -78,7 +78,7 @@ def test_an_interrupted_fit_of_a_classifier_goes_on_bit_for_bit(toy, monkeypatch
 def test_an_interrupted_fit_of_an_older_version_is_said_to_be_one(tiny, monkeypatch):
     task = prepare(tiny())
     save = fitting.Checkpoints.save
-    monkeypatch.setattr(fitting.Checkpoints, "save", lambda self, step, state: save(self, step, state, "none"))
+    monkeypatch.setattr(fitting.Checkpoints, "save", lambda self, step, state: save(self, step, state, {"reference": "none"}))
     monkeypatch.setattr(fitting, "StopRequest", StopAfter(steps=7))
     with pytest.raises(Interrupted):
         ensure_base(task)
