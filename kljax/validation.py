@@ -217,6 +217,11 @@ def _check_reference(config: Config) -> None:
             "reference.memory: got host for a reference that is part of what is trained or of the frozen model under it "
             f"(adapter={config.adapter.kind}, reference.refresh={refresh}), expected device."
         )
+    if refresh != "never" and config.kl.hard_budget is not None:
+        raise UserError(
+            f"kl.hard_budget: got {config.kl.hard_budget:g} with reference.refresh={refresh}: the KL to a reference that follows "
+            "the policy bounds no distance that it goes; expected null, or a reference that stays."
+        )
     if refresh == "average" and reference.dtype != "float32":
         raise UserError(
             f"reference.dtype: got {reference.dtype} with reference/refresh=average, expected float32: small steps of an "

@@ -364,3 +364,8 @@ def test_a_config_is_frozen(defaults):
 def test_a_reward_may_have_any_name_and_arguments(defaults):
     term = {"kind": "python", "function": "some.function", "weight": -1.0, "arguments": {"a": [1, {"b": None}]}}
     assert validate(changed(defaults, {"reward.mine": term}), Config).reward["mine"] == RewardTerm(**term)
+
+
+def test_a_budget_of_the_kl_to_a_reference_that_follows_is_refused():
+    with pytest.raises(UserError, match=r"kl.hard_budget: got 2 with reference.refresh=every: .* expected null, or a reference"):
+        compose(["kl.hard_budget=2.0", "reference/refresh=every"], Config)

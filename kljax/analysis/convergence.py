@@ -49,8 +49,9 @@ class Outcome:
 def run(config: Config) -> Outcome:
     """Train, restore the last step, and measure it by enumeration."""
     restored = restore(train(config), "latest", config.mesh)
-    reward = combination.build(config.reward, restored.task.tokenizer)
-    exact = enumerate_task(restored.task, restored.prompts(), reward, restored.reference)
+    prompts = restored.prompts()
+    reward = combination.build(config.reward, restored.task.tokenizer, prompts.rows.column_names)
+    exact = enumerate_task(restored.task, prompts, reward, restored.reference)
     metrics = exact.metrics(restored.policy, restored.beta)
     to_theory = float("nan")
     if kind := RESTING_POINTS.get(config.kl.penalty):

@@ -71,17 +71,21 @@ def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
     metrics["kl/beta"] = run.beta
     metrics["reward/reference_std"] = float(found["reference"].reward.std(ddof=1))
     if run.task.config.run.oracle_every:
-        reward = combination.build(run.task.config.reward, run.task.tokenizer)
-        metrics |= enumerate_task(run.task, run.prompts(), reward, run.reference).metrics(run.policy, run.beta)
+        trained = run.prompts()
+        reward = combination.build(run.task.config.reward, run.task.tokenizer, trained.rows.column_names)
+        metrics |= enumerate_task(run.task, trained, reward, run.reference).metrics(run.policy, run.beta)
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise UserError(f"evaluation: {name} is {value} at step {run.step} of {run.path}, expected a finite number.")
     of = _what_of(run, config, ids)
     by_prompt = _by_prompt(columns, ids, found["policy"].prompts, config.samples)
     metrics["time/evaluation"] = time.perf_counter() - began
-    return Evaluation(
-        run.step, to_dict(config), of, metrics, notes(run, config, of), by_prompt, _samples(found, config.samples)
-    )
+    said = [
+        f"reward.{name}, of weight 0, is no finite number for some completion, and left out."
+        for name in sorted(without_value(run.task.config, found))
+    ]
+    said += notes(run, config, of)
+    return Evaluation(run.step, to_dict(config), of, metrics, said, by_prompt, _samples(found, config.samples))
 
 
 def of_model(model: str, metric: str) -> str:
@@ -124,6 +128,8 @@ def _columns(config: Config, found: Mapping[str, Sequences]) -> dict[str, Column
         columns[of_model(name, "reward/mean")] = of.reward, None
         columns[of_model(name, "rollout/length")] = of.length, None
         for term, values in of.terms.items():
+            if term in without_value(config, found):
+                continue
             applies = ~np.isnan(values) | (config.reward[term].kind == "jax")  # a Python reward can say None
             columns[of_model(name, f"reward/terms/{term}")] = np.where(applies, values, 0.0), applies.astype(np.float64)
     for kl, (name, of) in zip(policy.kls, [each for each in found.items() if each[0] != "policy"], strict=True):
@@ -134,6 +140,12 @@ def _columns(config: Config, found: Mapping[str, Sequences]) -> dict[str, Column
         columns[f"kl/forward_exact{to}_seq"] = of.kls[0], None
         columns[f"kl/forward_exact{to}_tok"] = of.kls[0], of.length
     return columns
+
+
+def without_value(config: Config, found: Mapping[str, Sequences]) -> set[str]:
+    """JAX terms of weight 0 that are no number for some completion: they trained nothing, and are left out."""
+    free = [name for name, term in config.reward.items() if term.kind == "jax" and not term.weight]
+    return {name for name in free if not all(np.isfinite(of.terms[name]).all() for of in found.values())}
 
 
 def _means(columns: Mapping[str, Column], groups: Int[np.ndarray, "B"]) -> dict[str, float]:

@@ -39,10 +39,14 @@ def save_analysis(evaluation: Evaluation, run: Path, own: EvaluationConfig) -> P
 
 def load_all(run: Path) -> list[dict[str, Any]]:
     """All evaluations of a run, by step, its own first."""
-    files = sorted(
-        (run / FOLDER).glob("step_*.json"), key=lambda file: (file.name.split("_")[1][:6], len(file.name), file.name)
-    )
+    files = sorted((run / FOLDER).glob("step_*.json"), key=lambda file: (_number(file), len(file.name), file.name))
     return [_read(file) for file in files]
+
+
+def _number(file: Path) -> int:
+    """The step that a file's name begins with."""
+    digits = file.stem.split("_")[1]
+    return int(digits) if digits.isdecimal() else 0
 
 
 def _read(file: Path) -> dict[str, Any]:

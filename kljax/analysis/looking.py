@@ -130,6 +130,8 @@ def check_figures(run: RestoredRun, found: Mapping[str, Sequences]) -> None:
     for name, of in found.items():
         # NaN of a Python term is None; of the sum it is not. The term is named, where it is one.
         for term, values in of.terms.items():
+            if not run.task.config.reward[term].weight:  # is reported where it is a number, and trained nothing
+                continue
             python = run.task.config.reward[term].kind == "python"
             _check_finite(run, f"reward.{term}", name, of, np.where(np.isnan(values), 0.0, values) if python else values)
         _check_finite(run, "reward (the weighted sum)", name, of, of.reward)

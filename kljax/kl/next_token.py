@@ -60,17 +60,11 @@ def compare(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"]
     return _in_one_block(COMPARISON, [logits, ref_logits], tokens)
 
 
-def at_temperature(online: Online, temperature: float) -> Online:
-    """The figures of softmax(logits / temperature)."""
-
-    def add(sums, logits, tokens, first):
-        return online.add(sums, [each / temperature for each in logits], tokens, first)
-
-    def gradient(logits, tokens, first, kept, cotangent):
-        found = online.gradient([each / temperature for each in logits], tokens, first, kept, cotangent)
-        return [each / temperature for each in found]
-
-    return online if temperature == 1 else Online(online.begin, add, online.finish, gradient)
+def comparison(temperature: float) -> Online:
+    """`COMPARISON` of softmax(logits / temperature): logits are divided after their difference is taken, which keeps digits."""
+    if temperature == 1:
+        return COMPARISON
+    return Online(_compare_begin, partial(_compare_add, temperature), _compare_finish, partial(_compare_gradient, temperature))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -159,11 +153,13 @@ def _compare_begin(tokens):
     return _Pair(_nothing(tokens), _nothing(tokens), *[zeros] * 6)
 
 
-def _compare_add(sums: _Pair, logits, tokens, first):
+def _compare_add(temperature: float, sums: _Pair, logits, tokens, first):
+    difference = (logits[0] - logits[1]) / temperature
+    logits = [each / temperature for each in logits]
     ours, weights, shrunk = _advance(sums.ours, logits[0], tokens, first)
     theirs, ref_weights, ref_shrunk = _advance(sums.theirs, logits[1], tokens, first)
     offset = jnp.where(sums.ours.total == 0, ours.largest - theirs.largest, sums.offset)
-    v = (logits[0] - logits[1]) - offset[..., None]
+    v = difference - offset[..., None]
     small = jnp.abs(v) < SERIES
     # w·e^−v and w_q·e^v are the other's weights on one's own scale: no exponential of v, which may be large.
     scale = jnp.exp(jnp.clip(theirs.largest + offset - ours.largest, -FAR, FAR))[..., None]
@@ -203,11 +199,13 @@ def _compare_finish(sums: _Pair):
     return found, (ours.log_total, theirs.log_total, between, rest, found)
 
 
-def _compare_gradient(logits, tokens, first, kept, cotangent: Comparison):
+def _compare_gradient(temperature: float, logits, tokens, first, kept, cotangent: Comparison):
+    difference = (logits[0] - logits[1]) / temperature
+    logits = [each / temperature for each in logits]
     (logits, ref_logits), (log_total, ref_log_total, between, rest, found) = logits, kept
     log_p, log_q = logits - log_total[..., None], ref_logits - ref_log_total[..., None]
     p, q = jnp.exp(log_p), jnp.exp(log_q)
-    u = (logits - ref_logits - between[..., None]) + rest[..., None]
+    u = (difference - between[..., None]) + rest[..., None]
     small = jnp.abs(u) < SERIES
     p_less_q = jnp.where(small, p * (u - excess_near_zero(jnp.where(small, -u, 0.0))), p - q)  # p (1 − e^−u) keeps digits
     reverse, forward, entropy = (g[..., None] for g in (cotangent.reverse_kl, cotangent.forward_kl, cotangent.entropy))
@@ -217,12 +215,12 @@ def _compare_gradient(logits, tokens, first, kept, cotangent: Comparison):
     ref_constant = cotangent.ref_logp + cotangent.forward_kl * found.forward_kl
     d_ref_logits = -q * (forward * u + ref_constant[..., None]) - reverse * p_less_q
     return [
-        d_logits + _onehot(cotangent.logp, tokens - first, logits),
-        d_ref_logits + _onehot(cotangent.ref_logp, tokens - first, ref_logits),
+        (d_logits + _onehot(cotangent.logp, tokens - first, logits)) / temperature,
+        (d_ref_logits + _onehot(cotangent.ref_logp, tokens - first, ref_logits)) / temperature,
     ]
 
 
-COMPARISON = Online(_compare_begin, _compare_add, _compare_finish, _compare_gradient)
+COMPARISON = Online(_compare_begin, partial(_compare_add, 1.0), _compare_finish, partial(_compare_gradient, 1.0))
 
 
 def _at(logits, index):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from kljax.kl import divergences
-from kljax.kl.next_token import COMPARISON, LOG_PROB, Comparison, at_temperature, compare
+from kljax.kl.next_token import LOG_PROB, Comparison, compare, comparison
 from kljax.models.decoder import Decoder, causal_mask, positions_of
 from kljax.models.prefill import prefill
 from kljax.models.recall import Known
@@ -33,7 +33,7 @@ def score(
     heads = policy.over_vocabulary(states[0]), reference.over_vocabulary(states[1])
     config = policy.config
     if divergence is divergences.reverse_kl:
-        figures = at_temperature(COMPARISON, temperature)
+        figures = comparison(temperature)
         found: Comparison = map_logits(figures, config.logit_chunk, config.vocab_chunk, heads, rollout.completion)
         return Scores(**found._asdict(), divergence=found.reverse_kl)
     figures = of_whole_logits(partial(_scores, temperature, divergence))

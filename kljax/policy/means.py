@@ -30,4 +30,4 @@ def same_prompts(tokens: Int[Array, "N P"], mask: Bool[Array, "N P"]) -> Bool[Ar
 
 def distinct(same: Bool[Array, "N N"]) -> Float[Array, ""]:
     """The number of distinct prompts."""
-    return jnp.sum(1.0 / same.sum(axis=1))
+    return jnp.round(jnp.sum(1.0 / same.sum(axis=1)))

@@ -14,7 +14,7 @@ from kljax.data.tokenizers import completion_ids
 from kljax.errors import UserError
 from kljax.rewards import model
 from kljax.rewards.device import DEVICE_REWARDS, DeviceReward
-from kljax.rewards.functions import Logged, Samples, TrainerState, bind, call, named
+from kljax.rewards.functions import PASSED, Logged, Samples, TrainerState, bind, call, named
 from kljax.rewards.model import ModelReward
 from kljax.rewards.user_code import one_line, raised_at, resolve
 from kljax.types import Params, Rollout, Tokenizer
@@ -111,7 +111,9 @@ def build(terms: Mapping[str, RewardTerm], tokenizer: Tokenizer, columns: Collec
 
     params = {name: reward.params for name, reward in made.items() if isinstance(reward, ModelReward)}
     models = {name: model.fingerprint(**term.arguments) for name, term in terms.items() if term.function == "model"}
-    reads_columns = any(function.takes is None or function.takes & set(columns or ()) for function in functions)
+    # Whatever is not the run's own may be a column: where these are not known, too.
+    own = {function.name: {*PASSED, *function.arguments} for function in functions}
+    reads_columns = any(function.takes is None or function.takes - own[function.name] for function in functions)
     return Reward(weights, params, device_terms, host_terms if functions else None, on_host, models, bool(reads_columns))
 
 

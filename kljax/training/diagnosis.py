@@ -9,7 +9,7 @@ import numpy as np
 
 from kljax.config import Config
 
-SLOWER = "a lower optimizer.learning_rate or optimizer.clip_norm, or a higher kl.beta, usually helps"
+SLOWER = "a lower optimizer.learning_rate or optimizer.clip_norm usually helps"
 
 
 def fetched(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -17,23 +17,25 @@ def fetched(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return {name: np.asarray(value).tolist() for name, value in jax.device_get(dict(metrics)).items()}
 
 
-def cause(values: Mapping[str, Any], config: Config) -> str | None:
-    """What a reader must know of the first figure that is not finite, with a remedy; None where all that trains is finite."""
-    for name, sentence in _signs(config):
+def cause(values: Mapping[str, Any], config: Config, *, begun: bool = True) -> str | None:
+    """What a reader must know of the first figure that is not finite, with a remedy; None where all that trains is finite.
+
+    `begun`: there were updates before; otherwise the policy is the base model.
+    """
+    for name, sentence in _signs(config, begun):
         if not math.isfinite(values.get(name, 0.0)):
             return f"{name} is {values[name]}, expected a finite number: {sentence}."
     return None
 
 
-def _signs(config: Config) -> Iterator[tuple[str, str]]:
+def _signs(config: Config, begun: bool) -> Iterator[tuple[str, str]]:
     """Figures in the order in which one makes the next, and what it means if this is the first that is not finite."""
     for name, term in config.reward.items():
-        if term.weight:
-            what = "the reward model's score" if term.function == "model" else f"'{term.function}'"
-            remedy = f"guard it where it divides or takes a logarithm (jnp.where), or leave it out with ~reward.{name}"
-            yield f"reward/terms/{name}", f"{what} is none for some completion; {remedy}"
-    yield "reward/mean", f"the weighted sum is too large for float32; lower a weight ({', '.join(config.reward)})"
-    yield "policy/entropy_tok", f"the policy gives no probabilities, as an update before has made it; {SLOWER}"
+        if term.weight and term.kind == "jax":  # what Python functions return is looked at one by one, before
+            yield f"reward/terms/{name}", _of_reward(name, term.function)
+    yield "reward/mean", f"the sum of the batch's rewards is too large for float32; lower a weight ({', '.join(config.reward)})"
+    yield "policy/entropy_tok", _of_policy(config, begun)
+    yield "kl/beta", "the controller has raised it without bound; a lower gain or rate, or a larger horizon, keeps it"
     yield "kl/forward_exact_on_policy_tok", _of_reference(config)
     yield "kl/reverse_exact_seq", _of_reference(config)
     yield f"kl/{config.kl.divergence.kind}_exact_seq", f"kl.divergence={config.kl.divergence.kind} has no bound; {SLOWER}"
@@ -43,9 +45,28 @@ def _signs(config: Config) -> Iterator[tuple[str, str]]:
     yield "policy/grad_norm", f"all that the loss is made of is finite, its gradient is not; {SLOWER}"
 
 
+def _of_reward(name: str, function: str) -> str:
+    if function == "model":
+        return f"the reward model's score is none for some completion; look at its weights, or leave it out with ~reward.{name}"
+    remedy = f"guard it where it divides or takes a logarithm (jnp.where), or leave it out with ~reward.{name}"
+    return f"'{function}' is none for some completion, or too large for the batch's mean; {remedy}"
+
+
+def _of_policy(config: Config, begun: bool) -> str:
+    if begun:
+        return f"the policy gives no probabilities, as an update before has made it; {SLOWER}"
+    temperature = config.rollout.temperature
+    return (
+        f"the base model gives no probabilities at rollout.temperature={temperature:g}: its logits are too large, or none; "
+        "look at its weights, and at the temperature, by which they are divided"
+    )
+
+
 def _of_reference(config: Config) -> str:
     path = config.reference.path
-    return f"the policy is finite, the reference is not; look at {'the base model' if path is None else path}"
+    moves = f", which moves (reference.refresh={config.reference.refresh.kind})"
+    where = moves if config.reference.refresh.kind != "never" else f"; look at {'the base model' if path is None else path}"
+    return f"the policy is finite, the reference is not{where}"
 
 
 AFTER_UPDATE = f"metrics and gradient are finite, what the optimiser made of them (parameters, moments) is not; {SLOWER}."

@@ -154,7 +154,7 @@ def check_zero_kl(trainer: Trainer, base: Params, reference: Params) -> float:
     state, frozen = trainer.initial_state(twin, reference), trainer.freeze(twin, reference)
     _, metrics, _ = trainer.take_step(state, frozen, trainer.batch(0))
     values = fetched(metrics)
-    if why := cause(values, config):
+    if why := cause(values, config, begun=False):
         raise UserError(f"before the first step: {why}")
     kl, gap = values["kl/reverse_exact_tok_max"], values["rollout/logp_gap_max"]
     coarsest = "bfloat16" if "bfloat16" in (trainer.task.model.dtype, config.rollout.cache_dtype) else "float32"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from kljax.kl import divergences
-from kljax.kl.next_token import COMPARISON, Comparison, compare, log_prob
+from kljax.kl.next_token import COMPARISON, Comparison, compare, comparison, log_prob
 
 VOCAB = 6
 LOGITS = arrays(np.float32, (3, VOCAB), elements=st.floats(-20, 20, width=32))
@@ -127,3 +127,24 @@ def test_log_prob_is_that_of_log_softmax_in_value_and_gradient(logits, tokens):
     )
     np.testing.assert_allclose(ours[0], theirs[0], atol=1e-4)
     np.testing.assert_allclose(ours[1], theirs[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.3])
+def test_at_another_temperature_all_digits_are_kept_too(temperature):
+    """Logits that are divided one by one would be rounded before their difference is taken: 1e-2 wrong at 2e-8 nats."""
+    rng = np.random.default_rng(0)
+    ref_logits = np.float32(rng.normal(size=(50, 1000)) * 3)
+    logits = np.float32(ref_logits + 1e-4 * rng.normal(size=ref_logits.shape))
+    scaled = [np.float64(x) / temperature for x in (logits, ref_logits)]
+    log_p, log_q = (x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in scaled)
+    u = log_p - log_q
+    kl = (np.exp(log_p) * (np.expm1(-u) + u)).sum(-1, keepdims=True)
+    online, both, tokens = comparison(temperature), [jnp.asarray(logits), jnp.asarray(ref_logits)], jnp.zeros(50, jnp.int32)
+    found, kept = online.finish(online.add(online.begin(tokens), both, tokens, 0))
+    np.testing.assert_allclose(found.reverse_kl, kl[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(found.logp, log_p[:, 0], atol=1e-5)
+    zeros = jnp.zeros(50)
+    cotangent = Comparison(zeros, zeros, jnp.ones(50), zeros, zeros)
+    gradient, _ = online.gradient(both, tokens, 0, kept, cotangent)
+    expected = np.exp(log_p) * (u - kl) / temperature
+    np.testing.assert_allclose(gradient, expected, atol=1e-5 * np.abs(expected).max())

@@ -41,6 +41,16 @@ def test_what_trains_nothing_is_no_cause(tiny):
     assert cause(FINITE | {"reward/terms/length": math.nan, "kl/reverse_k3_seq": math.inf}, config) is None
 
 
+def test_a_python_term_that_says_none_of_a_whole_batch_is_no_cause(tiny):
+    config = tiny("reward=[sentiment,regex]", "reward.regex.arguments.pattern=x")
+    assert cause(FINITE | {"reward/terms/regex": math.nan}, config) is None
+
+
+def test_before_the_first_update_no_update_is_the_cause(tiny):
+    spoilt = FINITE | {"policy/entropy_tok": math.nan}
+    assert "base model gives no probabilities at rollout.temperature=1" in cause(spoilt, tiny(), begun=False)
+
+
 def nan(tree):
     return jax.tree.map(lambda x: x * jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
@@ -53,7 +63,7 @@ PLANTS = {
         "kl/forward_exact_on_policy_tok",
         "the reference is not",
     ),
-    "beta": (lambda s, f: (replace(s, controller=nan(s.controller)), f), "policy/penalty_loss", "kl.penalty=exact"),
+    "beta": (lambda s, f: (replace(s, controller=nan(s.controller)), f), "kl/beta", "the controller has raised it"),
     "moments": (lambda s, f: (replace(s, opt_state=nan(s.opt_state)), f), "what the optimiser made", "learning_rate"),
 }
 

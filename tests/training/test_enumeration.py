@@ -106,7 +106,8 @@ def test_where_columns_tell_rows_apart_the_reward_of_a_prompt_is_the_mean_over_t
     config = letters("reward=python", "reward.python.function=by_column.ends_alike", "data.prompt.max_tokens=0")
     task = prepare(config)
     prompts, reference = task.prompts(), task.architecture.init(0)
-    reward = combination.build(config.reward, task.tokenizer, prompts.rows.column_names)
+    reward = combination.build(config.reward, task.tokenizer)  # its columns are found out by what it asks for
+    assert reward.reads_columns
     exact = enumerate_task(task, prompts, reward, reference)
     last = [text[-1] for text in prompts.rows["text"]]
     words = [task.tokenizer.decode(list(s), skip_special_tokens=True) for s in exact.tree.sequences]
