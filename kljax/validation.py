@@ -219,7 +219,7 @@ def _check_reference(config: Config) -> None:
         )
     if refresh != "never" and config.kl.hard_budget is not None:
         raise UserError(
-            f"kl.hard_budget: got {config.kl.hard_budget:g} with reference.refresh={refresh}: the KL to a reference that follows "
+            f"kl.hard_budget: got {config.kl.hard_budget:g} with reference.refresh={refresh}: the KL to one that follows "
             "the policy bounds no distance that it goes; expected null, or a reference that stays."
         )
     if refresh == "average" and reference.dtype != "float32":
