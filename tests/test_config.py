@@ -367,5 +367,5 @@ def test_a_reward_may_have_any_name_and_arguments(defaults):
 
 
 def test_a_budget_of_the_kl_to_a_reference_that_follows_is_refused():
-    with pytest.raises(UserError, match=r"kl.hard_budget: got 2 with reference.refresh=every: .* expected null, or a reference"):
+    with pytest.raises(UserError, match=r"kl.hard_budget: got 2 with reference.refresh=every: .* expected null, or a"):
         compose(["kl.hard_budget=2.0", "reference/refresh=every"], Config)
