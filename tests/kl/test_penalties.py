@@ -140,7 +140,7 @@ def training_loss(name, scores, mask, reward, weights, baseline=no_baseline):
         reward_scale=unscaled,
         sampler=SimpleNamespace(samples=samples),
     )
-    return inspect.unwrap(step.loss)(parts, scores, mask, reward, jnp.asarray(BETA, scores.logp.dtype), weights)
+    return inspect.unwrap(step.loss)(parts, scores, mask, reward, jnp.asarray(BETA, scores.logp.dtype), weights)[0]
 
 
 def losses(forest, name, sampler, table, divergence=divergences.reverse_kl, poison=True):

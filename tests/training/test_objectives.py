@@ -28,7 +28,7 @@ LEARNT = [
     ("classification", "gpt2", "accuracy", 0.95),
     ("regression", "gpt2", "pearson", 0.9),
     ("preference", "bert", "agreement", 0.9),
-    ("rated_pairs", "bert", "agreement", 0.8),
+    ("rated_pairs", "bert", "agreement", 0.7),
 ]
 READING = ["classification", "regression", "preference", "rated_pairs"]
 
