@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from kljax.analysis import frontier, frontier_picture, tables
+from kljax.analysis import evaluation_files, frontier, frontier_picture, tables
 from kljax.analysis.intervals import t_quantile
 from kljax.errors import UserError
 
@@ -246,3 +246,10 @@ def test_csv_table_and_picture_are_written(write_run, tmp_path, capsys):
     tables.show_frontier(found)
     shown = capsys.readouterr().out
     assert "grammar: rloo, exact" in shown and "counts 12.7 standard errors" in shown
+
+
+def test_evaluations_are_in_the_order_of_their_steps_beyond_six_digits_too(tmp_path):
+    (tmp_path / "evaluation").mkdir()
+    for step in (1_000_000, 999_000, 80):
+        (tmp_path / "evaluation" / f"step_{step:06d}.json").write_text(json.dumps({"step": step, "metrics": {}}))
+    assert [found["step"] for found in evaluation_files.load_all(tmp_path)] == [80, 999_000, 1_000_000]
