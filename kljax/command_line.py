@@ -140,7 +140,7 @@ def _job(
 
 
 def _read(composed: DictConfig, overrides: Sequence[str], schema: type) -> Job:
-    """What is composed, validated, and the label of its run directory."""
+    """The composed config, validated, and the label of its run directory."""
     values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     _choose_length(values, _keys(overrides))
     made = None
@@ -157,7 +157,7 @@ def _keys(overrides: Sequence[str]) -> set[str]:
 
 
 def _choose_length(values: dict[str, Any], given: set[str]) -> None:
-    """What the command line gives of steps and epochs goes before what an experiment does; both at once are refused."""
+    """Put what the command line gives of steps and epochs before what an experiment does; both at once are refused."""
     if "steps" not in given or values.get("epochs") is None:
         return
     if "epochs" in given:

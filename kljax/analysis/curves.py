@@ -29,7 +29,7 @@ Config = Mapping[str, Any]
 
 
 def alike(config: Config) -> dict[str, Any]:
-    """What the runs of a point share: the config without what may differ, and without fields that have their default."""
+    """Return what the runs of a point share: the config without what may differ, and without fields that have their default."""
     return {key: value for key, value in without_defaults(config).items() if key not in REPEATED}
 
 
@@ -42,7 +42,7 @@ def varied(config: Config) -> tuple[str, float]:
 
 
 def curve_of(shared: Config) -> dict[str, Any]:
-    """What the points of a curve share, of what the runs of one of them do."""
+    """Return what the points of a curve share, of what the runs of one point do."""
     *path, last = varied(shared)[0].split(".")
     copied: dict[str, Any] = deepcopy(dict(shared))
     part = copied
@@ -53,7 +53,7 @@ def curve_of(shared: Config) -> dict[str, Any]:
 
 
 def labels(curves: Sequence[Config]) -> tuple[list[str], str]:
-    """What names each curve among the others, as a user would type it; and what holds where a label does not say otherwise.
+    """Name each curve by what tells it from the others, as a user would type it; and say what holds where a label does not.
 
     A label leaves out what most curves have. It has at most `SHOWN` keys, more where it would be another curve's otherwise,
     and says how many are not shown.

@@ -99,7 +99,7 @@ def groups_of(of: Mapping[str, Any]) -> int:
 
 
 def notes(run: RestoredRun, config: EvaluationConfig, of: Mapping[str, Any]) -> list[str]:
-    """What the figures do not say of themselves."""
+    """Sentences on what the figures do not say of themselves."""
     of_run = run.task.config
     found = [note] if (note := ablation_note(of_run.kl)) else []
     if config.top_k or config.top_p < 1:
@@ -121,7 +121,7 @@ def notes(run: RestoredRun, config: EvaluationConfig, of: Mapping[str, Any]) -> 
 
 
 def _columns(config: Config, found: Mapping[str, Sequences]) -> dict[str, Column]:
-    """What each metric is the mean of. Names without a model are the policy's."""
+    """Values and weights of each metric. Names without a model are the policy's."""
     policy = found["policy"]
     columns: dict[str, Column] = {}
     for name, of in found.items():
@@ -162,13 +162,13 @@ def _means(columns: Mapping[str, Column], groups: Int[np.ndarray, "B"]) -> dict[
 
 
 def _prompt_ids(prompts: PromptRows, count: int) -> list[str]:
-    """What each prompt is known by: a digest of its tokens."""
+    """A digest of the tokens of each prompt, by which it is known."""
     rows = zip(prompts.tokens[:count], prompts.mask[:count], strict=True)
     return [hashlib.blake2b(row[mask].tobytes(), digest_size=8).hexdigest() for row, mask in rows]
 
 
 def _what_of(run: RestoredRun, config: EvaluationConfig, ids: list[str]) -> dict[str, Any]:
-    """What the figures are of: how many prompts and completions, by which noise, sampled how."""
+    """Describe what the figures are of: how many prompts and completions, by which noise, sampled how."""
     rollout = run.task.config.rollout
     return {
         "prompts": len(ids),

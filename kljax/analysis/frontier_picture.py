@@ -70,7 +70,7 @@ def _axis(found: Sequence[Point]) -> str:
 
 
 def _title(found: Sequence[Point]) -> str:
-    """What the bars are and of how many groups."""
+    """Say which intervals the bars are, and of how many groups."""
     seeds, prompts = (_range([getattr(point, name) for point in found]) for name in ("seeds", "prompts"))
     of = "over prompts, 1 seed" if seeds == "1" else f"over prompts and {seeds} seeds"
     return f"{prompts} distinct held-out prompts; ×: before training\nbars: {found[0].level:.0%} intervals, Student's t ({of})"
@@ -81,7 +81,7 @@ def _range(values: Sequence[int]) -> str:
 
 
 def name_of(point: Point) -> str:
-    """What stands beside a point: β = 0.3, and its step where that is not the run's last."""
+    """The label beside a point: β = 0.3, and its step where that is not the run's last."""
     value = f"{SYMBOLS[point.varied]} = {point.value:g}"
     return value if point.step == point.steps else f"{value}, step {point.step} of {point.steps}"
 

@@ -1,4 +1,4 @@
-"""What a script prints when it is done."""
+"""Tables and sentences that a script prints when it is done."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ COMPARED = {
     "KL(it‖policy), nats/seq": ("kl/forward_exact_seq", "kl/forward_exact_to_base_seq"),
     "KL(it‖policy), nats/tok": ("kl/forward_exact_tok", "kl/forward_exact_to_base_tok"),
 }
-"""What the policy is to another model, in that one's column."""
+"""Metrics of the policy against another model, in that one's column."""
 
 EXACT_ROWS = {
     "oracle/objective": "J(policy): reward − beta·KL, exact",
@@ -138,7 +138,7 @@ def _figure(value: float | int | None) -> str:
 
 
 def show_paths(path: Path) -> None:
-    """What was written, and how to look at it."""
+    """List what was written, and how to look at it."""
     lines = [
         f"Written to {path}: config.yaml, metrics.jsonl, samples.jsonl, tensorboard/, checkpoints/, evaluation/",
         f"  samples and both KLs of any step   python experiments/analyze.py run={path} step=…",

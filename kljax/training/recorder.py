@@ -1,4 +1,4 @@
-"""What a run writes down while it runs: metrics, samples and the bar; and what it stops at."""
+"""Metrics, samples and the bar of a run, written while it runs, and the figures that stop it."""
 
 import resource
 import statistics

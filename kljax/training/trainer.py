@@ -70,7 +70,7 @@ class Trainer:
         return initial_state(trained, parts.optimizer, parts.controller, config.seed, parts.shardings, moving)
 
     def freeze(self, base: Params, reference: Params) -> Frozen:
-        """What the step gets beside its state."""
+        """Arguments of the step beside its state."""
         reward = jax.device_put(self.reward.params, replicated(self.task.mesh))
         return freeze(self.parts.adaptation, self.task.config.reference, base, reference, reward)
 
