@@ -536,6 +536,7 @@ class RunConfig:
     oracle_every: Natural  # steps between exact looks at a task that can be enumerated (oracle/… metrics); 0: none
     export_to: str | None  # experiments/pretrain.py writes the fitted model here, too, as a Hugging Face directory
     compilation_cache: Folder  # directory of JAX's persistent cache
+    unroll_layers: bool | None = None  # layers one by one in the step's program, or in a loop; null: which is sooner done
     cpu_devices: Positive | None  # what JAX takes a CPU for, to be shared out by `mesh`; null: as many as `mesh` names, or one
 
 

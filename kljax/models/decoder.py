@@ -5,27 +5,29 @@ Parameters carry logical axes (`axes` in their metadata: vocab, embed, heads, kv
 """
 
 import math
-from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from kljax.config import DecoderConfig, EncoderConfig
 from kljax.models.attention import Attended, attention, join_heads, split_heads
+from kljax.models.layers import apply, fold, make_layers
 from kljax.models.product import dot_general
 from kljax.models.recall import NOTHING, Activations, recall
-from kljax.models.rotary import Rotation, rotate, rotation
+from kljax.models.rotary import Rotation, rotate, rotation, turned
 from kljax.models.swiglu import swiglu
 from kljax.models.vocabulary import Head
-from kljax.types import Params
 
-Cache = list[tuple[Float[Array, "B kv_heads S K"], Float[Array, "B kv_heads S K"]]]
-"""Keys and values of each layer, heads before slots: the layout in which a decode step reads them as they lie."""
+Cache = tuple[Any, Any]
+"""Keys and values of the layers, each [L, B, kv_heads, S, K] or a list of L without the first axis.
+
+Heads before slots: the layout in which a decode step reads them as they lie.
+"""
 
 INIT_STD = 0.02  # as GPT-2; matrices that write into the residual stream are scaled by 1/√(2·layers)
 
@@ -41,6 +43,15 @@ def causal_mask(mask: Bool[Array, "B S"]) -> Bool[Array, "B S S"]:
     return jnp.tril(jnp.ones((length, length), bool)) & mask[:, None, :]
 
 
+def write(cache: Cache, new: Cache, slot: Any) -> Cache:
+    """The cache with new keys and values from `slot` on, of one layer or of all."""
+
+    def put(old: Array, new: Array) -> Array:
+        return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), slot, axis=old.ndim - 2)
+
+    return jax.tree.map(put, cache, new)
+
+
 class Decoder(nnx.Module):
     """Tokens to hidden states to logits.
 
@@ -54,7 +65,7 @@ class Decoder(nnx.Module):
         self.vocab_size = vocab_size
         self.embed = embedding(vocab_size, config, "vocab", rngs)
         self.learned_positions = embedding(config.context, config, "context", rngs) if config.positions == "learned" else None
-        self.layers = nnx.List([Layer(config, rngs=rngs) for _ in range(config.layers)])
+        self.layers = make_layers(lambda rngs: Layer(config, rngs=rngs, activations=activations), config.layers, rngs)
         self.final_norm = _norm(config, rngs)
         self.head = (
             None if config.tied_head else linear(config.d_model, vocab_size, ("embed", "vocab"), config, rngs, bias=False)
@@ -68,33 +79,27 @@ class Decoder(nnx.Module):
         cache: Cache | None = None,
         slot: int | Int[Array, ""] = 0,
         dropout_key: Key[Array, ""] | None = None,
-        known: list[Activations] | None = None,
-    ) -> tuple[Float[Array, "B T D"], list[Activations]]:
-        """Hidden states after the final norm, and what each layer used and computed, keys and values first.
+        known: Activations | None = None,
+    ) -> tuple[Float[Array, "B T D"], Activations]:
+        """Hidden states after the final norm, and what each layer used and computed of these tokens.
 
-        Without a cache the T tokens look at one another (S = T). With one they are written at `slot`, more than one at the
-        last slots, and look at all S that the mask allows, which shows no token a later one. Dropout is applied only where a
-        key is given. What is `known` of the layers is not computed again.
+        Without a cache the T tokens look at one another (S = T). With one they are put at `slot`, more than one at the last
+        slots, and look at all S that the mask allows, which shows no token a later one; the cache itself stays as it is.
+        Dropout is applied only where a key is given. What is `known` of the layers is not computed again.
         """
+        config, turn, own = self.config, None, _OfLayer(cache=cache, known=known)
         x = self.embed(tokens)
         if self.learned_positions is not None:
             x = x + self.learned_positions(positions)
-        turn = None
-        if (config := self.config).positions == "rotary":
+        if config.positions == "rotary":
             turn = rotation(positions, config.context, config.head_dim, config.rope_theta, config.rope_scaling)
-        keys = (
-            [None] * (len(self.layers) + 1)
-            if dropout_key is None
-            else list(jax.random.split(dropout_key, len(self.layers) + 1))
-        )
-        x = _held(dropout(x, self.config.dropout, keys[-1]), self.activations)
-        found: list[Activations] = []
-        for i, layer in enumerate(self.layers):
-            inputs = None if cache is None else cache[i], slot, keys[i], NOTHING if known is None else known[i]
-            turned = None if config.nope_every and (i + 1) % config.nope_every == 0 else turn
-            x, of_layer = apply(layer, config.remat == "layer", x, turned, mask, *inputs)
-            x = _held(x, self.activations)
-            found.append(of_layer)
+        if config.nope_every:
+            own = own._replace(turns=(np.arange(config.layers) + 1) % config.nope_every != 0)
+        keys = None if dropout_key is None else jax.random.split(dropout_key, config.layers + 1)
+        if keys is not None:
+            own = own._replace(dropout_key=keys[:-1])
+        x = _held(dropout(x, config.dropout, None if keys is None else keys[-1]), self.activations)
+        x, found = fold(self.layers, x, (turn, mask, slot), own, again=config.remat == "layer")
         return self.final_norm(x), found
 
     def logits(self, hidden: Float[Array, "*dims D"]) -> Float[Array, "*dims V"]:
@@ -107,29 +112,39 @@ class Decoder(nnx.Module):
         return Head(states, self.embed.embedding[...] if self.head is None else self.head.kernel[...].T)
 
 
+class _OfLayer(NamedTuple):
+    """Beside its parameters: its keys and values, its dropout's key, whether it has positions, what is known of it."""
+
+    cache: Any = None
+    dropout_key: Any = None
+    turns: Any = None
+    known: Activations | None = None
+
+
 class Layer(nnx.Module):
     """Attention and MLP, each added to the residual stream, with a norm before each (GPT-2, Llama) or after it (OLMo 2)."""
 
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, activations: NamedSharding | None = None):
         self.config = config
+        self.activations = activations
         self.attention_norm = _norm(config, rngs)
         self.attention = Attention(config, rngs=rngs)
         self.mlp_norm = _norm(config, rngs)
         self.mlp = (GeluMlp if config.mlp == "gelu" else SwigluMlp)(config, rngs=rngs)
 
-    def __call__(
-        self, x: Array, turn: Rotation | None, mask: Array, cache: Any, slot: Any, key: Any, known: Activations
-    ) -> tuple[Array, Activations]:
+    def __call__(self, x: Array, turn: Rotation | None, mask: Array, slot: Any, own: _OfLayer) -> tuple[Array, Activations]:
         """One layer; see `Decoder.__call__`."""
-        config, keys = self.config, (None, None) if key is None else tuple(jax.random.split(key))
+        config, known = self.config, own.known or NOTHING
+        keys = (None, None) if own.dropout_key is None else tuple(jax.random.split(own.dropout_key))
+        turn = turn if turn is None or own.turns is None else turned(turn, own.turns)
         before = config.normed == "inputs"
-        attended, found = self.attention(self.attention_norm(x) if before else x, turn, mask, cache, slot, known)
+        attended, found = self.attention(self.attention_norm(x) if before else x, turn, mask, own.cache, slot, known)
         attended = attended if before else self.attention_norm(attended)
         middle = recall(x + dropout(attended, config.dropout, keys[0]), known.middle)
         changed, inner = apply(self.mlp, config.remat == "mlp", self.mlp_norm(middle) if before else middle, known.inner)
         changed = changed if before else self.mlp_norm(changed)
         out = recall(middle + dropout(changed, config.dropout, keys[1]), known.out)
-        return out, found._replace(middle=middle, inner=inner, out=out)
+        return _held(out, self.activations), found._replace(middle=middle, inner=inner, out=out)
 
 
 class Attention(nnx.Module):
@@ -162,14 +177,13 @@ class Attention(nnx.Module):
             q, k = self.q_norm(q), self.k_norm(k)  # pyright: ignore
         if turn is not None:
             q, k = rotate(q, turn), rotate(k, turn)
+        found = NOTHING._replace(keys=k, values=v, queries=q)
         if cache is not None:
-            k = jax.lax.dynamic_update_slice_in_dim(cache[0], k.astype(cache[0].dtype), slot, axis=2)
-            v = jax.lax.dynamic_update_slice_in_dim(cache[1], v.astype(cache[1].dtype), slot, axis=2)
+            k, v = write(cache, (k, v), slot)
         q, k, v = recall((q, k, v), None if known.queries is None else (known.queries, known.keys, known.values))
         already = None if known.attended is None else Attended(known.attended, known.log_total)
         out, log_total = attention(q, k, v, mask, already)
-        found = NOTHING._replace(keys=k, values=v, queries=q, attended=out, log_total=log_total)
-        return self.out(join_heads(out)), found
+        return self.out(join_heads(out)), found._replace(attended=out, log_total=log_total)
 
 
 class GeluMlp(nnx.Module):
@@ -199,43 +213,6 @@ class SwigluMlp(nnx.Module):
         """The MLP, token by token, and what its activation function got."""
         inner = recall((self.gate(x), self.up(x)), known)
         return self.down(swiglu(*inner)), inner
-
-
-def apply(module: nnx.Module, again: bool, x: Array, *inputs: Any, method: Callable[..., Any] | None = None) -> Any:
-    """module(x, *inputs), or a method of it; with `again` what is inside is computed again in the backward pass, not kept.
-
-    Modules of one structure are traced, differentiated and lowered once, however many there are: deep models start quickly.
-    """
-    graphdef, params = nnx.split(module)
-    return _called(graphdef, method or type(module).__call__, again, nnx.to_pure_dict(params), x, *inputs)  # pyright: ignore
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _called(graphdef: nnx.GraphDef, method: Callable[..., Any], again: bool, params: Params, x: Array, *inputs: Any) -> Any:
-    def call(params: Params, x: Array, *inputs: Any) -> Any:
-        return method(nnx.merge(graphdef, params), x, *inputs)
-
-    return (_recomputed(call) if again else call)(params, x, *inputs)
-
-
-def _recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What `jax.checkpoint` is for, for a function of (params, x, …).
-
-    On CPUs XLA drops the barriers by which `jax.checkpoint` keeps the two computations apart, and then finds that they are the
-    same: everything is kept after all. So here the second one depends on the cotangent, by a zero that no pass can fold.
-    """
-    run = jax.custom_vjp(function)
-
-    def forward(*inputs: Any) -> tuple[Any, Any]:
-        return function(*inputs), inputs
-
-    def backward(inputs: Any, cotangents: Any) -> Any:
-        params, x, *rest = inputs
-        zero = 0 * jax.tree.leaves(cotangents)[0].ravel()[0]
-        return jax.vjp(function, params, x + zero.astype(x.dtype), *rest)[1](cotangents)
-
-    run.defvjp(forward, backward)
-    return run
 
 
 def _held(x: Array, sharding: NamedSharding | None) -> Array:

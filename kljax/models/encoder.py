@@ -3,6 +3,7 @@
 Logical axes and dtypes as in the decoder. Attention weights are not dropped out, unlike the paper's: activations are.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from kljax.config import EncoderConfig
 from kljax.models.attention import attend, join_heads, split_heads
-from kljax.models.decoder import apply, dropout, embedding, layer_norm, linear, positions_of
+from kljax.models.decoder import dropout, embedding, layer_norm, linear, positions_of
+from kljax.models.layers import apply, fold, make_layers
 from kljax.models.vocabulary import Head
 
 
@@ -25,7 +27,7 @@ class Encoder(nnx.Module):
         self.learned_positions = embedding(config.first_position + config.context, config, "context", rngs)
         self.segments = embedding(config.segments, config, "segments", rngs) if config.segments else None
         self.embed_norm = layer_norm(config, rngs)
-        self.layers = nnx.List([EncoderLayer(config, rngs=rngs) for _ in range(config.layers)])
+        self.layers = make_layers(partial(EncoderLayer, config), config.layers, rngs)
 
     def __call__(
         self, tokens: Int[Array, "B S"], mask: Bool[Array, "B S"], dropout_key: Key[Array, ""] | None = None
@@ -35,19 +37,16 @@ class Encoder(nnx.Module):
         x = self.embed(tokens) + self.learned_positions(config.first_position + positions_of(mask))
         if self.segments is not None:
             x = x + self.segments(jnp.zeros_like(tokens))
-        keys: Any = [None] * (config.layers + 1)
-        if dropout_key is not None:
-            keys = list(jax.random.split(dropout_key, config.layers + 1))
-        x = dropout(self.embed_norm(x), config.dropout, keys[-1])
-        for i, layer in enumerate(self.layers):
-            x = apply(layer, config.remat == "layer", x, mask, keys[i])
-        return x
+        keys = None if dropout_key is None else jax.random.split(dropout_key, config.layers + 1)
+        x = dropout(self.embed_norm(x), config.dropout, None if keys is None else keys[-1])
+        own = None if keys is None else keys[:-1]
+        return fold(self.layers, x, (mask,), own, again=config.remat == "layer")[0]
 
 
 class EncoderLayer(nnx.Module):
     """Attention and MLP, each added to the residual stream and normalised after that."""
 
-    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: EncoderConfig, rngs: nnx.Rngs):
         self.config = config
         self.attention = EncoderAttention(config, rngs=rngs)
         self.attention_norm = layer_norm(config, rngs)
@@ -55,12 +54,12 @@ class EncoderLayer(nnx.Module):
         self.down = linear(config.d_mlp, config.d_model, ("mlp", "embed"), config, rngs, bias=True)
         self.mlp_norm = layer_norm(config, rngs)
 
-    def __call__(self, x: Array, mask: Array, key: Any) -> Array:
+    def __call__(self, x: Array, mask: Array, key: Any) -> tuple[Array, None]:
         """One layer; see `Encoder.__call__`. The GELU is the exact one."""
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         x = self.attention_norm(x + dropout(self.attention(x, mask), self.config.dropout, keys[0]))
         changed = apply(self, self.config.remat == "mlp", x, method=EncoderLayer.feed_forward)
-        return self.mlp_norm(x + dropout(changed, self.config.dropout, keys[1]))
+        return self.mlp_norm(x + dropout(changed, self.config.dropout, keys[1])), None
 
     def feed_forward(self, x: Array) -> Array:
         """The MLP, token by token."""

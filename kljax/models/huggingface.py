@@ -4,11 +4,13 @@
 and shapes are checked from the files' headers before any weight is read. Only safetensors are read, never pickles.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from huggingface_hub import snapshot_download
 from jax.tree_util import tree_leaves_with_path
@@ -20,8 +22,9 @@ from kljax.models import generation_settings
 from kljax.models import huggingface_configs as configs
 from kljax.models import huggingface_files as files
 from kljax.models import peft_adapters as adapters
-from kljax.models.huggingface_files import LowRank, Tensor
+from kljax.models.huggingface_files import Part, Tensor
 from kljax.models.huggingface_names import NAMES, RENAMED, Keys, Kind, Names, Source, copies_of, find_source, may_be_ignored
+from kljax.models.layers import LAYERS, names_of_layers
 from kljax.types import HuggingFaceConfig, Params, Tokenizer
 
 __all__ = ["Kind", "Pretrained", "check_exportable", "check_tokenizer", "describe", "load_params", "padding", "save"]
@@ -141,11 +144,22 @@ def load_params(pretrained: Pretrained, kind: Kind, shapes: Params, shardings: P
     The host never holds more than one shard of one tensor and a few megabytes.
     """
     leaves, places = dict(_leaves(shapes)), dict(_leaves(shardings))
+    plan = _match(pretrained, kind, _of_each_layer(leaves))
     params: Params = {}
-    for path, (source, tensor, added) in _match(pretrained, kind, leaves).items():
-        leaf, lies = leaves[path], {"transposed": source.transposed, "third": source.third}
-        _set(params, path, files.place(tensor, leaf.shape, leaf.dtype, places[path], **lies, added=added))
+    for path, leaf in leaves.items():
+        parts = [plan[name] for name in names_of_layers(path, leaf) if name in plan]
+        if parts:
+            _set(params, path, files.place(parts, leaf.shape, leaf.dtype, places[path], layers=LAYERS in path))
     return params
+
+
+def _of_each_layer(leaves: Mapping[Keys, Any]) -> dict[Keys, Any]:
+    """The shapes of parameters as they lie in files, each layer's by itself."""
+    return {
+        name: jax.ShapeDtypeStruct(leaf.shape[len(name) - len(path) :], leaf.dtype)
+        for path, leaf in leaves.items()
+        for name in names_of_layers(path, leaf)
+    }
 
 
 def check_tokenizer(pretrained: Pretrained, tokenizer: Tokenizer, field: str = "tokenizer") -> None:
@@ -245,8 +259,8 @@ def _count_outputs(theirs: HuggingFaceConfig, tensors: dict[str, Tensor], name: 
     return outputs
 
 
-def _match(pretrained: Pretrained, kind: Kind, leaves: dict[Keys, Any]) -> dict[Keys, tuple[Source, Tensor, LowRank | None]]:
-    """Where each parameter is to be read from, and what is added to it, after all checks."""
+def _match(pretrained: Pretrained, kind: Kind, leaves: Mapping[Keys, Any]) -> dict[Keys, Part]:
+    """Where each parameter of each layer is to be read from, and what is added to it, after all checks."""
     folder = pretrained.path
     theirs = configs.read(folder, "model")
     names = NAMES[theirs.model_type]
@@ -279,7 +293,7 @@ def _match(pretrained: Pretrained, kind: Kind, leaves: dict[Keys, Any]) -> dict[
         tensor = change.instead or tensors.get(source.name)
         if tensor is not None:
             _check_tensor(tensor, shapes[path])
-            plan[path] = source, tensor, change.added
+            plan[path] = Part(tensor, source.transposed, source.third, change.added)
     return plan
 
 
@@ -353,18 +367,27 @@ def _check_tensor(tensor: Tensor, expected: tuple[int, ...]) -> None:
 
 def _write(folder: Path, names: Names, kind: Kind, params: Params, dtype: np.dtype) -> None:
     """The parameters as tensors of the files; those that are thirds of one are put together again."""
-    parts: dict[str, list[tuple[Source, Any]]] = {}
+    parts: dict[str, list[tuple[Source, Callable[[], np.ndarray]]]] = {}
+    sizes: dict[str, int] = {}
     for path, leaf in _leaves(params):
-        source = find_source(names, kind, path, names.prefix)
-        parts.setdefault(source.name, []).append((source, leaf))
+        for i, name in enumerate(names_of_layers(path, leaf)):
+            source = find_source(names, kind, name, names.prefix)
+            read = partial(np.asarray, leaf) if name == path else partial(_layer, leaf, i)
+            parts.setdefault(source.name, []).append((source, read))
+            sizes[source.name] = sizes.get(source.name, 0) + dtype.itemsize * leaf.size // (1 if name == path else len(leaf))
 
     def make(name: str) -> np.ndarray:
-        arrays = [np.asarray(leaf) for _, leaf in sorted(parts[name], key=lambda part: part[0].third or 0)]
+        arrays = [read() for _, read in sorted(parts[name], key=lambda part: part[0].third or 0)]
         array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=-1)
         array = files.as_dtype(array, dtype, f"dtype: the model's '{name}'")
         return np.ascontiguousarray(array.T if parts[name][0][0].transposed else array)
 
-    files.write_weights(folder, {name: dtype.itemsize * sum(leaf.size for _, leaf in of) for name, of in parts.items()}, make)
+    files.write_weights(folder, sizes, make)
+
+
+def _layer(leaf: Any, layer: int) -> np.ndarray:
+    """One layer's part of a stacked parameter, on the host: no more of it."""
+    return np.asarray(leaf[layer])
 
 
 def _leaves(params: Params) -> Iterator[tuple[Keys, Any]]:

@@ -8,13 +8,15 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from huggingface_hub import split_state_dict_into_shards_factory
 from jax.sharding import Sharding
@@ -180,43 +182,67 @@ def fingerprint(config: Path, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def place(
-    tensor: Tensor,
-    shape: tuple[int, ...],
-    dtype: Any,
-    sharding: Sharding,
-    *,
-    transposed: bool,
-    third: int | None,
-    added: LowRank | None = None,
-) -> jax.Array:
-    """The tensor as an array of this shape, dtype and sharding: one shard at a time, of which the host keeps nothing.
+@dataclass(frozen=True)
+class Part:
+    """What one parameter, or a layer's part of one, is read from.
 
     `transposed`: it lies in the file as [out, in]. `third`: it is that third of the file's last axis. `added` to the tensor in
     the file: a low-rank product.
     """
+
+    tensor: Tensor
+    transposed: bool
+    third: int | None
+    added: LowRank | None = None
+
+
+def place(parts: Sequence[Part], shape: tuple[int, ...], dtype: Any, sharding: Sharding, *, layers: bool) -> jax.Array:
+    """An array of this shape, dtype and sharding: the only part, or with `layers` as many as the first axis has places.
+
+    One shard of one part at a time, of which the host keeps nothing.
+    """
     devices: dict[Ranges, list[Any]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
-        ranges = tuple(part.indices(size)[:2] for part, size in zip(index or (), shape, strict=True))
+        ranges = tuple(each.indices(size)[:2] for each, size in zip(index or (), shape, strict=True))
         devices.setdefault(ranges, []).append(device)
-    arrays = []
+    arrays = {}
     for ranges, copies in devices.items():
-        block = read_block(tensor, ranges, np.dtype(dtype), transposed=transposed, third=third, added=added)
-        arrays += [jax.device_put(block, device) for device in copies]
-        jax.block_until_ready(arrays)  # the next block is not read while this one is still on the host
-        del block
-    return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+        if layers:
+            arrays |= _place_layers(parts, ranges, np.dtype(dtype), copies)
+        else:
+            arrays |= _on(copies, read_block(parts[0], ranges, np.dtype(dtype)))
+    return jax.make_array_from_single_device_arrays(shape, sharding, list(arrays.values()))
 
 
-def read_block(
-    tensor: Tensor, ranges: Ranges, dtype: np.dtype, *, transposed: bool, third: int | None, added: LowRank | None = None
-) -> np.ndarray:
+def _place_layers(parts: Sequence[Part], ranges: Ranges, dtype: np.dtype, devices: list[Any]) -> dict[Any, jax.Array]:
+    """These ranges, on each of the devices: layer after layer is put into its place there. No mesh divides the layers' axis."""
+    shape = [stop - start for start, stop in ranges]
+    arrays = {device: jnp.zeros(shape, dtype, device=device) for device in devices}
+    for layer, part in enumerate(parts):
+        for device, block in _on(devices, read_block(part, ranges[1:], dtype)).items():
+            arrays[device] = _put(arrays[device], block, layer)
+    jax.block_until_ready(list(arrays.values()))
+    return arrays
+
+
+@partial(jax.jit, donate_argnums=0)
+def _put(layers: jax.Array, block: jax.Array, layer: Any) -> jax.Array:
+    return layers.at[layer].set(block)
+
+
+def _on(devices: list[Any], block: np.ndarray) -> dict[Any, jax.Array]:
+    """The block on each device; when it is there, so that the next one is not read while the host holds this one."""
+    return dict(zip(devices, jax.block_until_ready([jax.device_put(block, device) for device in devices]), strict=True))
+
+
+def read_block(part: Part, ranges: Ranges, dtype: np.dtype) -> np.ndarray:
     """These ranges of the parameter, cast. The file is opened anew for each chunk: pages of it that were seen are let go.
 
     What is `added` is so in float32, chunk by chunk. UserError where a number is not finite, or is not when it is cast.
     """
+    tensor, third, added = part.tensor, part.third, part.added
     block = np.empty([stop - start for start, stop in ranges], dtype)
-    target, theirs = (block.T, ranges[::-1]) if transposed else (block, ranges)
+    target, theirs = (block.T, ranges[::-1]) if part.transposed else (block, ranges)
     if third is not None:
         width = tensor.shape[-1] // 3
         theirs = (*theirs[:-1], (theirs[-1][0] + third * width, theirs[-1][1] + third * width))

@@ -14,14 +14,15 @@ from jaxtyping import Array, Float
 from kljax.config import DecoderConfig, LoraAdapter
 from kljax.errors import UserError
 from kljax.models.decoder import Decoder
+from kljax.models.layers import make_layers
 from kljax.types import Params
 
 
 class AdaptedLinear(nnx.LoRALinear):
-    """A linear layer with an adapter; its parameters are those of the layer, and `lora`."""
+    """A linear layer with an adapter; its parameters are those of the layer, which `over` gives it, and `lora`."""
 
     def __init__(self, layer: nnx.Linear, adapter: LoraAdapter, *, rngs: nnx.Rngs):
-        inputs, outputs = layer.kernel.get_metadata()["axes"]
+        *_, inputs, outputs = layer.kernel.get_metadata()["axes"]
         super().__init__(
             layer.in_features,
             layer.out_features,
@@ -35,8 +36,13 @@ class AdaptedLinear(nnx.LoRALinear):
             dtype=layer.dtype,
             rngs=rngs,
         )
-        self.kernel, self.bias, self.dot_general = layer.kernel, layer.bias, layer.dot_general
+        self.dot_general = layer.dot_general
         self.scale = adapter.alpha / adapter.rank
+
+    def over(self, layer: nnx.Linear) -> "AdaptedLinear":
+        """Itself, with the parameters of this layer."""
+        self.kernel, self.bias = layer.kernel, layer.bias
+        return self
 
     def __call__(self, x: Float[Array, "*dims inputs"], out_sharding: Any = None) -> Float[Array, "*dims outputs"]:
         """The frozen layer's output plus the adapter's."""
@@ -76,9 +82,15 @@ def targets_note(config: DecoderConfig, adapter: LoraAdapter) -> str | None:
 def add_adapters(model: Decoder, adapter: LoraAdapter, *, rngs: nnx.Rngs) -> Decoder:
     """The model itself, its chosen matrices now adapted. UserError where it has none of them."""
     check_targets(model.config, adapter)
-    for layer in model.layers:
-        for part, name in _chosen(layer, adapter.targets or matrices(model.config)):
-            setattr(part, name, AdaptedLinear(getattr(part, name), adapter, rngs=rngs))
+    chosen = list(_chosen(model.layers, adapter.targets or matrices(model.config)))
+    linears = [getattr(part, name) for part, name in chosen]
+
+    def make(rngs: nnx.Rngs) -> nnx.Module:
+        return nnx.List([AdaptedLinear(linear, adapter, rngs=rngs) for linear in linears])
+
+    adapted = make_layers(make, model.config.layers, rngs)
+    for (part, name), linear, with_adapter in zip(chosen, linears, adapted, strict=True):
+        setattr(part, name, with_adapter.over(linear))
     return model
 
 

@@ -14,6 +14,7 @@ from kljax.json_text import strict_json_text
 from kljax.models import huggingface_configs as configs
 from kljax.models import huggingface_files as files
 from kljax.models.huggingface_names import NAMES, Conv1d, Names, find_source
+from kljax.models.layers import names_of_layers
 from kljax.models.peft_adapters import CONFIG, PREFIX, WEIGHTS
 from kljax.types import Params, Tokenizer
 
@@ -54,13 +55,16 @@ def save(
 
 
 def _by_module(names: Names, params: Params) -> dict[str, Pairs]:
-    leaves = {tuple(step.key for step in path): leaf for path, leaf in tree_leaves_with_path(params)}
+    leaves = {}
+    for path, leaf in tree_leaves_with_path(params):
+        of_layers = names_of_layers([step.key for step in path], leaf)
+        leaves |= dict(zip(of_layers, np.asarray(leaf, np.float32), strict=True))
     pairs: dict[str, Pairs] = {}
     for path, leaf in leaves.items():
         if path[-1] == "lora_a":
             *matrix, lora_, _ = path
             source = find_source(names, "decoder", [*matrix, "kernel"], names.prefix)
-            pair = np.asarray(leaf, np.float32), np.asarray(leaves[*matrix, lora_, "lora_b"], np.float32)
+            pair = leaf, leaves[*matrix, lora_, "lora_b"]
             pairs.setdefault(source.module, []).append((source.third, *pair))
     return pairs
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -17,7 +18,7 @@ class Prefill(NamedTuple):
 
     hidden: Float[Array, "B D"]
     cache: Cache
-    found: list[Activations]
+    found: Activations
 
 
 def prefill(
@@ -27,7 +28,7 @@ def prefill(
     samples: int,
     room: int,
     dtype: str | None = None,
-    known: list[Activations] | None = None,
+    known: Activations | None = None,
 ) -> Prefill:
     """Read the N distinct prompts, then repeat what was read for each of their samples (B = N·G); no dropout.
 
@@ -36,8 +37,13 @@ def prefill(
     """
     hidden, found = model(tokens, positions_of(mask), causal_mask(mask), known=known)
 
-    def with_room(read: Float[Array, "N kv_heads P K"]) -> Float[Array, "B kv_heads S K"]:
-        return jnp.repeat(jnp.pad(read.astype(dtype or read.dtype), ((0, 0), (0, 0), (0, room), (0, 0))), samples, axis=0)
+    def with_room(read: Float[Array, "*L N kv_heads P K"]) -> Float[Array, "*L B kv_heads S K"]:
+        return jnp.repeat(grown(read.astype(dtype or read.dtype), room), samples, axis=read.ndim - 4)
 
-    cache = [(with_room(keys), with_room(values)) for keys, values, *_ in found]
+    cache = jax.tree.map(with_room, (found.keys, found.values))
     return Prefill(jnp.repeat(hidden[:, -1], samples, axis=0), cache, found)
+
+
+def grown(x: Float[Array, "*dims S K"], room: int) -> Float[Array, "*dims S_room K"]:
+    """Keys or values with so many more slots, empty."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, room), (0, 0)])

@@ -14,10 +14,10 @@ Tree = TypeVar("Tree")
 
 
 class Activations(NamedTuple):
-    """What a decoder layer computed for T tokens that look at S slots: enough to do without its products.
+    """What a decoder layer computed for T tokens: enough to do without its products. Of all: arrays [L, …] or lists of L.
 
     Queries and keys have their positions; `middle` is the residual stream after attention, `inner` what the MLP's activation
-    function gets.
+    function gets. Keys and values are found of the T tokens, and known of all S slots that they look at.
     """
 
     keys: Float[Array, "B kv_heads S K"]
@@ -40,13 +40,13 @@ class Known(NamedTuple):
     A completion's keys and values are those of its prompt, too.
     """
 
-    prompts: list[Activations]
-    completions: list[Activations]
+    prompts: Activations
+    completions: Activations
 
 
-def of_tokens(layers: list[Activations]) -> list[Activations]:
-    """Without keys and values, which belong to slots."""
-    return [layer._replace(keys=None, values=None) for layer in layers]  # pyright: ignore
+def without_slots(found: Activations) -> Activations:
+    """Without keys and values, which lie in the cache."""
+    return found._replace(keys=None, values=None)  # pyright: ignore
 
 
 def recall(computed: Tree, known: Tree | None) -> Tree:

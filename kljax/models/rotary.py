@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from kljax.config import LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
 
@@ -55,6 +55,11 @@ def rotate(x: Float[Array, "B heads T K"], by: Rotation) -> Float[Array, "B head
     """Each pair of x turned by its token's angle; computed in float32."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([first * by.cos - second * by.sin, second * by.cos + first * by.sin], axis=-1).astype(x.dtype)
+
+
+def turned(by: Rotation, turns: Bool[Array, ""]) -> Rotation:
+    """`by` where the layer has positions; where it has none, no turn at all."""
+    return Rotation(jnp.where(turns, by.cos, 1.0), jnp.where(turns, by.sin, 0.0))
 
 
 @lru_cache(maxsize=8)  # one array however often a program needs it: of a long context it has many megabytes

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from kljax.models.decoder import Cache, Decoder
-from kljax.models.prefill import prefill
-from kljax.models.recall import Activations, Known, of_tokens
+from kljax.models.decoder import Cache, Decoder, write
+from kljax.models.prefill import grown, prefill
+from kljax.models.recall import Activations, Known, without_slots
 from kljax.types import Params, Prompts, Rollout, struct
 
 
@@ -50,7 +50,7 @@ class _Progress:
     mask: Bool[Array, "B T"]
     logp: Float[Array, "B T"]
     running: Bool[Array, "B"]
-    kept: list[Activations] | None
+    kept: Activations | None
 
 
 def sample(model: Decoder, prompts: Prompts, key: Key[Array, ""], sampler: Sampler) -> Rollout:
@@ -100,7 +100,7 @@ def _sample(
         def unfinished(at: _Progress):
             return (at.step <= room) & at.running.any()
 
-        def read_last(at: _Progress) -> tuple[Float[Array, "B 1 D"], list[Activations]]:
+        def read_last(at: _Progress) -> tuple[Float[Array, "B 1 D"], Activations]:
             last = at.step - 1
             token = jax.lax.dynamic_index_in_dim(at.tokens, last, axis=1)
             visible = jnp.concatenate([given.mask, at.mask[:, :room]], axis=1)[:, None]
@@ -108,13 +108,14 @@ def _sample(
 
         def one_more(at: _Progress) -> _Progress:
             hidden, found = read_last(at)
-            cache = [(keys, values) for keys, values, *_ in found]
-            kept = at.kept and jax.tree.map(partial(_written, at.step - 1), at.kept, of_tokens(found))
+            cache = write(at.cache, (found.keys, found.values), width + at.step - 1)
+            kept = at.kept and jax.tree.map(partial(_written, at.step - 1), at.kept, without_slots(found))
             return with_next(replace(at, cache=cache, kept=kept), hidden[:, 0])
 
-        at = replace(at, cache=jax.tree.map(partial(_grown, width + room), at.cache))
+        more = width + room - jax.tree.leaves(at.cache)[0].shape[-2]
+        at = replace(at, cache=jax.tree.map(lambda x: grown(x, more), at.cache))
         if keep and at.kept is None:
-            shapes = of_tokens(jax.eval_shape(read_last, at)[1])
+            shapes = without_slots(jax.eval_shape(read_last, at)[1])
             at = replace(at, kept=jax.tree.map(partial(_room_for, length - 1), shapes))
         return jax.lax.while_loop(unfinished, one_more, at)
 
@@ -138,8 +139,7 @@ def _sample(
     )
     if at.kept is None:
         return rollout, None
-    of_completions = [layer._replace(keys=k, values=v) for layer, (k, v) in zip(at.kept, at.cache, strict=True)]
-    return rollout, Known(of_prompts, of_completions)
+    return rollout, Known(of_prompts, at.kept._replace(keys=at.cache[0], values=at.cache[1]))
 
 
 def _room_for(tokens: int, x: jax.ShapeDtypeStruct) -> Float[Array, "*dims tokens width"]:
@@ -160,11 +160,6 @@ STAGES = 2  # with four, attention would read a tenth less again, and each stage
 def rooms(tokens: int) -> list[int]:
     """The slots that the cache has for sampled tokens, stage by stage: a step reads all slots, filled or not."""
     return sorted({-(-tokens * stage // STAGES) for stage in range(1, STAGES + 1)})
-
-
-def _grown(slots: int, x: Float[Array, "B kv_heads S K"]) -> Float[Array, "B kv_heads slots K"]:
-    """Keys or values with so many slots, the new ones empty."""
-    return jnp.pad(x, [(0, 0), (0, 0), (0, slots - x.shape[2]), (0, 0)])
 
 
 @partial(jax.jit, static_argnames=("graphdef", "sampler"))

@@ -15,6 +15,7 @@ from jaxtyping import Array, Int
 
 from kljax.config import LoraAdapter, NeverRefresh, NoAdapter, ReferenceConfig, RefreshAverage, RefreshEvery
 from kljax.models.decoder import Decoder
+from kljax.models.layers import stack
 from kljax.models.lora import add_adapters, merge
 from kljax.training.mesh import param_shardings
 from kljax.training.state import Architecture
@@ -61,16 +62,17 @@ class Adaptation:
         return self._adapters(seed)
 
     def merged(self, trained: Params, base: Params) -> Params:
-        """The policy's parameters as a plain decoder has them; matrices with an adapter are float32."""
+        """The policy's parameters as a plain decoder has them, stacked; matrices with an adapter are float32."""
         if self.adapter is None:
-            return trained
-        both = nnx.merge(self.graphdef, trained, base)
-        return jax.jit(partial(merge, adapter=self.adapter))(nnx.to_pure_dict(nnx.state(both)))  # pyright: ignore
+            return stack(trained)
+        both = nnx.merge(self.graphdef, stack(trained), stack(base))
+        shardings = self.architecture.shardings  # those of every other model: one program looks at them all
+        merged = jax.jit(partial(merge, adapter=self.adapter), out_shardings=shardings)
+        return merged(nnx.to_pure_dict(nnx.state(both)))  # pyright: ignore
 
     def _adapters(self, seed: int) -> Params:
         def make(key):
-            model = self.architecture.make(nnx.Rngs(key))
-            adapted = add_adapters(model, self.adapter, rngs=nnx.Rngs(key))  # pyright: ignore
+            adapted = add_adapters(_without_values(self.architecture), self.adapter, rngs=nnx.Rngs(key))  # pyright: ignore
             return nnx.to_pure_dict(nnx.state(adapted, nnx.LoRAParam))  # pyright: ignore
 
         return jax.jit(make, out_shardings=self.shardings)(jax.random.key(seed))
@@ -81,12 +83,17 @@ def adaptation(arch: Architecture, config: NoAdapter | LoraAdapter) -> Adaptatio
     if isinstance(config, NoAdapter):
         return Adaptation(arch, None, arch.graphdef, arch.shapes, arch.shardings)
 
-    def make() -> nnx.Module:
-        return add_adapters(arch.make(nnx.Rngs(0)), config, rngs=nnx.Rngs(0))  # pyright: ignore
+    def adapt(model: Decoder) -> Decoder:
+        return add_adapters(model, config, rngs=nnx.Rngs(0))
 
-    graphdef, adapters, _ = nnx.split(nnx.eval_shape(make), nnx.LoRAParam, ...)
+    graphdef, adapters, _ = nnx.split(nnx.eval_shape(adapt, _without_values(arch)), nnx.LoRAParam, ...)
     shardings = param_shardings(adapters, arch.mesh)
     return Adaptation(arch, config, graphdef, nnx.to_pure_dict(adapters), shardings)  # pyright: ignore
+
+
+def _without_values(arch: Architecture) -> Decoder:
+    """The decoder with shapes for parameters: what is frozen is not made to see where adapters belong."""
+    return nnx.merge(arch.graphdef, arch.shapes)
 
 
 def freeze(adapted: Adaptation, config: ReferenceConfig, base: Params, reference: Params, reward: Params) -> Frozen:

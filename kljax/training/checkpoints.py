@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from kljax.errors import UserError
+from kljax.models.layers import is_unrolled, like, stack
 from kljax.training import damaged
 from kljax.training.state import not_finite, params_hash
 from kljax.types import Params
@@ -32,7 +34,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any, about: Mapping[str, Any] | None = None) -> None:
-        """Write `state` in the background. It is copied first: the next step may donate its buffers.
+        """Write `state` in the background, its layers stacked. It is copied first: the next step may donate its buffers.
 
         `about` is what else is to be known of it: the `reference` (its hash) that it was trained against, and the `beta` of the
         step that made it. A fit has neither.
@@ -40,13 +42,13 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(jax.tree.map(jnp.copy, state)),
+            state=ocp.args.StandardSave(jax.tree.map(jnp.copy, stack(state))),
             about=ocp.args.JsonSave({"reference": None, **(about or {})}),
         )
         self._manager.save(step, args=args)
 
     def restore(self, step: int, shapes: Any, shardings: Any, reference_hash: str | None = None) -> Any:
-        """The state of `step`, laid out by `shardings`; refused if it was trained against another reference."""
+        """The state of `step`, in the form of `shapes`, by `shardings`; refused if it was trained against another reference."""
         folder = self._folder / str(step)
         with damaged.reading(folder, _without(folder, [other for other in self.steps() if other < step])):
             about = self.about(step)
@@ -62,9 +64,10 @@ class Checkpoints:
                 "Restore the reference or start another run (name=…)."
             )
         with damaged.reading(folder, _without(folder, [other for other in self.steps() if other < step])):
-            _check_shapes(folder / "state", shapes)
-            target = ocp.args.Composite(state=ocp.args.StandardRestore(_laid_out(shapes, shardings)))
-            return self._manager.restore(step, args=target)["state"]
+            _check_shapes(folder / "state", stack(shapes))
+            target = ocp.args.Composite(state=ocp.args.StandardRestore(_laid_out(stack(shapes), stack(shardings))))
+            state = self._manager.restore(step, args=target)["state"]
+        return jax.jit(partial(like, shapes), out_shardings=shardings)(state) if is_unrolled(shapes) else state
 
     def about(self, step: int) -> dict[str, Any]:
         """What was said of the state when it was saved."""

@@ -26,6 +26,7 @@ from kljax.data.labelled import count, take
 from kljax.errors import UserError
 from kljax.json_text import json_text
 from kljax.models import huggingface
+from kljax.models.layers import form_of, stack
 from kljax.training import damaged, divergence, objectives, run_directory
 from kljax.training.adaptation import cast
 from kljax.training.checkpoints import Checkpoints, load_params, save_params
@@ -35,6 +36,7 @@ from kljax.training.mesh import batch_sharding, replicated
 from kljax.training.objective import Objective, Rows, in_units
 from kljax.training.objectives import kind_of, watched
 from kljax.training.progress import ProgressBar
+from kljax.training.resources import unrolls
 from kljax.training.state import Leaf, finite, make_optimizer, opt_shardings
 from kljax.training.supervised_metrics import Figures
 from kljax.training.task import Task, base_identity, base_path, fits_in_float32, say
@@ -67,7 +69,7 @@ class FitState:
 
 @dataclass(frozen=True)
 class Program:
-    """The compiled parts of a fit."""
+    """The compiled parts of a fit, whose parameters have the form of its step: layers in a loop, or one by one."""
 
     init: Callable[[], FitState]
     step: Callable[[Trained, Rows], tuple[Trained, dict[str, Array], UpdateCheck]]
@@ -103,7 +105,7 @@ def ensure_base(task: Task) -> Path:
         params, steps = _start(task, objective), 0
     looked_at = {} if steps else {"held_out_rows": count(objective.held_out)}  # not all, of a language model
     result = {"steps": steps} | looked_at | _result(task, objective, outputs, params)
-    params = in_units(params, *objective.units)
+    params = in_units(stack(params), *objective.units)
     divergence.check_result(task, params)
     save_params(path, params)
     if kind != "decoder":
@@ -288,8 +290,10 @@ def _compile(task: Task, objective: Objective, outputs: Callable[[Params, Rows],
     def begin(params: Params) -> Trained:
         return Trained(params, optimizer.init(params), jax.random.key(config.seed), jnp.zeros((), jnp.int32))
 
-    shapes = jax.eval_shape(begin, arch.shapes)
-    shardings = Trained(arch.shardings, opt_shardings(shapes.opt_state, optimizer, arch.shardings, arch.mesh), whole, whole)
+    form = form_of(unrolls(task.config.run.unroll_layers, task.model.layers, config.steps), task.model.layers)
+    stacked = jax.eval_shape(begin, arch.shapes)
+    moments = opt_shardings(stacked.opt_state, optimizer, arch.shardings, arch.mesh)
+    shapes, shardings = form(stacked), form(Trained(arch.shardings, moments, whole, whole))
     number = jax.ShapeDtypeStruct((), jnp.float32)
     counter = jax.ShapeDtypeStruct((), jnp.int32)
 
@@ -308,7 +312,7 @@ def _compile(task: Task, objective: Objective, outputs: Callable[[Params, Rows],
         return new, {f"fit/train_{objective.loss_name}": value, "fit/grad_norm": norm}, check
 
     def init() -> FitState:
-        params = _start(task, objective)
+        params = jax.jit(form, out_shardings=shardings.params)(_start(task, objective))
         # Copied: a step donates its state, and these parameters are the best ones so far.
         train = jax.jit(lambda params: begin(jax.tree.map(jnp.copy, params)), out_shardings=shardings)(params)
         infinity, zero = jax.device_put((np.float32(np.inf), np.int32(0)), whole)
@@ -318,8 +322,8 @@ def _compile(task: Task, objective: Objective, outputs: Callable[[Params, Rows],
         init=init,
         step=step,
         outputs=outputs,
-        shapes=FitState(shapes, arch.shapes, number, counter),
-        shardings=FitState(shardings, arch.shardings, whole, whole),
+        shapes=FitState(shapes, shapes.params, number, counter),
+        shardings=FitState(shardings, shardings.params, whole, whole),
     )
 
 

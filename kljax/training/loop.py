@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from kljax.config import Config
 from kljax.errors import NotFinite, UserError
 from kljax.models import generation_settings
+from kljax.models.layers import stack
 from kljax.models.lora import targets_note
 from kljax.policy.algorithms import ALGORITHMS
 from kljax.training import run_data, run_directory
@@ -66,7 +67,7 @@ def train(config: Config) -> Path:
     kl_at_start = check_zero_kl(trainer, base, reference)
     compiling = time.perf_counter() - began  # but for the one step that it takes
     state, frozen = trainer.initial_state(base, reference), trainer.freeze(base, reference)
-    chosen = {"keep_activations": trainer.parts.keep_activations}
+    chosen = {"keep_activations": trainer.parts.keep_activations, "unroll_layers": trainer.unrolled}
     if other := run_directory.other_circumstances(path, chosen):
         say(f"Other circumstances than at the last launch: {other}. The same steps may differ in their last digits.")
     run_directory.check_owner(path, run_directory.identity(config))  # again: a command beside this one may have been faster
@@ -162,7 +163,7 @@ def _run(run: _Run, state: TrainState, compiling: float) -> None:
 
 def _enumerate(run: _Run) -> Enumeration:
     trainer = run.trainer
-    return enumerate_task(trainer.task, trainer.prompts, trainer.reward, frozen_reference(run.frozen))
+    return enumerate_task(trainer.task, trainer.prompts, trainer.reward, stack(frozen_reference(run.frozen)))
 
 
 def _take_steps(run: _Run, state: TrainState, recorder: Recorder, stop: StopRequest, exact: Enumeration | None) -> TrainState:

@@ -16,6 +16,7 @@ from kljax.errors import UserError
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
 RULES = {
+    "layers": None,
     "vocab": "tensor",
     "heads": "tensor",
     "kv_heads": "tensor",

@@ -76,6 +76,20 @@ def keeps_activations(config: Config, model: DecoderConfig, devices: int) -> boo
     return activation_bytes(config, model) / devices <= MEMORY_FOR_ACTIVATIONS * device_memory()
 
 
+FEW_LAYERS = 6  # so many compile by themselves as fast as a loop does, whose program has more parts
+STEPS_A_LAYER = 10  # steps that make up for compiling one more layer by itself
+
+
+def unrolls(asked: bool | None, layers: int, steps: int) -> bool:
+    """Whether a program of so many steps holds each layer by itself: as the config says, or where that is sooner done.
+
+    A loop compiles as fast for thirty layers as for three. On a CPU its steps are slower, as it copies each layer's part.
+    """
+    if asked is not None:
+        return asked
+    return layers <= FEW_LAYERS or (jax.default_backend() == "cpu" and steps >= STEPS_A_LAYER * layers)
+
+
 def activation_bytes(config: Config, model: DecoderConfig) -> int:
     """Bytes of what `sample_with_activations` keeps of a rollout, prompts at their longest."""
     rollout, prompt = config.rollout, config.data.prompt.max_tokens + 1

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Key
 from kljax.config import Config, DecoderConfig, OptimizerConfig
 from kljax.kl.controllers import Controller, ControllerState
 from kljax.models.decoder import Decoder
+from kljax.models.layers import Form, rank
 from kljax.training.mesh import batch_sharding, param_shardings, replicated
 from kljax.types import Params, struct
 
@@ -57,7 +58,8 @@ class Architecture:
 
     def complete(self, given: Params, seed: int) -> Params:
         """`given`, a part of the parameters, with fresh ones for the rest."""
-        absent = [path for path, _ in tree_leaves_with_path(self.shapes) if not _has(given, path)]
+        if not (absent := [path for path, _ in tree_leaves_with_path(self.shapes) if not _has(given, path)]):
+            return given
         shardings = dict(tree_leaves_with_path(self.shardings))
 
         def make(key: Any) -> list[Any]:
@@ -122,7 +124,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             b2=config.b2,
             eps=config.eps,
             weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda p: p.ndim >= 2, params),
+            mask=lambda params: tree_map_with_path(lambda path, p: rank(path, p) >= 2, params),
         ),
     )
 
@@ -144,14 +146,15 @@ def initial_state(
     seed: int,
     shardings: TrainState,
     reference: Params = None,
+    form: Form = lambda tree: tree,
 ) -> TrainState:
-    """The state before the first step. The parameters are copied: a step may donate its state."""
+    """The state before the first step, in the form of its program. The parameters are copied: a step may donate its state."""
 
     @partial(jax.jit, out_shardings=shardings)
     def make(params, reference):
-        copied, copied_reference = jax.tree.map(jnp.copy, (params, reference))
+        copied, copied_reference = jax.tree.map(jnp.copy, form((params, reference)))
         key, step = jax.random.key(seed), jnp.zeros((), jnp.int32)
-        return TrainState(copied, optimizer.init(params), controller.init(), key, step, copied_reference)
+        return TrainState(copied, optimizer.init(copied), controller.init(), key, step, copied_reference)
 
     return make(params, reference)
 

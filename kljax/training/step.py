@@ -19,6 +19,7 @@ from kljax.kl.controllers import Controller
 from kljax.kl.divergences import Divergence
 from kljax.kl.penalties import Penalty
 from kljax.kl.sequences import Weights, effective_fraction, importance_weights, log_ratio, masked_sum, on_policy
+from kljax.models.layers import is_unrolled
 from kljax.models.recall import Known
 from kljax.models.sampling import Sampler, sample, sample_with_activations
 from kljax.models.scoring import score
@@ -191,7 +192,8 @@ def _descend(
         return jax.grad(loss_function, has_aux=True)(params, *batch)
 
     batch = rollout, scaled(parts, reward), old_logp, known
-    gradients, (scores, weights) = accumulate(gradient, batch, parts.microbatches, parts.sampler.samples)
+    axes = (0, 0, 0, 0 if is_unrolled(known) else 1)  # of what is known, stacked layers come first
+    gradients, (scores, weights) = accumulate(gradient, batch, parts.microbatches, parts.sampler.samples, axes)
     changes, opt_state = parts.optimizer.update(gradients, opt_state, params)
     figures = optax.tree.norm(gradients), *loss(parts, scores, rollout.mask, batch[1], beta, weights)
     return _Descent(optax.apply_updates(params, changes), opt_state, scores, weights, *figures)

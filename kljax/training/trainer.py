@@ -11,6 +11,7 @@ from kljax.config import Config
 from kljax.data.batches import PromptRows, rows_at
 from kljax.errors import UserError
 from kljax.kl.penalties import PENALTIES
+from kljax.models.layers import Form, form_of, is_unrolled
 from kljax.policy.algorithms import ALGORITHMS
 from kljax.policy.scaling import REWARD_SCALES
 from kljax.rewards import combination
@@ -20,7 +21,7 @@ from kljax.training.adaptation import Frozen, adaptation, cast, freeze, make_ref
 from kljax.training.diagnosis import cause, fetched
 from kljax.training.mesh import batch_sharding, replicated
 from kljax.training.regularisation import make_controller, make_divergence
-from kljax.training.resources import keeps_activations
+from kljax.training.resources import keeps_activations, unrolls
 from kljax.training.state import (
     TrainState,
     initial_state,
@@ -52,7 +53,7 @@ TakeStep = Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics, Outc
 
 @dataclass(frozen=True)
 class Trainer:
-    """Everything that a run needs beside its state."""
+    """Everything that a run needs beside its state. `form` is that of its program: layers in a loop, or one by one."""
 
     task: Task
     prompts: PromptRows
@@ -60,6 +61,7 @@ class Trainer:
     reward: combination.Reward
     take_step: TakeStep
     shapes: TrainState
+    form: Form
 
     def initial_state(self, base: Params, reference: Params) -> TrainState:
         """The state before the first step: the policy is the base model."""
@@ -67,12 +69,21 @@ class Trainer:
         trained, moving = parts.adaptation.init(base, config.seed), None
         if self.shapes.reference is not None:
             moving = cast(reference if parts.adaptation.adapter is None else trained, config.reference.dtype)
-        return initial_state(trained, parts.optimizer, parts.controller, config.seed, parts.shardings, moving)
+        return initial_state(trained, parts.optimizer, parts.controller, config.seed, parts.shardings, moving, self.form)
 
     def freeze(self, base: Params, reference: Params) -> Frozen:
         """Arguments of the step beside its state."""
         reward = jax.device_put(self.reward.params, replicated(self.task.mesh))
-        return freeze(self.parts.adaptation, self.task.config.reference, base, reference, reward)
+        own = base, None if reference is base else reference
+        if self.unrolled:
+            shardings = self.form(self.task.architecture.shardings)
+            own = tuple(each and jax.jit(self.form, out_shardings=shardings)(each) for each in own)
+        return freeze(self.parts.adaptation, self.task.config.reference, own[0], own[1] or own[0], reward)
+
+    @property
+    def unrolled(self) -> bool:
+        """Whether its program holds each layer by itself."""
+        return is_unrolled(self.shapes)
 
     def batch(self, step: int) -> Batch:
         """The prompts of `step`: a pure function of (seed, step)."""
@@ -104,9 +115,10 @@ def build_trainer(task: Task) -> Trainer:
     held_out = task.splits.held_out.column_names  # a file of its own may have others, and its rows are rewarded, too
     columns = [name for name in task.splits.prompts.column_names if name in held_out]
     reward = combination.build(config.reward, task.tokenizer, columns)
+    form = form_of(unrolls(config.run.unroll_layers, task.decoder.layers, config.steps), task.decoder.layers)
     parts = Parts(
         adaptation=adapted,
-        shardings=state_shardings(shapes, optimizer, adapted.shardings, task.mesh),
+        shardings=form(state_shardings(shapes, optimizer, adapted.shardings, task.mesh)),
         sampler=task.sampler(config.rollout.samples),
         reward=reward,
         penalty=PENALTIES[config.kl.penalty],
@@ -123,7 +135,7 @@ def build_trainer(task: Task) -> Trainer:
         keep_activations=keeps_activations(config, task.decoder, task.mesh.size),
     )
     prompts = task.prompts()
-    return Trainer(task, prompts, parts, reward, _step_taker(task, prompts, parts, reward.host), shapes)
+    return Trainer(task, prompts, parts, reward, _step_taker(task, prompts, parts, reward.host), form(shapes), form)
 
 
 def _step_taker(task: Task, prompts: PromptRows, parts: Parts, host: combination.HostReward | None) -> TakeStep:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kljax.models.decoder import Attention, causal_mask, positions_of
+from kljax.models.decoder import Attention, causal_mask, positions_of, write
 
 VOCAB, LENGTH = 13, 9
 ALL = pytest.mark.parametrize("family", ["gpt2", "llama", "olmo2", "smollm3"])
@@ -51,13 +51,13 @@ def test_no_token_sees_a_later_one(make_decoder, family, tokens):
 def test_a_cache_gives_what_the_whole_sequence_gives(make_decoder, family, tokens):
     """One token at a time into the cache, against all at once."""
     model = make_decoder(family)
-    shape = (2, model.config.kv_heads, LENGTH, model.config.head_dim)
-    cache = [(jnp.zeros(shape), jnp.zeros(shape)) for _ in range(model.config.layers)]
+    shape = (model.config.layers, 2, model.config.kv_heads, LENGTH, model.config.head_dim)
+    cache = jnp.zeros(shape), jnp.zeros(shape)
     expected = logits_of(model, tokens)
     for t in range(LENGTH):
         visible = jnp.broadcast_to(jnp.arange(LENGTH) <= t, (2, 1, LENGTH))
         hidden, found = model(tokens[:, t : t + 1], jnp.full((2, 1), t), visible, cache, t)
-        cache = [(layer.keys, layer.values) for layer in found]
+        cache = write(cache, (found.keys, found.values), t)
         np.testing.assert_allclose(model.logits(hidden[:, 0]), expected[:, t], atol=2e-5)
 
 
@@ -76,8 +76,8 @@ def test_grouped_queries_are_full_attention_with_shared_keys(make_decoder, token
     def share(path, theirs, ours):
         if ours.shape == theirs.shape:
             return theirs
-        kernel = theirs.reshape(theirs.shape[0], 2, head_dim)
-        return jnp.repeat(kernel, heads // 2, axis=1).reshape(ours.shape)
+        kernel = theirs.reshape(*theirs.shape[:2], 2, head_dim)
+        return jnp.repeat(kernel, heads // 2, axis=2).reshape(ours.shape)
 
     params = jax.tree_util.tree_map_with_path(share, *(nnx.to_pure_dict(nnx.state(m)) for m in (grouped, full)))
     same = nnx.merge(nnx.graphdef(full), params)
@@ -126,20 +126,14 @@ def test_remat_changes_neither_value_nor_gradient(make_decoder, family, tokens, 
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_layers_are_traced_once_however_many_there_are(make_decoder, family, monkeypatch):
+@pytest.mark.parametrize("kind", ["gpt2", "smollm3"])
+def test_layers_are_traced_once_however_many_there_are(make_decoder, kind, monkeypatch):
+    """Those without positions, too."""
     plain, traced = Attention.__call__, []
     monkeypatch.setattr(Attention, "__call__", lambda *inputs: traced.append(1) or plain(*inputs))
-    model = make_decoder(family, layers=5)
+    model = make_decoder(kind, layers=5)
     jax.make_jaxpr(jax.grad(lambda x: logits_of(model, jnp.zeros((3, 7), int)).sum() * x))(1.0)
     assert len(traced) == 1
-
-
-def test_layers_with_and_without_positions_are_traced_once_each(make_decoder, monkeypatch):
-    plain, traced = Attention.__call__, []
-    monkeypatch.setattr(Attention, "__call__", lambda *inputs: traced.append(inputs[2] is None) or plain(*inputs))
-    model = make_decoder("llama", layers=7, nope_every=3)
-    jax.make_jaxpr(jax.grad(lambda x: logits_of(model, jnp.zeros((3, 7), int)).sum() * x))(1.0)
-    assert sorted(traced) == [False, True]
 
 
 def test_every_so_many_layers_one_has_no_positions(make_decoder, tokens):

@@ -59,7 +59,8 @@ def test_an_export_makes_no_infinite_numbers(llama, tmp_path):
     pretrained = huggingface.describe(source(llama))
     arch = architecture_of(pretrained.config, "decoder")
     params = huggingface.load_params(pretrained, "decoder", arch.shapes, arch.shardings)
-    params["layers"][0]["mlp"]["up"]["kernel"] = params["layers"][0]["mlp"]["up"]["kernel"].at[0, 0].set(3.402e38)
+    up = params["layers"]["mlp"]["up"]
+    up["kernel"] = up["kernel"].at[0, 0, 0].set(3.402e38)
     out = tmp_path / "out"
     with pytest.raises(UserError, match=r"^dtype: the model's 'model.layers.0.mlp.up_proj.weight' holds 3.402e\+38, for which"):
         huggingface.save(out, "decoder", pretrained.config, 12, params, tokenizer(), "bfloat16")

@@ -41,7 +41,7 @@ def test_fresh_adapters_change_nothing_to_the_bit(make_decoder, family):
 def test_only_the_chosen_matrices_have_adapters(make_decoder, family):
     _, adapters, frozen = adapted(make_decoder, family)
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(adapters)]
-    matrices = {jax.tree_util.keystr(path[2:4], simple=True, separator=".") for path in paths}
+    matrices = {jax.tree_util.keystr(path[1:3], simple=True, separator=".") for path in paths}
     assert matrices == {"attention.q", "attention.v", "mlp.down"} | ({"mlp.gate"} if family == "llama" else set())
     plain = nnx.to_pure_dict(nnx.state(make_decoder(family)))
     assert jax.tree.structure(frozen) == jax.tree.structure(plain)
@@ -57,7 +57,7 @@ def test_no_targets_are_all_matrices_in_the_order_of_the_list(make_decoder, fami
     for targets in (None, list(matrices(make_decoder(family).config))):
         model = add_adapters(make_decoder(family), lora(targets), rngs=nnx.Rngs(0))
         adapters.append(nnx.to_pure_dict(nnx.state(model, nnx.LoRAParam)))
-        layer = model.layers[0]
+        layer = model.layers
         kernels = [m for part in (layer.attention, layer.mlp) for m in vars(part).values() if isinstance(m, nnx.Linear)]
         assert kernels
         assert all(hasattr(matrix, "lora") for matrix in kernels)
@@ -87,9 +87,9 @@ def test_merged_is_what_the_adapted_model_says(make_decoder, family):
     plain = nnx.merge(nnx.graphdef(make_decoder(family)), merged)
     expected = logits_of(model)
     np.testing.assert_allclose(logits_of(plain), expected, atol=1e-5 * float(jnp.abs(expected).max()))
-    q, lora = frozen["layers"][0]["attention"]["q"]["kernel"], adapters["layers"][0]["attention"]["q"]["lora"]
+    q, lora = frozen["layers"]["attention"]["q"]["kernel"], adapters["layers"]["attention"]["q"]["lora"]
     by_hand = np.asarray(q, np.float64) + 2.0 * np.asarray(lora["lora_a"], np.float64) @ np.asarray(lora["lora_b"], np.float64)
-    np.testing.assert_allclose(merged["layers"][0]["attention"]["q"]["kernel"], by_hand, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(merged["layers"]["attention"]["q"]["kernel"], by_hand, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16"])

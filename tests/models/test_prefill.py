@@ -14,8 +14,7 @@ def test_what_is_read_is_repeated_with_room_for_what_follows(make_decoder, famil
     hidden, used = model(tokens, positions_of(mask), causal_mask(mask))
     found = prefill(model, tokens, mask, samples, room)
     np.testing.assert_array_equal(found.hidden, np.repeat(hidden[:, -1], samples, axis=0))
-    for ours, layer in zip(found.cache, used, strict=True):
-        for with_room, alone in zip(ours, (layer.keys, layer.values), strict=True):
-            assert with_room.shape == (6, alone.shape[1], 3 + room, alone.shape[3])
-            np.testing.assert_array_equal(with_room[:, :, :3], np.repeat(alone, samples, axis=0))
-            np.testing.assert_array_equal(with_room[:, :, 3:], 0.0)
+    for with_room, alone in zip(found.cache, (used.keys, used.values), strict=True):
+        assert with_room.shape == (alone.shape[0], 6, alone.shape[2], 3 + room, alone.shape[4])
+        np.testing.assert_array_equal(with_room[..., :3, :], np.repeat(alone, samples, axis=1))
+        np.testing.assert_array_equal(with_room[..., 3:, :], 0.0)

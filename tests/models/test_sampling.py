@@ -169,7 +169,7 @@ def test_a_cache_that_grows_gives_the_samples_of_one_that_is_whole(make_decoder,
         rollouts.append(jax.jit(lambda key, sampler=sampler: sample(model, prompts, key, sampler))(jax.random.key(0)))
     for rollout in rollouts[1:]:
         np.testing.assert_array_equal(rollout.tokens, rollouts[0].tokens)
-        np.testing.assert_allclose(rollout.behaviour_logp, rollouts[0].behaviour_logp, atol=1e-6)
+        np.testing.assert_allclose(rollout.behaviour_logp, rollouts[0].behaviour_logp, rtol=1e-6, atol=1e-6)
 
 
 def test_attention_reads_the_slots_of_its_stage_alone(make_decoder, prompts):
