@@ -26,7 +26,7 @@ from kljax.data.labelled import count, take
 from kljax.errors import UserError
 from kljax.json_text import json_text
 from kljax.models import huggingface
-from kljax.training import damaged, divergence, objectives, run_directory
+from kljax.training import damaged, divergence, objectives, run_config, run_directory
 from kljax.training.adaptation import cast
 from kljax.training.checkpoints import Checkpoints, load_params, save_params
 from kljax.training.divergence import FitChecks, UpdateCheck
@@ -85,7 +85,7 @@ def ensure_base(task: Task) -> Path:
     path = base_path(task)
     if (path / RESULT).exists():
         return path
-    run_directory.check_owner(path, base_identity(task))
+    run_config.check_owner(path, base_identity(task))
     run_directory.check_numerics(path)
     identity = base_identity(task)
     if fits_in_float32(task):

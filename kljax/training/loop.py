@@ -14,7 +14,7 @@ from kljax.errors import NotFinite, UserError
 from kljax.models import generation_settings
 from kljax.models.lora import targets_note
 from kljax.policy.algorithms import ALGORITHMS
-from kljax.training import run_data, run_directory
+from kljax.training import run_config, run_data, run_directory
 from kljax.training.adaptation import Frozen, frozen_reference
 from kljax.training.checkpoints import START, Checkpoints, save_frozen, save_params
 from kljax.training.diagnosis import AFTER_UPDATE, fetched
@@ -35,13 +35,13 @@ def train(config: Config) -> Path:
     """Run the experiment, or go on with it; its run directory."""
     _check_policy(config)
     check_objective(config)
-    path = run_directory.run_path(config)
+    path = run_config.run_path(config)
     if config.epochs is None:  # otherwise its steps follow from the data
-        run_directory.check_owner(path, run_directory.identity(config))
+        run_config.check_owner(path, run_config.identity(config))
     run_directory.check_numerics(path)
     task = with_steps(prepare(config))
     config = task.config
-    run_directory.check_owner(path, run_directory.identity(config))
+    run_config.check_owner(path, run_config.identity(config))
     run_directory.check_ends(path, task.generation, task.tokenizer)
     trainer = build_trainer(task)
     run_directory.check_model(path, task.decoder, task.vocab_size, trainer.reward.models)
@@ -69,8 +69,8 @@ def train(config: Config) -> Path:
     chosen = {"keep_activations": trainer.parts.keep_activations}
     if other := run_directory.other_circumstances(path, chosen):
         say(f"Other circumstances than at the last launch: {other}. The same steps may differ in their last digits.")
-    run_directory.check_owner(path, run_directory.identity(config))  # again: a command beside this one may have been faster
-    run_directory.create(path, {**run_directory.identity(config), "run": run_directory.to_dict(config)["run"]}, chosen)
+    run_config.check_owner(path, run_config.identity(config))  # again: a command beside this one may have been faster
+    run_directory.create(path, {**run_config.identity(config), "run": run_directory.to_dict(config)["run"]}, chosen)
     run_data.record(path, parts, whole=("held_out", "prompts") if config.run.oracle_every else ("held_out",))
     task.tokenizer.save_pretrained(str(path / "tokenizer"))
     frozen_hash = save_frozen(path, reference if frozen.base is None else base, reference)

@@ -11,7 +11,8 @@ from kljax.models.generation_settings import GenerationSettings
 from kljax.training import mesh as meshes
 from kljax.training import run_data, run_directory
 from kljax.training.resources import check_jax
-from kljax.training.run_models import read_run_config, restore_models
+from kljax.training.run_config import read_run_config
+from kljax.training.run_models import restore_models
 from kljax.training.task import Task
 from kljax.types import Params
 
