@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kljax.command_line import CONFIGS, compose, reporting_mistakes, variant
+from kljax.command_line import CONFIGS, compose, importing, reporting_mistakes, variant
 from kljax.config import Config
 from kljax.errors import UserError
 from kljax.training.progress import console
@@ -53,9 +53,10 @@ def main() -> None:
         size: compose([f"experiment={PREFIX}{size}", *arguments.overrides], Config) for size in dict.fromkeys(arguments.size)
     }
 
-    from kljax.benchmark import machine, peers, report, timing
-    from kljax.benchmark.launch import measure_launch
-    from kljax.training.task import set_up_process
+    with importing():
+        from kljax.benchmark import machine, peers, report, timing
+        from kljax.benchmark.launch import measure_launch
+        from kljax.training.task import set_up_process
 
     for config in configs.values():
         set_up_process(config)

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kljax.command_line import CONFIGS, compose, reporting_mistakes
+from kljax.command_line import CONFIGS, compose, importing, reporting_mistakes
 from kljax.config import Config
 from kljax.errors import UserError
 from kljax.json_text import json_text
@@ -47,10 +47,11 @@ def main() -> None:
 
 
 def measure(config: Config, steps: int) -> dict[str, Any]:
-    import jax
+    with importing():
+        import jax
 
-    from kljax.benchmark import accelerator, machine
-    from kljax.training.resources import divide_cpu
+        from kljax.benchmark import accelerator, machine
+        from kljax.training.resources import divide_cpu
 
     divide_cpu(config)
     jax.config.update("jax_compilation_cache_dir", None)  # what is compiled here is compiled anew

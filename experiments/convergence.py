@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from kljax.command_line import compose, reporting_mistakes
+from kljax.command_line import compose, importing, reporting_mistakes
 from kljax.config import Config, PenaltyName
 from kljax.errors import UserError
 from kljax.training.progress import console
@@ -32,8 +32,9 @@ def main() -> None:
         for seed in range(arguments.seeds)
     ]
 
-    from kljax.analysis import convergence
-    from kljax.training.task import set_up_process
+    with importing():
+        from kljax.analysis import convergence
+        from kljax.training.task import set_up_process
 
     set_up_process(configs[0])
     outcomes = [convergence.run(config) for config in configs]

@@ -7,7 +7,7 @@ python experiments/export.py run=runs/mine/default out=/tmp/adapter merge=false 
 
 from pathlib import Path
 
-from kljax.command_line import launch
+from kljax.command_line import importing, launch
 from kljax.config import ExportConfig
 from kljax.training.progress import console
 from kljax.training.run_config import read_run_config
@@ -15,10 +15,11 @@ from kljax.training.run_config import read_run_config
 
 def run(config: ExportConfig) -> None:
     read_run_config(Path(config.run))  # refuses what is no run, before the imports
-    from kljax.models import huggingface
-    from kljax.training import adapter_export
-    from kljax.training.restore import restore
-    from kljax.training.task import use_compilation_cache
+    with importing():
+        from kljax.models import huggingface
+        from kljax.training import adapter_export
+        from kljax.training.restore import restore
+        from kljax.training.task import use_compilation_cache
 
     use_compilation_cache(config.compilation_cache)
     adapter_export.check(config)

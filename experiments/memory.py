@@ -6,14 +6,15 @@ python experiments/memory.py experiment=smollm2 adapter=lora
 
 from dataclasses import asdict
 
-from kljax.command_line import launch
+from kljax.command_line import importing, launch
 from kljax.config import Config
 from kljax.training.progress import console
 
 
 def run(config: Config) -> None:
-    from kljax.analysis.memory import measure
-    from kljax.training.task import set_up_process
+    with importing():
+        from kljax.analysis.memory import measure
+        from kljax.training.task import set_up_process
 
     set_up_process(config)
     for name, size in asdict(measure(config)).items():

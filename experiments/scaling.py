@@ -18,7 +18,7 @@ from typing import Any
 from kljax.benchmark import series
 from kljax.benchmark.series import BASE, SERIES, Overrides
 from kljax.benchmark.tables import Rows, measured_on, show
-from kljax.command_line import compose, reporting_mistakes
+from kljax.command_line import compose, importing, reporting_mistakes
 from kljax.config import Config
 from kljax.errors import UserError
 from kljax.json_text import json_text
@@ -48,9 +48,10 @@ def main() -> None:
     for base in dict.fromkeys(FIRST[name] for name in names):
         config((*base, *arguments.overrides))  # a mistake is answered before the imports
 
-    import jax
+    with importing():
+        import jax
 
-    from kljax.benchmark import machine
+        from kljax.benchmark import machine
 
     jax.config.update("jax_compilation_cache_dir", None)  # what is compiled here is compiled anew
     if (devices := devices_of(names[0], tuple(arguments.overrides))) is not None:

@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kljax.command_line import launch
+from kljax.command_line import importing, launch
 from kljax.config import Config
 from kljax.errors import UserError
 
 
 def run(config: Config) -> None:
-    from kljax.training.loop import train
-    from kljax.training.task import set_up_process
+    with importing():
+        from kljax.training.loop import train
+        from kljax.training.task import set_up_process
 
     set_up_process(config)
     path = train(config)

@@ -4,10 +4,11 @@ Hydra composes the files of `configs/` with the overrides given, pydantic valida
 one starts.
 
 Nothing up to here needs JAX, which with all that is built on it takes seconds to import: a mistake is answered before. So
-scripts import what they run inside the function that runs it, and modules that are imported here hold to it, too.
+scripts import what they run inside the function that runs it (`importing`), and what is imported here needs no JAX either.
 """
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -86,6 +87,18 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
         run_one()
     if mistakes:
         sys.exit(MISTAKE)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """What is imported within stays, so nothing looks for garbage in it: not now, a fifth of the time, and not later."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        if not gc.get_freeze_count():  # a sweep's next job imports nothing, and would freeze what the one before has left
+            gc.freeze()
+        gc.enable()
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """What a config asks for, made ready and checked before anything compiles: text, tokenizer, prompts, mesh, model."""
 
-import gc
 import hashlib
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -176,7 +175,6 @@ def _generation(config: Config, tokenizer: Tokenizer, pretrained: huggingface.Pr
 
 def set_up_process(config: Config) -> None:
     """What the config says of this process as a whole. Before the first use of a device."""
-    gc.freeze()  # what the imports made stays; without this every collection looks at all of it again
     divide_cpu(config)
     check_jax()
     use_compilation_cache(config.run.compilation_cache)
