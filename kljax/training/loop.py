@@ -22,7 +22,7 @@ from kljax.training.enumeration import Enumeration, check_objective, completion_
 from kljax.training.epochs import with_steps
 from kljax.training.fitting import ensure_base, load_base
 from kljax.training.interrupt import Interrupted, StopRequest
-from kljax.training.progress import console
+from kljax.training.progress import console, working
 from kljax.training.recorder import BudgetExceeded, Recorder
 from kljax.training.references import check_reference, first_reference
 from kljax.training.regularisation import ablation_note
@@ -60,10 +60,12 @@ def train(config: Config) -> Path:
         for sentence in generation_settings.sentences(task.generation, task.tokenizer, config.rollout):
             say(sentence)
     base_path = ensure_base(task)
-    base = load_base(task, base_path)
-    reference = first_reference(task, base)
+    with working("reading the base model" + (" and the reference" if config.reference.path else "")):
+        base = load_base(task, base_path)
+        reference = first_reference(task, base)
     began = time.perf_counter()
-    kl_at_start = check_zero_kl(trainer, base, reference)
+    with working("compiling the training step"):
+        kl_at_start = check_zero_kl(trainer, base, reference)
     compiling = time.perf_counter() - began  # but for the one step that it takes
     state, frozen = trainer.initial_state(base, reference), trainer.freeze(base, reference)
     chosen = {"keep_activations": trainer.parts.keep_activations}
@@ -73,9 +75,10 @@ def train(config: Config) -> Path:
     run_directory.create(path, {**run_config.identity(config), "run": run_directory.to_dict(config)["run"]}, chosen)
     run_data.record(path, parts, whole=("held_out", "prompts") if config.run.oracle_every else ("held_out",))
     task.tokenizer.save_pretrained(str(path / "tokenizer"))
-    frozen_hash = save_frozen(path, reference if frozen.base is None else base, reference)
-    if frozen.base is None and reference is not base and (config.reference.path is not None or state.reference is not None):
-        save_params(path, base, START)  # an evaluation compares with it, too
+    with working("saving the reference"):
+        frozen_hash = save_frozen(path, reference if frozen.base is None else base, reference)
+        if frozen.base is None and reference is not base and (config.reference.path is not None or state.reference is not None):
+            save_params(path, base, START)  # an evaluation compares with it, too
     about = {
         "model": config.reference.path or str(base_path),
         "sha256": frozen_hash,
@@ -87,7 +90,8 @@ def train(config: Config) -> Path:
     checkpoints = Checkpoints(path)
     try:
         if done := checkpoints.steps():
-            state = checkpoints.restore(done[-1], trainer.shapes, trainer.parts.shardings, frozen_hash)
+            with working(f"restoring step {done[-1]}"):
+                state = checkpoints.restore(done[-1], trainer.shapes, trainer.parts.shardings, frozen_hash)
         _run(_Run(trainer, frozen, checkpoints, frozen_hash, path), state, compiling)
     finally:
         checkpoints.close()
@@ -155,7 +159,8 @@ def _run(run: _Run, state: TrainState, compiling: float) -> None:
         raise Interrupted(
             f"Stopped and saved {run.path} at step {saved} of {config.steps}. The same command goes on from there."
         ) from None
-    checkpoints.wait()
+    with working("saving the last checkpoint"):
+        checkpoints.wait()
     if said := recorder.summary():
         console.print(said, soft_wrap=True)
 

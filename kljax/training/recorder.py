@@ -56,7 +56,7 @@ class Recorder:
         self._run = task.config.run
         self._metrics = run_directory.MetricsLog(path, first, run_config.identity(task.config))
         self._samples = run_directory.JsonLines(path / "samples.jsonl", first)
-        self._bar = ProgressBar(path.name, first, task.config.steps)
+        self._bar = ProgressBar(path.name, first, task.config.steps, "first step")
         self._waiting: _Waiting | None = None
         self._watch = ThreadPoolExecutor(max_workers=1)
         self._began = self._ready = self._since = time.perf_counter()

@@ -21,7 +21,7 @@ from kljax.models.generation_settings import GenerationSettings
 from kljax.models.sampling import Sampler
 from kljax.training import mesh as meshes
 from kljax.training import run_directory
-from kljax.training.progress import console
+from kljax.training.progress import console, working
 from kljax.training.resources import check_jax, divide_cpu
 from kljax.training.run_models import as_directory
 from kljax.training.state import Architecture, decoder_architecture
@@ -80,7 +80,8 @@ class Task:
 
     def _prompts(self, rows: datasets.Dataset) -> PromptRows:
         data = self.config.data
-        return prompt_rows(self.tokenizer, rows, data.prompt, data.seed, self.splits.column, say)
+        with working("encoding the prompts"):
+            return prompt_rows(self.tokenizer, rows, data.prompt, data.seed, self.splits.column, say)
 
     def texts(self, rows: datasets.Dataset) -> list[str]:
         """The texts of some rows of the splits; conversations are none."""
@@ -115,12 +116,15 @@ def prepare(config: Config) -> Task:
     pretrained = None
     if isinstance(config.model, HuggingFaceModel):
         source = replace(config.model, path=as_directory(config.model.path, "model.path", mesh))
-        pretrained = huggingface.describe(source)
-    splits = load_splits(config.data, say)
+        with working(f"looking at the files of {source.path}"):
+            pretrained = huggingface.describe(source)
+    with working("reading the data"):
+        splits = load_splits(config.data, say)
     # Without need of one, a tokenizer that is trained here has no mask token: the policy could write it.
     masks = config.pretrain.objective.kind == "masked_token" or config.pretrain.augmentation.mask > 0
     special = tokenizers.SPECIAL | (tokenizers.MASK if masks else {})
-    tokenizer = tokenizers.build(config.tokenizer, _to_train_on(config, splits), special)
+    with working("making the tokenizer" if pretrained is None else "reading the tokenizer"):
+        tokenizer = tokenizers.build(config.tokenizer, _to_train_on(config, splits), special)
     return make_task(config, mesh, splits, tokenizer, pretrained)
 
 
