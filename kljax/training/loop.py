@@ -47,7 +47,7 @@ def train(config: Config) -> Path:
     run_directory.check_model(path, task.decoder, task.vocab_size, trainer.reward.models)
     check_reference(task)
     parts = {"prompts": trainer.prompts, "held_out": task.held_out_prompts()}
-    run_data.check(path, parts)
+    digests = run_data.check(path, parts)
     some = zip(trainer.prompts.tokens[:256], trainer.prompts.mask[:256], strict=True)
     run_directory.check_tokenizer(path, task.tokenizer, [row[mask].tolist() for row, mask in some])
     if config.run.oracle_every:
@@ -73,7 +73,7 @@ def train(config: Config) -> Path:
         say(f"Other circumstances than at the last launch: {other}. The same steps may differ in their last digits.")
     run_config.check_owner(path, run_config.identity(config))  # again: a command beside this one may have been faster
     run_directory.create(path, {**run_config.identity(config), "run": run_directory.to_dict(config)["run"]}, chosen)
-    run_data.record(path, parts, whole=("held_out", "prompts") if config.run.oracle_every else ("held_out",))
+    run_data.record(path, parts, digests, whole=("held_out", "prompts") if config.run.oracle_every else ("held_out",))
     task.tokenizer.save_pretrained(str(path / "tokenizer"))
     with working("saving the reference"):
         frozen_hash = save_frozen(path, reference if frozen.base is None else base, reference)

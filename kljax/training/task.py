@@ -70,6 +70,15 @@ class Task:
         """The decoder without its parameters."""
         return decoder_architecture(self.decoder, self.vocab_size, self.mesh)
 
+    @cached_property
+    def rows_digest(self) -> str:
+        """SHA-256 of the rows that a fit sees."""
+        digest = hashlib.sha256()
+        for split in (self.splits.train, self.splits.held_out, self.splits.test):
+            for some in [] if split is None else split.iter(HASHED_AT_ONCE):  # every column: labels and ratings, too
+                digest.update(repr(some).encode())
+        return digest.hexdigest()
+
     def prompts(self) -> PromptRows:
         """Prompts to train on."""
         return self._prompts(self.splits.prompts) if self.made_prompts is None else self.made_prompts
@@ -205,16 +214,12 @@ def base_identity(task: Task) -> dict[str, Any]:
     """All that the base model depends on."""
     values = to_dict(task.config)
     data = {key: value for key, value in values["data"].items() if key != "prompt"}
-    rows = hashlib.sha256()
-    for split in (task.splits.train, task.splits.held_out, task.splits.test):
-        for some in [] if split is None else split.iter(HASHED_AT_ONCE):  # every column: labels and ratings, too
-            rows.update(repr(some).encode())
     weights = {} if task.pretrained is None else {"weights": task.pretrained.fingerprint}
     numerics = {"numerics": found} if (found := run_directory.numerics()) else {}
     if fits_in_float32(task):  # older versions have fitted these in lower precision
         numerics |= {"fitted_in": "float32"}
     return (
-        {"data": data, "rows": rows.hexdigest()}
+        {"data": data, "rows": task.rows_digest}
         | numerics
         | weights
         | {key: values[key] for key in ("tokenizer", "model", "pretrain")}
