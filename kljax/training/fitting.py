@@ -30,7 +30,7 @@ from kljax.training import damaged, divergence, objectives, run_config, run_dire
 from kljax.training.adaptation import cast
 from kljax.training.checkpoints import Checkpoints, load_params, save_params
 from kljax.training.divergence import FitChecks, UpdateCheck
-from kljax.training.interrupt import Interrupted, StopRequest
+from kljax.training.interrupt import Interrupted, StopRequest, ending_at_once
 from kljax.training.mesh import batch_sharding, replicated
 from kljax.training.objective import Objective, Rows, in_units
 from kljax.training.objectives import kind_of, watched
@@ -247,7 +247,7 @@ def _kept(state: FitState) -> tuple[Trained, Params]:
 def _begin(task: Task, objective: Objective, program: Program) -> FitState:
     """The state before the first update, whose parameters are the best so far."""
     state, name = program.init(), watched(task, objective)
-    with working("compiling the held-out figures"):
+    with working("compiling the held-out figures"), ending_at_once():
         values = _look(objective, program, state.best_params, partial(divergence.check_as_it_is, task, part="held-out"))
     figure = values[f"fit/held_out_{name}"]
     if not math.isfinite(figure):

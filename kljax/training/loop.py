@@ -21,7 +21,7 @@ from kljax.training.diagnosis import AFTER_UPDATE, fetched
 from kljax.training.enumeration import Enumeration, check_objective, completion_tree, enumerate_task
 from kljax.training.epochs import with_steps
 from kljax.training.fitting import ensure_base, load_base
-from kljax.training.interrupt import Interrupted, StopRequest
+from kljax.training.interrupt import Interrupted, StopRequest, ending_at_once
 from kljax.training.progress import console, working
 from kljax.training.recorder import BudgetExceeded, Recorder
 from kljax.training.references import check_reference, first_reference
@@ -64,7 +64,7 @@ def train(config: Config) -> Path:
         base = load_base(task, base_path)
         reference = first_reference(task, base)
     began = time.perf_counter()
-    with working("compiling the training step"):
+    with working("compiling the training step"), ending_at_once():
         kl_at_start = check_zero_kl(trainer, base, reference)
     compiling = time.perf_counter() - began  # but for the one step that it takes
     state, frozen = trainer.initial_state(base, reference), trainer.freeze(base, reference)
