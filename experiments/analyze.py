@@ -8,14 +8,18 @@ python experiments/analyze.py run=runs/grammar/default top_p=0.9    # a policy w
 from dataclasses import replace
 from pathlib import Path
 
-from kljax.analysis import evaluation, evaluation_files, tables
-from kljax.command_line import launch
+from kljax.command_line import importing, launch
 from kljax.config import AnalysisConfig, to_dict
-from kljax.training.restore import restore
-from kljax.training.task import use_compilation_cache
+from kljax.training.run_config import read_run_config
 
 
 def run(config: AnalysisConfig) -> None:
+    read_run_config(Path(config.run))  # refuses what is no run, before the imports
+    with importing():
+        from kljax.analysis import evaluation, evaluation_files, tables
+        from kljax.training.restore import restore
+        from kljax.training.task import use_compilation_cache
+
     use_compilation_cache(config.compilation_cache)
     restored = restore(Path(config.run), config.step, config.mesh)
     own = restored.task.config.evaluation

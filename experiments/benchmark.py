@@ -11,14 +11,15 @@ A size is a config, configs/experiment/benchmark_<size>.yaml. What the figures m
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kljax.benchmark import machine, peers, report, timing
-from kljax.benchmark.launch import measure_launch
-from kljax.command_line import CONFIGS, compose, reporting_mistakes, variant
+from kljax.command_line import CONFIGS, compose, importing, reporting_mistakes, variant
 from kljax.config import Config
 from kljax.errors import UserError
 from kljax.training.progress import console
-from kljax.training.task import prepare, set_up_process
+
+if TYPE_CHECKING:
+    from kljax.benchmark.report import Figures
 
 PREFIX = "benchmark_"
 SIZES = sorted(file.stem.removeprefix(PREFIX) for file in (CONFIGS / "experiment").glob(f"{PREFIX}*.yaml"))
@@ -51,6 +52,12 @@ def main() -> None:
     configs = {
         size: compose([f"experiment={PREFIX}{size}", *arguments.overrides], Config) for size in dict.fromkeys(arguments.size)
     }
+
+    with importing():
+        from kljax.benchmark import machine, peers, report, timing
+        from kljax.benchmark.launch import measure_launch
+        from kljax.training.task import set_up_process
+
     for config in configs.values():
         set_up_process(config)
     if arguments.only == "step":
@@ -77,15 +84,20 @@ def name_of(size: str, overrides: list[str]) -> str:
     return "+".join([size, *([variant(overrides)] if overrides else [])])
 
 
-def measure(config: Config, arguments: argparse.Namespace) -> report.Figures:
+def measure(config: Config, arguments: argparse.Namespace) -> "Figures":
     """What the machine can do, and what a step does on it."""
+    from kljax.benchmark import machine, report, timing
+
     ceiling = machine.measure_ceiling(config.model.dtype)
     measured, it = timing.measure(config, arguments.steps)
     return report.figures(ceiling, it, measured, timing.time_loop(it) if arguments.loop else None)
 
 
-def compare(size: str, config: Config, arguments: argparse.Namespace) -> list[report.Figures]:
+def compare(size: str, config: Config, arguments: argparse.Namespace) -> "list[Figures]":
     """Ours in a process of its own, too: the same script with --only step."""
+    from kljax.benchmark import peers, report
+    from kljax.training.task import prepare
+
     pythons = {"trl": arguments.trl_python, "tunix": arguments.tunix_python}
     others = peers.contestants(prepare(config), arguments.steps, pythons, arguments.peers_scripts)
     ours = (sys.executable, __file__, "--size", size, "--steps", str(arguments.steps), "--only", "step", *arguments.overrides)

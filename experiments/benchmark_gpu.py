@@ -9,15 +9,12 @@ experiments/benchmark_gpu.sh runs all sizes, and the oracle tests on the device.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-import jax
-
-from kljax.benchmark import accelerator, machine, tables
-from kljax.command_line import CONFIGS, compose, reporting_mistakes
+from kljax.command_line import CONFIGS, compose, importing, reporting_mistakes
 from kljax.config import Config
 from kljax.errors import UserError
 from kljax.json_text import json_text
-from kljax.training.resources import divide_cpu
 
 PREFIX = "benchmark_"
 SIZES = sorted(file.stem.removeprefix(PREFIX) for file in (CONFIGS / "experiment").glob(f"{PREFIX}*.yaml"))
@@ -38,17 +35,27 @@ def main() -> None:
         found = [json.loads(line) for line in arguments.table.read_bytes().splitlines()]
     else:
         config = compose([f"experiment=benchmark_{arguments.size}", *arguments.overrides], Config)
-        divide_cpu(config)
-        jax.config.update("jax_compilation_cache_dir", None)  # what is compiled here is compiled anew
-        found = [
-            {"size": arguments.size, "environment": machine.describe()} | accelerator.measure(config, arguments.steps),
-        ]
+        found = [{"size": arguments.size, **measure(config, arguments.steps)}]
         if arguments.out is not None:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             with arguments.out.open("a", encoding="utf-8") as lines:
                 lines.write(json_text(found[0]) + "\n")
     if found:
+        from kljax.benchmark import accelerator, tables
+
         tables.show(tables.measured_on(found[0]["environment"]), [accelerator.table(found)])
+
+
+def measure(config: Config, steps: int) -> dict[str, Any]:
+    with importing():
+        import jax
+
+        from kljax.benchmark import accelerator, machine
+        from kljax.training.resources import divide_cpu
+
+    divide_cpu(config)
+    jax.config.update("jax_compilation_cache_dir", None)  # what is compiled here is compiled anew
+    return {"environment": machine.describe()} | accelerator.measure(config, steps)
 
 
 if __name__ == "__main__":

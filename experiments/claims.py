@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kljax.analysis.claims import figures, table
 from kljax.command_line import reporting_mistakes
 from kljax.errors import UserError
 from kljax.training.progress import console
@@ -26,6 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: {out} is a file, expected a folder.")
     out.mkdir(parents=True, exist_ok=True)
+
+    from kljax.analysis.claims import figures, table
+
     rows = table.rows()
     table.write_json(rows, out / "claims.json")
     figures.write(figures.FIGURES, out)

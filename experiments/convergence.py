@@ -6,18 +6,19 @@ python experiments/convergence.py --penalties exact k3_loss --seeds 2 --out /tmp
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
-from kljax.analysis import convergence
-from kljax.command_line import compose, reporting_mistakes
-from kljax.config import Config
+from kljax.command_line import compose, importing, reporting_mistakes
+from kljax.config import Config, PenaltyName
 from kljax.errors import UserError
-from kljax.kl.penalties import PENALTIES
-from kljax.training.task import set_up_process
+from kljax.training.progress import console
+
+PENALTIES = get_args(PenaltyName)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--penalties", nargs="+", default=list(PENALTIES), choices=list(PENALTIES), metavar="PENALTY")
+    parser.add_argument("--penalties", nargs="+", default=PENALTIES, choices=PENALTIES, metavar="PENALTY")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each penalty (default: 5)")
     parser.add_argument("--out", type=Path, default=Path("runs/convergence"))
     parser.add_argument("overrides", nargs="*", help="changes of experiment=enumerable, as for train.py")
@@ -30,11 +31,16 @@ def main() -> None:
         for penalty in arguments.penalties
         for seed in range(arguments.seeds)
     ]
+
+    with importing():
+        from kljax.analysis import convergence
+        from kljax.training.task import set_up_process
+
     set_up_process(configs[0])
     outcomes = [convergence.run(config) for config in configs]
     convergence.write_csv(outcomes, arguments.out / "convergence.csv")
     convergence.show(outcomes, configs[0].kl.beta)
-    convergence.console.print(f"Written to {arguments.out / 'convergence.csv'}", soft_wrap=True)
+    console.print(f"Written to {arguments.out / 'convergence.csv'}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ python experiments/estimators.py --trees 100 --out /tmp/estimators
 import argparse
 from pathlib import Path
 
-from kljax.analysis import estimator_report, estimator_study
 from kljax.command_line import reporting_mistakes
 from kljax.training.progress import console
 
@@ -19,6 +18,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/estimators"), help="where estimators.csv and .png go")
     parser.add_argument("--trees", type=int, default=20, help="random trees of each divergence size (default: 20)")
     arguments = parser.parse_args()
+
+    from kljax.analysis import estimator_report, estimator_study
+
     results = estimator_study.study(arguments.trees)
     arguments.out.mkdir(parents=True, exist_ok=True)
     estimator_report.write_csv(results, arguments.out / "estimators.csv")

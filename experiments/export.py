@@ -7,16 +7,20 @@ python experiments/export.py run=runs/mine/default out=/tmp/adapter merge=false 
 
 from pathlib import Path
 
-from kljax.analysis import tables
-from kljax.command_line import launch
+from kljax.command_line import importing, launch
 from kljax.config import ExportConfig
-from kljax.models import huggingface
-from kljax.training import adapter_export
-from kljax.training.restore import restore
-from kljax.training.task import use_compilation_cache
+from kljax.training.progress import console
+from kljax.training.run_config import read_run_config
 
 
 def run(config: ExportConfig) -> None:
+    read_run_config(Path(config.run))  # refuses what is no run, before the imports
+    with importing():
+        from kljax.models import huggingface
+        from kljax.training import adapter_export
+        from kljax.training.restore import restore
+        from kljax.training.task import use_compilation_cache
+
     use_compilation_cache(config.compilation_cache)
     adapter_export.check(config)
     restored = restore(Path(config.run), config.step, config.mesh)
@@ -27,9 +31,9 @@ def run(config: ExportConfig) -> None:
         huggingface.save(out, "decoder", task.model, task.vocab_size, restored.policy, task.tokenizer, config.dtype, **written)
     else:
         note = adapter_export.export(restored, config)
-    tables.console.print(f"Step {restored.step} of {config.run} written to {out}", soft_wrap=True)
+    console.print(f"Step {restored.step} of {config.run} written to {out}", soft_wrap=True)
     if note:
-        tables.console.print(note, soft_wrap=True)
+        console.print(note, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ python experiments/frontier.py runs/grammar/kl.beta-* --out /tmp/frontier
 import argparse
 from pathlib import Path
 
-from kljax.analysis import frontier, frontier_picture, tables
 from kljax.command_line import reporting_mistakes
+from kljax.training.progress import console
+from kljax.training.run_config import find_runs, folder_of
 
 
 def main() -> None:
@@ -16,15 +17,18 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="run directories, or folders that hold some")
     parser.add_argument("--out", type=Path, help="where frontier.csv and frontier.png go (default: the first folder given)")
     arguments = parser.parse_args()
-    found, said = frontier.points(frontier.find_runs(arguments.runs))
-    out = arguments.out or frontier.folder_of(arguments.runs[0])
+    runs, out = find_runs(arguments.runs), arguments.out or folder_of(arguments.runs[0])
+
+    from kljax.analysis import frontier, frontier_picture, tables
+
+    found, said = frontier.points(runs)
     out.mkdir(parents=True, exist_ok=True)
     frontier.write_csv(found, out / "frontier.csv")
     frontier_picture.plot(found, out / "frontier.png")
     tables.show_frontier(found)
     for sentence in said:
-        tables.console.print(sentence, soft_wrap=True, markup=False)
-    tables.console.print(f"Written to {out / 'frontier.csv'} and {out / 'frontier.png'}", soft_wrap=True)
+        console.print(sentence, soft_wrap=True, markup=False)
+    console.print(f"Written to {out / 'frontier.csv'} and {out / 'frontier.png'}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,19 @@ python experiments/memory.py experiment=smollm2 adapter=lora
 
 from dataclasses import asdict
 
-from kljax.analysis import tables
-from kljax.analysis.memory import measure
-from kljax.command_line import launch
+from kljax.command_line import importing, launch
 from kljax.config import Config
-from kljax.training.task import set_up_process
+from kljax.training.progress import console
 
 
 def run(config: Config) -> None:
+    with importing():
+        from kljax.analysis.memory import measure
+        from kljax.training.task import set_up_process
+
     set_up_process(config)
     for name, size in asdict(measure(config)).items():
-        tables.console.print(f"{name:10} {size / 2**20:8,.0f} MiB")
+        console.print(f"{name:10} {size / 2**20:8,.0f} MiB")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ python experiments/overoptimisation.py runs/mine --proxy small --gold large --ou
 import argparse
 from pathlib import Path
 
-from kljax.analysis import frontier, overoptimisation, tables
 from kljax.command_line import reporting_mistakes
+from kljax.training.progress import console
+from kljax.training.run_config import find_runs, folder_of
 
 
 def main() -> None:
@@ -18,16 +19,19 @@ def main() -> None:
     parser.add_argument("--gold", default="gold", help="the reward term of weight 0")
     parser.add_argument("--out", type=Path, help="where overoptimisation.csv and .png go (default: the first folder given)")
     arguments = parser.parse_args()
-    found, said = overoptimisation.points(frontier.find_runs(arguments.runs), arguments.proxy, arguments.gold)
+    runs, out = find_runs(arguments.runs), arguments.out or folder_of(arguments.runs[0])
+
+    from kljax.analysis import overoptimisation, tables
+
+    found, said = overoptimisation.points(runs, arguments.proxy, arguments.gold)
     fitted = overoptimisation.fit_gold(found)
-    out = arguments.out or frontier.folder_of(arguments.runs[0])
     out.mkdir(parents=True, exist_ok=True)
     overoptimisation.write_csv(found, out / "overoptimisation.csv")
     overoptimisation.plot(found, fitted, out / "overoptimisation.png")
     tables.show_overoptimisation(found, fitted)
     for sentence in said:
-        tables.console.print(sentence, soft_wrap=True, markup=False)
-    tables.console.print(f"Written to {out / 'overoptimisation.csv'} and {out / 'overoptimisation.png'}", soft_wrap=True)
+        console.print(sentence, soft_wrap=True, markup=False)
+    console.print(f"Written to {out / 'overoptimisation.csv'} and {out / 'overoptimisation.png'}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,16 @@ With another pretrain/objective, an encoder's hidden tokens, a classifier, or a 
 python experiments/pretrain.py experiment=sst2
 """
 
-from kljax.analysis import tables
-from kljax.command_line import launch
+from kljax.command_line import importing, launch
 from kljax.config import Config
-from kljax.training.fitting import check_export, ensure_base, export_base, read_result
-from kljax.training.task import prepare, set_up_process
 
 
 def run(config: Config) -> None:
+    with importing():
+        from kljax.analysis import tables
+        from kljax.training.fitting import check_export, ensure_base, export_base, read_result
+        from kljax.training.task import prepare, set_up_process
+
     set_up_process(config)
     task = prepare(config)
     check_export(task)

@@ -15,21 +15,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from kljax.benchmark import machine, scaling
+from kljax.benchmark import series
+from kljax.benchmark.series import BASE, SERIES, Overrides
 from kljax.benchmark.tables import Rows, measured_on, show
-from kljax.command_line import compose, reporting_mistakes
+from kljax.command_line import compose, importing, reporting_mistakes
 from kljax.config import Config
 from kljax.errors import UserError
 from kljax.json_text import json_text
 from kljax.training.progress import console
-from kljax.training.resources import chosen_devices
-from kljax.training.run_directory import write_atomically
 
 RUNS, DEVICES = "runs", "devices"
 ALONE = (RUNS, DEVICES)
-NAMES = [*scaling.SERIES, *ALONE]
+NAMES = [*SERIES, *ALONE]
+FIRST = {RUNS: series.SMALL, DEVICES: series.DISTRIBUTED} | dict.fromkeys(SERIES, BASE)
 
 
 def parse() -> argparse.Namespace:
@@ -47,6 +45,14 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     arguments = parse()
     names = [name for name in NAMES if name in (arguments.series or NAMES)]
+    for base in dict.fromkeys(FIRST[name] for name in names):
+        config((*base, *arguments.overrides))  # a mistake is answered before the imports
+
+    with importing():
+        import jax
+
+        from kljax.benchmark import machine
+
     jax.config.update("jax_compilation_cache_dir", None)  # what is compiled here is compiled anew
     if (devices := devices_of(names[0], tuple(arguments.overrides))) is not None:
         jax.config.update("jax_num_cpu_devices", devices)
@@ -61,12 +67,14 @@ def main() -> None:
         console.print(f"Written to {arguments.out}", soft_wrap=True)
 
 
-def devices_of(name: str, changed: scaling.Overrides) -> int | None:
+def devices_of(name: str, changed: Overrides) -> int | None:
     """What the series needs this machine's CPU to be taken for; None: one device."""
-    fixed = {RUNS: None, DEVICES: scaling.DEVICES}
+    fixed = {RUNS: None, DEVICES: series.DEVICES}
     if name in fixed:
         return fixed[name]
-    base = config((*scaling.BASE, *changed))
+    from kljax.training.resources import chosen_devices
+
+    base = config((*BASE, *changed))
     return base.run.cpu_devices or chosen_devices(base)
 
 
@@ -77,8 +85,10 @@ def alone(arguments: argparse.Namespace, name: str) -> None:
         sys.exit(code)  # it has said why
 
 
-def measure(name: str, steps: int, changed: scaling.Overrides) -> tuple[list[dict[str, Any]], list[Rows]]:
+def measure(name: str, steps: int, changed: Overrides) -> tuple[list[dict[str, Any]], list[Rows]]:
     """A series as figures and as tables."""
+    from kljax.benchmark import scaling
+
     if name == DEVICES:
         found = [scaling.lay_out(config, label, changed) for label in scaling.MESHES]
         tables = scaling.layout_tables(found)
@@ -91,12 +101,14 @@ def measure(name: str, steps: int, changed: scaling.Overrides) -> tuple[list[dic
     return [asdict(each) for each in found], tables
 
 
-def config(overrides: scaling.Overrides) -> Config:
+def config(overrides: Overrides) -> Config:
     return compose(overrides, Config)
 
 
 def add_to_json(file: Path, name: str, found: dict[str, Any]) -> None:
     """Replace one series in the file, and keep the others."""
+    from kljax.training.run_directory import write_atomically
+
     file.parent.mkdir(parents=True, exist_ok=True)
     before = json.loads(file.read_bytes()) if file.exists() else {}
     write_atomically(file, json_text(before | {name: found}, indent=1) + "\n")

@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kljax.analysis import evaluation, evaluation_files, tables
-from kljax.command_line import launch
+from kljax.command_line import importing, launch
 from kljax.config import Config
 from kljax.errors import UserError
-from kljax.training.loop import train
-from kljax.training.restore import restore
-from kljax.training.task import set_up_process
 
 
 def run(config: Config) -> None:
+    with importing():
+        from kljax.training.loop import train
+        from kljax.training.task import set_up_process
+
     set_up_process(config)
     path = train(config)
     with evaluating(path):
@@ -38,6 +38,9 @@ def evaluating(path: Path) -> Iterator[None]:
 
 
 def evaluate(path: Path, config: Config) -> None:
+    from kljax.analysis import evaluation, evaluation_files, tables
+    from kljax.training.restore import restore
+
     result = evaluation.evaluate(restore(path, "latest", config.mesh), config.evaluation)
     evaluation_files.save_own(result, path)
     tables.show_evaluation(result, path)

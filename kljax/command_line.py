@@ -2,6 +2,9 @@
 
 Hydra composes the files of `configs/` with the overrides given, pydantic validates, every job of a sweep before the first
 one starts.
+
+Nothing up to here needs JAX, which with all that is built on it takes seconds to import: a mistake is answered before. So
+scripts import what they run inside the function that runs it (`importing`), and what is imported here needs no JAX either.
 """
 
 import argparse
@@ -24,7 +27,6 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kljax.data.text import silent
 from kljax.errors import UserError, did_you_mean
 from kljax.mistakes import leaf_keys, unknown_key
 from kljax.overrides import jobs as sweeps
@@ -49,7 +51,6 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
     mistakes = 0
 
     with reporting_mistakes(schema):
-        gc.freeze()  # what the imports made stays; without this every collection looks at all of it again
         parser = get_args_parser()
         _check_options(parser, sys.argv[1:], schema)
         arguments = parser.parse_args()
@@ -89,6 +90,18 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
 
 
 @contextmanager
+def importing() -> Iterator[None]:
+    """What is imported within stays, so nothing looks for garbage in it: not now, a fifth of the time, and not later."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        if not gc.get_freeze_count():  # a sweep's next job imports nothing, and would freeze what the one before has left
+            gc.freeze()
+        gc.enable()
+
+
+@contextmanager
 def reporting_mistakes(schema: type | None = None) -> Iterator[None]:
     """One sentence and exit code 2 for a mistake of the user's, 130 after Ctrl-C; bugs keep their traceback."""
     # transformers would advise everyone to install PyTorch, which nothing here needs.
@@ -119,7 +132,7 @@ def _job(
     schema: type,
     config_name: str,
     search: str | None,
-    say: Callable[[str], None] = silent,
+    say: Callable[[str], None] | None = None,
 ) -> Job:
     find_own_configs()
     more = [] if search is None else [f"hydra.searchpath=['file://{Path(search).absolute()}']"]
@@ -134,8 +147,10 @@ def _job(
             raise UserError(sentence(error, schema, overrides, search)) from None
     chosen = {group: [option] for group, option in choices.items() if isinstance(option, str)}
     chosen |= {"reward": list(getattr(job.config, "reward", ()))}  # a list of options is no choice to Hydra
-    for note in check_shadowed(chosen, _keys(overrides), search):
-        say(note)
+    notes = check_shadowed(chosen, _keys(overrides), search)
+    if say is not None:
+        for note in notes:
+            say(note)
     return job
 
 

@@ -1,7 +1,12 @@
-"""Importing the package does nothing to the process."""
+"""Importing the package does nothing to the process, and no more is imported than is needed."""
 
+import json
+import os
 import subprocess
 import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
 
 IMPORT = """
 import os, sys
@@ -11,16 +16,72 @@ assert dict(os.environ) == before
 assert not {"jax", "flax", "transformers", "datasets", "ctypes"} & sys.modules.keys(), sys.modules.keys()
 """
 
-TRAINING = """
+RUN = """
 import sys
 import kljax.analysis.tables, kljax.command_line, kljax.training.loop
-assert not {"tensorboard", "grpc", "tensorflow"} & sys.modules.keys()
+assert not {"tensorboard", "grpc", "tensorflow", "torch", "scipy", "matplotlib", "transformers"} & sys.modules.keys()
 """
+
+HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "numpy", "scipy", "pandas", "pyarrow", "datasets", "transformers", "torch"}
+HEAVY |= {"tokenizers", "matplotlib", "tensorboardX"}
+
+CALLS = """
+import io, json, runpy, sys
+from contextlib import redirect_stderr, redirect_stdout
+
+for script, *arguments in json.loads(sys.argv[1]):
+    said, sys.argv = io.StringIO(), [script, *arguments]
+    with redirect_stdout(said), redirect_stderr(said):
+        try:
+            runpy.run_path(script, run_name="__main__")
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+    print(json.dumps([code, said.getvalue(), [name for name in sys.modules if "." not in name]]))
+"""
+
+TASKS = ("train.py", "pretrain.py", "memory.py")
+ANSWERS = [
+    *((script, "kl.btea=1", 2, "kl.btea: no such config key") for script in TASKS),
+    *((script, "steps=many", 2, "steps: got 'many', expected") for script in TASKS),
+    *((script, ("--cfg", "job"), 0, "penalty: exact") for script in TASKS),
+    ("train.py", ("-m", "seed=0,1", "kl.beta=1,-2"), 2, "kl.beta: got -2, expected"),
+    ("train.py", "--info", 0, "hydra"),
+    ("train.py", "--hydra-help", 0, "--multirun"),
+    ("analyze.py", "run=nothing", 2, "run: 'nothing' is not a run directory"),
+    ("export.py", ("run=nothing", "out=new"), 2, "run: 'nothing' is not a run directory"),
+    ("analyze.py", ("run=nothing", "promts=3"), 2, "promts: no such config key"),
+    *((script, "nothing", 2, "nothing: no such directory") for script in ("frontier.py", "overoptimisation.py")),
+    ("claims.py", ("--out", __file__), 2, "is a file, expected a folder"),
+    ("estimators.py", ("--trees", "some"), 2, "invalid int value: 'some'"),
+    ("convergence.py", "kl.btea=1", 2, "kl.btea: no such config key"),
+    ("convergence.py", ("--penalties", "exakt"), 2, "invalid choice: 'exakt'"),
+    ("scaling.py", "kl.btea=1", 2, "kl.btea: no such config key"),
+    *((script, ("--size", "xs", "kl.btea=1"), 2, "kl.btea: no such") for script in ("benchmark.py", "benchmark_gpu.py")),
+    ("benchmark_gpu.py", ("--table", "nothing"), 2, "--table: nothing is no file"),
+    *((file.name, "--help", 0, "") for file in sorted((ROOT / "experiments").glob("*.py"))),
+]
 
 
 def test_nothing_happens_on_import():
-    subprocess.run([sys.executable, "-S", "-c", IMPORT], check=True, cwd=__file__.rpartition("/tests/")[0])
+    subprocess.run([sys.executable, "-S", "-c", IMPORT], check=True, cwd=ROOT)
 
 
-def test_a_run_writes_for_tensorboard_without_importing_it():
-    subprocess.run([sys.executable, "-c", TRAINING], check=True, cwd=__file__.rpartition("/tests/")[0])
+def test_a_run_imports_nothing_that_it_does_not_need():
+    """It writes for TensorBoard, whose writer would import PyTorch."""
+    subprocess.run([sys.executable, "-c", RUN], check=True, cwd=ROOT)
+
+
+def test_a_command_line_is_answered_before_anything_heavy_is_imported(tmp_path):
+    calls = [
+        [str(ROOT / "experiments" / script), *([given] if isinstance(given, str) else given)] for script, given, *_ in ANSWERS
+    ]
+    command = [sys.executable, "-c", CALLS, json.dumps(calls)]
+    told = subprocess.run(command, check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    answers = [json.loads(line) for line in told.stdout.splitlines()]
+    for (script, given, code, expected), (ended, said, imported) in zip(ANSWERS, answers, strict=True):
+        assert ended == code, (script, given, said)
+        assert expected in said, (script, given, said)
+        assert not HEAVY & set(imported), (script, given)
+    assert len({script for script, *_ in ANSWERS}) == len(list((ROOT / "experiments").glob("*.py")))
+    assert not list(tmp_path.iterdir())

@@ -22,6 +22,8 @@ from kljax.data.batches import PromptRows
 from kljax.errors import UserError
 from kljax.rewards import combination
 from kljax.training.enumeration import enumerate_task
+from kljax.training.interrupt import ending_at_once
+from kljax.training.progress import working
 from kljax.training.regularisation import ablation_note
 from kljax.training.restore import RestoredRun
 
@@ -59,8 +61,10 @@ def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
     prompts = run.held_out_prompts()
     look = look_at(run, prompts, config)
     others = tuple(params for name, params in models.items() if name != "policy")
-    found = {"policy": look(run.policy, others)}
-    found |= {name: look(params, (run.policy,)) for name, params in models.items() if name != "policy"}
+    count = min(config.prompts, len(prompts.tokens))
+    with working(f"evaluating {' and '.join(models)} on {count} held-out prompts"), ending_at_once():
+        found = {"policy": look(run.policy, others)}
+        found |= {name: look(params, (run.policy,)) for name, params in models.items() if name != "policy"}
     check_figures(run, found)
     ids = _prompt_ids(prompts, len(found["policy"].prompts) // config.samples)
     groups = np.repeat(numbered(ids), config.samples)

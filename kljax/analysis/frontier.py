@@ -3,7 +3,7 @@
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,8 @@ from kljax.analysis.evaluation import groups_of
 from kljax.analysis.intervals import LEVEL, Estimate, crossed, t_quantile
 from kljax.errors import UserError
 from kljax.json_text import key_text
-from kljax.training.run_directory import CONFIG, read_config
+from kljax.training.run_config import read_config
 from kljax.validation import default_of
-
-BASES = "bases"
 
 
 @dataclass(frozen=True)
@@ -65,25 +63,6 @@ class Point:
     reference_reward: float
     base_reward: float
     moves: bool
-
-
-def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """Every RLHF run at or below the paths; base models are none."""
-    runs = set()
-    for path in paths:
-        if not path.exists():
-            key, _, given = str(path).partition("=")
-            hint = f" Here they are given without a key: {given}." if given and key.isidentifier() else ""
-            raise UserError(f"{path}: no such directory; expected run directories or a folder that holds some.{hint}")
-        runs |= {file.parent for file in path.rglob(CONFIG) if BASES not in file.parts}
-    if not runs:
-        raise UserError(f"{', '.join(map(str, paths))}: no run directory here (none has a {CONFIG}).")
-    return sorted(runs)
-
-
-def folder_of(path: Path) -> Path:
-    """Where the frontier of what was asked for belongs: beside the run, or in the folder of runs."""
-    return path.parent if (path / CONFIG).exists() else path
 
 
 def points(runs: Sequence[Path]) -> tuple[list[Point], list[str]]:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import tokenizers
@@ -25,6 +26,8 @@ FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.js
 NO_BOS = "{% set bos_token = '' %}"
 
 ALL_WORDS = 2**31  # the trainer keeps 30,000 unless told otherwise
+
+_special: "WeakKeyDictionary[Tokenizer, tuple[Any, Mapping[int, str]]]" = WeakKeyDictionary()
 
 
 def build(
@@ -122,6 +125,8 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     rows: list[list[int]] = encoded["input_ids"]  # pyright: ignore
     special = special_tokens(tokenizer)
     for text, row in zip(texts, rows, strict=True):
+        if special.keys().isdisjoint(row):
+            continue
         if found := next((token for token in row if token in special), None):
             raise UserError(
                 f"tokenizer: the text {text[:60]!r} holds the special token {special[found]} as a word, which would end, pad "
@@ -130,11 +135,22 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     return rows
 
 
-def special_tokens(tokenizer: Tokenizer) -> dict[int, str]:
-    """Every token that is no text: those with a name, and all that the tokenizer's files mark as special. Not the unknown."""
+def special_tokens(tokenizer: Tokenizer) -> Mapping[int, str]:
+    """Every token that is no text: those with a name, and all that the tokenizer's files mark as special. Not the unknown.
+
+    Each text asks, and a tokenizer may have hundreds: they are looked up anew where it has more tokens or other names.
+    """
+    state = len(tokenizer), dict(tokenizer.special_tokens_map)
+    if (known := _special.get(tokenizer)) is None or known[0] != state:
+        known = _special[tokenizer] = state, _special_tokens(tokenizer)
+    return known[1]
+
+
+def _special_tokens(tokenizer: Tokenizer) -> dict[int, str]:
     marked = {id: str(token) for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     named: Any = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-    return {id: token for id, token in (named | marked).items() if id != tokenizer.unk_token_id}
+    unknown = tokenizer.unk_token_id
+    return {id: token for id, token in (named | marked).items() if id != unknown}
 
 
 def spelled(tokenizer: Tokenizer, text: str) -> str | None:
@@ -142,7 +158,9 @@ def spelled(tokenizer: Tokenizer, text: str) -> str | None:
     special = special_tokens(tokenizer)
     if found := next((token for token in special.values() if token in text), None):
         return found
-    ids: Any = tokenizer(text, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    ids = _with_special(tokenizer, text)
+    if special.keys().isdisjoint(ids):
+        return None
     return next((special[id] for id in ids if id in special), None)  # one that is matched in another spelling
 
 

@@ -5,7 +5,7 @@ Both read a Hugging Face directory: one that experiments/pretrain.py wrote (its 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,11 @@ class FittedModel:
     fingerprint: str  # changes when the weights do
     params: Params
     score: Callable[[Params, Int[Array, "B S"], Bool[Array, "B S"]], Float[Array, "B"]]
+
+    @cached_property
+    def own_ends(self) -> tuple[list[int], list[int]]:
+        """What the tokenizer by itself puts before a text and after it."""
+        return tokenizers.own_ends(self.tokenizer)
 
 
 def on_tokens(
@@ -109,13 +114,14 @@ def on_text(
         rows = _rows(fitted, tokens, size, ([], []))
     else:
         texts = [said(c) if of == "completion" else p + said(c) for p, c in zip(prompts, completions, strict=True)]  # pyright: ignore
-        rows = _rows(fitted, tokenizers.encode(fitted.tokenizer, texts), size, _ends(fitted.tokenizer, ends))
+        rows = _rows(fitted, tokenizers.encode(fitted.tokenizer, texts), size, _ends(fitted, ends))
     return np.asarray(_compiled(fitted.score)(fitted.params, rows.tokens, rows.mask)).tolist()
 
 
-def _ends(tokenizer: Tokenizer, ends: str) -> tuple[list[int], list[int]]:
+def _ends(fitted: FittedModel, ends: str) -> tuple[list[int], list[int]]:
     if ends == "own":
-        return tokenizers.own_ends(tokenizer)
+        return fitted.own_ends
+    tokenizer = fitted.tokenizer
     return ([tokenizer.bos_token_id], [tokenizer.eos_token_id]) if ends == "both" else ([], [])  # pyright: ignore
 
 

@@ -10,7 +10,7 @@ from kljax.config import Config, ExportConfig, HuggingFaceModel
 from kljax.errors import UserError
 from kljax.models import huggingface, peft_export
 from kljax.training.restore import RestoredRun
-from kljax.training.run_models import read_run_config
+from kljax.training.run_config import read_run_config
 from kljax.types import Params
 
 FIT = "experiments/pretrain.py run.export_to=DIR, with the run's own overrides, writes it; then name it with base=DIR"

@@ -1,19 +1,37 @@
 """TensorBoard's event files: numbers, lists as histograms, a run's settings for its HParams page."""
 
 import math
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
-from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData, SessionStartInfo  # pyright: ignore
-from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata  # pyright: ignore
-from tensorboardX.proto.tensor_pb2 import TensorProto  # pyright: ignore
-from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto  # pyright: ignore
 
 from kljax.json_text import json_text, unicode_text
+
+
+@contextmanager
+def _without(name: str) -> Iterator[None]:
+    """As if a package that nothing has imported yet were not installed."""
+    hidden = name not in sys.modules
+    if hidden:
+        sys.modules[name] = None  # pyright: ignore  # so `import` raises an ImportError
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[name]
+
+
+with _without("torch"):  # where it is installed tensorboardX imports it, for tensors that it never gets here: a second
+    from tensorboardX import SummaryWriter
+    from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData, SessionStartInfo  # pyright: ignore
+    from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata  # pyright: ignore
+    from tensorboardX.proto.tensor_pb2 import TensorProto  # pyright: ignore
+    from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto  # pyright: ignore
 
 SETTINGS = "_hparams_/session_start_info"  # the name under which the HParams page looks for them
 FLOAT32 = 1  # of TensorFlow's list of types

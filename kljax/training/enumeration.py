@@ -22,6 +22,7 @@ from kljax.kl import oracle
 from kljax.kl.sequences import masked_sum
 from kljax.models.scoring import score
 from kljax.rewards.combination import Reward, score_texts
+from kljax.training.progress import working
 from kljax.training.task import Task
 from kljax.types import Params, Rollout
 
@@ -60,6 +61,7 @@ class Enumeration:
         return {name: float(self.share @ [row[name] for row in rows]) for name in rows[0]}
 
 
+@working("enumerating all completions")
 def enumerate_task(task: Task, prompts: PromptRows, reward: Reward, reference: Params) -> Enumeration:
     """List every completion of the distinct prompts, or a `UserError` that says how many there are."""
     rows, of_row, count = _distinct(prompts)

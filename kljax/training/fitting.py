@@ -27,15 +27,15 @@ from kljax.errors import UserError
 from kljax.json_text import json_text
 from kljax.models import huggingface
 from kljax.models.layers import form_of, stack
-from kljax.training import damaged, divergence, objectives, run_directory
+from kljax.training import damaged, divergence, objectives, run_config, run_directory
 from kljax.training.adaptation import cast
 from kljax.training.checkpoints import Checkpoints, load_params, save_params
 from kljax.training.divergence import FitChecks, UpdateCheck
-from kljax.training.interrupt import Interrupted, StopRequest
+from kljax.training.interrupt import Interrupted, StopRequest, ending_at_once
 from kljax.training.mesh import batch_sharding, replicated
 from kljax.training.objective import Objective, Rows, in_units
 from kljax.training.objectives import kind_of, watched
-from kljax.training.progress import ProgressBar
+from kljax.training.progress import ProgressBar, working
 from kljax.training.resources import unrolls
 from kljax.training.state import Leaf, finite, make_optimizer, opt_shardings
 from kljax.training.supervised_metrics import Figures
@@ -87,7 +87,7 @@ def ensure_base(task: Task) -> Path:
     path = base_path(task)
     if (path / RESULT).exists():
         return path
-    run_directory.check_owner(path, base_identity(task))
+    run_config.check_owner(path, base_identity(task))
     run_directory.check_numerics(path)
     identity = base_identity(task)
     if fits_in_float32(task):
@@ -95,7 +95,8 @@ def ensure_base(task: Task) -> Path:
     kind = kind_of(task)
     if kind != "decoder":
         huggingface.check_exportable(task.model, kind, task.tokenizer)
-    objective = objectives.build(task)
+    with working("encoding the training rows"):
+        objective = objectives.build(task)
     run_directory.create(path, identity)
     task.tokenizer.save_pretrained(str(path / "tokenizer"))
     outputs = _compile_outputs(task, objective)
@@ -104,7 +105,8 @@ def ensure_base(task: Task) -> Path:
     else:
         params, steps = _start(task, objective), 0
     looked_at = {} if steps else {"held_out_rows": count(objective.held_out)}  # not all, of a language model
-    result = {"steps": steps} | looked_at | _result(task, objective, outputs, params)
+    with working("taking the fitted model's figures"):
+        result = {"steps": steps} | looked_at | _result(task, objective, outputs, params)
     params = in_units(stack(params), *objective.units)
     divergence.check_result(task, params)
     save_params(path, params)
@@ -162,7 +164,8 @@ def _start(task: Task, objective: Objective) -> Params:
     if task.pretrained is None:
         return arch.init(config.seed)
     kind = kind_of(task)
-    given = huggingface.load_params(task.pretrained, kind, arch.shapes, arch.shardings)
+    with working(f"reading the weights of {task.pretrained.path}"):
+        given = huggingface.load_params(task.pretrained, kind, arch.shapes, arch.shardings)
     there = {path for path, _ in tree_leaves_with_path(given)}
     if not config.steps and (lacking := [path for path, _ in tree_leaves_with_path(arch.shapes) if path not in there]):
         raise UserError(
@@ -208,12 +211,14 @@ def _take_steps(
     bar: ProgressBar,
 ) -> FitState:
     config, sharding = task.config.pretrain, batch_sharding(task.mesh)
-    shown, started, unchecked = {}, time.perf_counter(), []
-    for step in range(int(state.train.step), config.steps):
+    first, shown, started, unchecked, compiling = int(state.train.step), {}, time.perf_counter(), [], {}
+    for step in range(first, config.steps):
         if int(state.looks_since_best) >= config.patience:
             break
         trained, metrics, check = program.step(state.train, jax.device_put(objective.batch(step), sharding))
         state = replace(state, train=trained)
+        if step == first:
+            compiling = {"time/compile": time.perf_counter() - started}
         unchecked.append((step + 1, check))
         look, stopping = (step + 1) % config.eval_every == 0 or step + 1 == config.steps, stop.asked
         while len(unchecked) > (0 if look or stopping else 1):  # one late: the device never waits for the host
@@ -222,7 +227,8 @@ def _take_steps(
             values = {name: float(value) for name, value in metrics.items()}
             values |= _look(objective, program, trained.params, partial(checks.held_out, step + 1))
             state = _remember(state, values[f"fit/held_out_{watched(task, objective)}"], task)
-            log.write(step, values | {"time/seconds": time.perf_counter() - started})
+            log.write(step, values | {"time/seconds": time.perf_counter() - started} | compiling)
+            compiling = {}
             shown = _shown(values, objective, watched(task, objective))
         if look or stopping:
             checks.state(step + 1, _kept(state))
@@ -243,7 +249,8 @@ def _kept(state: FitState) -> tuple[Trained, Params]:
 def _begin(task: Task, objective: Objective, program: Program) -> FitState:
     """The state before the first update, whose parameters are the best so far."""
     state, name = program.init(), watched(task, objective)
-    values = _look(objective, program, state.best_params, partial(divergence.check_as_it_is, task, part="held-out"))
+    with working("compiling the held-out figures"), ending_at_once():
+        values = _look(objective, program, state.best_params, partial(divergence.check_as_it_is, task, part="held-out"))
     figure = values[f"fit/held_out_{name}"]
     if not math.isfinite(figure):
         raise UserError(

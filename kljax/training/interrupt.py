@@ -1,6 +1,11 @@
-"""Ctrl-C and SIGTERM end a run between two steps, so that it can save what it has."""
+"""Ctrl-C and SIGTERM end a run between two steps, so that it can save what it has; while it compiles they end it at once."""
 
+import atexit
+import os
 import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -25,3 +30,22 @@ class StopRequest:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Where Ctrl-C comes within, the process will end without its destructors.
+
+    XLA goes on compiling in a thread that nothing stops, and which would end in a segmentation fault in the midst of them.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        atexit.register(_end)
+        raise
+
+
+def _end() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(128 + signal.SIGINT)

@@ -15,15 +15,15 @@ from kljax.models import generation_settings
 from kljax.models.layers import stack
 from kljax.models.lora import targets_note
 from kljax.policy.algorithms import ALGORITHMS
-from kljax.training import run_data, run_directory
+from kljax.training import run_config, run_data, run_directory
 from kljax.training.adaptation import Frozen, frozen_reference
 from kljax.training.checkpoints import START, Checkpoints, save_frozen, save_params
 from kljax.training.diagnosis import AFTER_UPDATE, fetched
 from kljax.training.enumeration import Enumeration, check_objective, completion_tree, enumerate_task
 from kljax.training.epochs import with_steps
 from kljax.training.fitting import ensure_base, load_base
-from kljax.training.interrupt import Interrupted, StopRequest
-from kljax.training.progress import console
+from kljax.training.interrupt import Interrupted, StopRequest, ending_at_once
+from kljax.training.progress import console, working
 from kljax.training.recorder import BudgetExceeded, Recorder
 from kljax.training.references import check_reference, first_reference
 from kljax.training.regularisation import ablation_note
@@ -36,19 +36,19 @@ def train(config: Config) -> Path:
     """Run the experiment, or go on with it; its run directory."""
     _check_policy(config)
     check_objective(config)
-    path = run_directory.run_path(config)
+    path = run_config.run_path(config)
     if config.epochs is None:  # otherwise its steps follow from the data
-        run_directory.check_owner(path, run_directory.identity(config))
+        run_config.check_owner(path, run_config.identity(config))
     run_directory.check_numerics(path)
     task = with_steps(prepare(config))
     config = task.config
-    run_directory.check_owner(path, run_directory.identity(config))
+    run_config.check_owner(path, run_config.identity(config))
     run_directory.check_ends(path, task.generation, task.tokenizer)
     trainer = build_trainer(task)
     run_directory.check_model(path, task.decoder, task.vocab_size, trainer.reward.models)
     check_reference(task)
     parts = {"prompts": trainer.prompts, "held_out": task.held_out_prompts()}
-    run_data.check(path, parts)
+    digests = run_data.check(path, parts)
     some = zip(trainer.prompts.tokens[:256], trainer.prompts.mask[:256], strict=True)
     run_directory.check_tokenizer(path, task.tokenizer, [row[mask].tolist() for row, mask in some])
     if config.run.oracle_every:
@@ -61,22 +61,25 @@ def train(config: Config) -> Path:
         for sentence in generation_settings.sentences(task.generation, task.tokenizer, config.rollout):
             say(sentence)
     base_path = ensure_base(task)
-    base = load_base(task, base_path)
-    reference = first_reference(task, base)
+    with working("reading the base model" + (" and the reference" if config.reference.path else "")):
+        base = load_base(task, base_path)
+        reference = first_reference(task, base)
     began = time.perf_counter()
-    kl_at_start = check_zero_kl(trainer, base, reference)
+    with working("compiling the training step"), ending_at_once():
+        kl_at_start = check_zero_kl(trainer, base, reference)
     compiling = time.perf_counter() - began  # but for the one step that it takes
     state, frozen = trainer.initial_state(base, reference), trainer.freeze(base, reference)
     chosen = {"keep_activations": trainer.parts.keep_activations, "unroll_layers": trainer.unrolled}
     if other := run_directory.other_circumstances(path, chosen):
         say(f"Other circumstances than at the last launch: {other}. The same steps may differ in their last digits.")
-    run_directory.check_owner(path, run_directory.identity(config))  # again: a command beside this one may have been faster
-    run_directory.create(path, {**run_directory.identity(config), "run": run_directory.to_dict(config)["run"]}, chosen)
-    run_data.record(path, parts, whole=("held_out", "prompts") if config.run.oracle_every else ("held_out",))
+    run_config.check_owner(path, run_config.identity(config))  # again: a command beside this one may have been faster
+    run_directory.create(path, {**run_config.identity(config), "run": run_directory.to_dict(config)["run"]}, chosen)
+    run_data.record(path, parts, digests, whole=("held_out", "prompts") if config.run.oracle_every else ("held_out",))
     task.tokenizer.save_pretrained(str(path / "tokenizer"))
-    frozen_hash = save_frozen(path, reference if frozen.base is None else base, reference)
-    if frozen.base is None and reference is not base and (config.reference.path is not None or state.reference is not None):
-        save_params(path, base, START)  # an evaluation compares with it, too
+    with working("saving the reference"):
+        frozen_hash = save_frozen(path, reference if frozen.base is None else base, reference)
+        if frozen.base is None and reference is not base and (config.reference.path is not None or state.reference is not None):
+            save_params(path, base, START)  # an evaluation compares with it, too
     about = {
         "model": config.reference.path or str(base_path),
         "sha256": frozen_hash,
@@ -88,7 +91,8 @@ def train(config: Config) -> Path:
     checkpoints = Checkpoints(path)
     try:
         if done := checkpoints.steps():
-            state = checkpoints.restore(done[-1], trainer.shapes, trainer.parts.shardings, frozen_hash)
+            with working(f"restoring step {done[-1]}"):
+                state = checkpoints.restore(done[-1], trainer.shapes, trainer.parts.shardings, frozen_hash)
         _run(_Run(trainer, frozen, checkpoints, frozen_hash, path), state, compiling)
     finally:
         checkpoints.close()
@@ -156,7 +160,8 @@ def _run(run: _Run, state: TrainState, compiling: float) -> None:
         raise Interrupted(
             f"Stopped and saved {run.path} at step {saved} of {config.steps}. The same command goes on from there."
         ) from None
-    checkpoints.wait()
+    with working("saving the last checkpoint"):
+        checkpoints.wait()
     if said := recorder.summary():
         console.print(said, soft_wrap=True)
 

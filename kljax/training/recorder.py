@@ -16,7 +16,7 @@ import numpy as np
 
 from kljax.data.tokenizers import completion_ids, completion_texts
 from kljax.errors import NotFinite
-from kljax.training import run_directory
+from kljax.training import run_config, run_directory
 from kljax.training.diagnosis import cause, fetched
 from kljax.training.progress import ProgressBar
 from kljax.training.step import Outcome
@@ -54,9 +54,9 @@ class Recorder:
     def __init__(self, task: Task, path: Path, first: int, compiling: float | None = None):
         self._task = task
         self._run = task.config.run
-        self._metrics = run_directory.MetricsLog(path, first, run_directory.identity(task.config))
+        self._metrics = run_directory.MetricsLog(path, first, run_config.identity(task.config))
         self._samples = run_directory.JsonLines(path / "samples.jsonl", first)
-        self._bar = ProgressBar(path.name, first, task.config.steps)
+        self._bar = ProgressBar(path.name, first, task.config.steps, "first step")
         self._waiting: _Waiting | None = None
         self._watch = ThreadPoolExecutor(max_workers=1)
         self._began = self._ready = self._since = time.perf_counter()

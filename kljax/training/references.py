@@ -9,7 +9,7 @@ from kljax.config import DecoderConfig, EncoderConfig, HuggingFaceModel, to_dict
 from kljax.data import tokenizers
 from kljax.errors import UserError
 from kljax.models import huggingface
-from kljax.training import run_directory
+from kljax.training import run_config, run_directory
 from kljax.training.adaptation import cast
 from kljax.training.checkpoints import load_params
 from kljax.training.run_models import LATEST, restore_models, run_and_step
@@ -53,7 +53,7 @@ def _look(task: Task, path: str) -> tuple[Path, int | Literal["latest"]] | huggi
             if (given := getattr(config, name)) is not None:
                 raise UserError(f"reference.{name}: got '{given}', but {run} is a run, which has none; expected null.")
         tokenizers.check_same(run / "tokenizer", task.tokenizer, FIELD)
-        if "rollout" in run_directory.read_config(run):
+        if "rollout" in run_config.read_config(run):
             _check_parts(path, run_directory.read_model(run)[0], model)
         elif step != LATEST:
             raise UserError(f"{FIELD}: {run} is a fit, of which only the best step is kept; expected it without '@'.")
@@ -84,7 +84,7 @@ def _load(task: Task, path: str) -> Params:
         shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, task.config.reference.dtype), arch.shapes)
         return huggingface.load_params(found, "decoder", shapes, arch.shardings)
     run, step = found
-    if "rollout" not in run_directory.read_config(run):
+    if "rollout" not in run_config.read_config(run):
         return load_params(run, arch.shapes, arch.shardings)
     models = restore_models(run, step, task.mesh)
     _check_shapes(run, models.policy, arch.shapes)

@@ -10,8 +10,10 @@ from kljax.data.batches import PromptRows
 from kljax.models.generation_settings import GenerationSettings
 from kljax.training import mesh as meshes
 from kljax.training import run_data, run_directory
+from kljax.training.progress import working
 from kljax.training.resources import check_jax
-from kljax.training.run_models import read_run_config, restore_models
+from kljax.training.run_config import read_run_config
+from kljax.training.run_models import restore_models
 from kljax.training.task import Task
 from kljax.types import Params
 
@@ -47,7 +49,8 @@ def restore(path: Path, step: int | Literal["latest"], mesh: MeshConfig) -> Rest
     model, vocab_size = run_directory.read_model(path)
     built = meshes.build(mesh)
     meshes.check_sizes(config, model, vocab_size, built)
-    models = restore_models(path, step, built)
+    with working(f"restoring {path}"):
+        models = restore_models(path, step, built)
     tokenizer = tokenizers.load(path / "tokenizer", field="run")
     generation = GenerationSettings(run_directory.read_ends(path), run_directory.MODEL, {})
     task = Task(config, built, None, tokenizer, model, vocab_size, None, generation)

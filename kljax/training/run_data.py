@@ -31,12 +31,12 @@ Digests = UInt64[np.ndarray, "rows 2"]
 """Of each prompt's tokens, and of its row's columns."""
 
 
-def record(path: Path, parts: Mapping[str, PromptRows], whole: tuple[str, ...]) -> None:
+def record(path: Path, parts: Mapping[str, PromptRows], found: Mapping[str, Digests], whole: tuple[str, ...]) -> None:
     """Note the prompts of each part, or refuse the directory where it was made of others; `whole` parts are kept.
 
-    Where something differs, UserError says which row and how. Nothing is written twice.
+    `found` is what `check` has returned of them. Where something differs, UserError says which row and how. Nothing is written
+    twice.
     """
-    found = {name: _digests(rows) for name, rows in parts.items()}
     if (path / RECORD).exists():
         _check(path, parts, found)
         return
@@ -51,10 +51,12 @@ def record(path: Path, parts: Mapping[str, PromptRows], whole: tuple[str, ...]) 
     write_atomically(path / RECORD, json_text(about, indent=2) + "\n")
 
 
-def check(path: Path, parts: Mapping[str, PromptRows]) -> None:
-    """Refuse a run directory that was made of other prompts, before anything is computed. Writes nothing."""
+def check(path: Path, parts: Mapping[str, PromptRows]) -> dict[str, Digests]:
+    """Refuse a run directory that was made of other prompts, before anything is computed; their digests. Writes nothing."""
+    found = {name: _digests(rows) for name, rows in parts.items()}
     if (path / RECORD).exists():
-        _check(path, parts, {name: _digests(rows) for name, rows in parts.items()})
+        _check(path, parts, found)
+    return found
 
 
 def read(path: Path, name: str) -> PromptRows | None:

@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, what lies in it, and logs that a resumed run continues without a seam."""
+"""A run's folder: what lies in it beside its config.yaml, and logs that a resumed run continues without a seam."""
 
 import json
 import math
@@ -15,20 +15,19 @@ from typing import Any
 import jax
 import yaml
 
-from kljax.config import Config, DecoderConfig, to_dict
+from kljax.config import DecoderConfig, to_dict
 from kljax.data import tokenizers
-from kljax.errors import UserError, did_you_mean
+from kljax.errors import UserError
 from kljax.json_text import json_text
 from kljax.models import generation_settings
 from kljax.models.generation_settings import GenerationSettings
 from kljax.training import damaged
 from kljax.training.board import Board
+from kljax.training.run_config import CONFIG, flat, spelled
 from kljax.types import Tokenizer
-from kljax.validation import validate, without_defaults
+from kljax.validation import validate
 
-CONFIG, MODEL, ENVIRONMENT = "config.yaml", "model.json", "environment.json"
-RETIRED = {"run": {"keep_freed_memory": None}, "rollout": {"top_k": 0, "top_p": 1.0}}
-"""Keys of older config.yaml files that are no more, and the value with which they say nothing; None: each does."""
+MODEL, ENVIRONMENT = "model.json", "environment.json"
 NUMERICS = {
     "jax_enable_x64": False,
     "jax_default_prng_impl": "threefry2x32",
@@ -37,49 +36,6 @@ NUMERICS = {
 }
 """Settings of JAX that change results, and what they are where nobody sets them."""
 RECORDED_VERSIONS = ("kljax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-
-
-def run_path(config: Config) -> Path:
-    """<root>/<name>/<variant>."""
-    return Path(config.run.root) / config.name / config.run.variant
-
-
-def check_owner(path: Path, identity: Mapping[str, Any]) -> None:
-    """Refuse a directory that another config wrote, naming the first field that differs. Writes nothing."""
-    if not path.exists():
-        return
-    if not path.is_dir() or not (path / CONFIG).exists():
-        if path.is_dir() and not any(path.iterdir()):
-            return
-        raise UserError(
-            f"run.root: {path} exists and is not a run directory (it has no {CONFIG}); choose another name=… or run.root=…."
-        )
-    both = ({k: v for k, v in config.items() if k != "run"} for config in (read_config(path), identity))
-    there, here = (flat(without_defaults(config)) for config in both)
-    for field in [*here, *there]:
-        found, value = (_spelled(values[field]) if field in values else "nothing" for values in (there, here))
-        if found != value:
-            raise UserError(
-                f"{path} belongs to another config: {field} is {found} there, {value} here. "
-                "Choose another name=…, or give that value to resume the run."
-            )
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names, as on the command line."""
-    found = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {prefix + key: value}
-    return found
-
-
-def _spelled(value: Any) -> str:
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def identity(config: Config) -> dict[str, Any]:
-    """What makes two runs the same: everything but where they are written and how often."""
-    return {key: value for key, value in to_dict(config).items() if key != "run"}
 
 
 def create(path: Path, config: Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -> None:
@@ -170,36 +126,6 @@ def _version(name: str) -> str | None:
         return None
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The dictionary in config.yaml."""
-    if not (path / CONFIG).exists():
-        raise UserError(f"run: '{path}' is not a run directory (it has no {CONFIG}).{_runs_near(path)}")
-    try:
-        values = yaml.safe_load(text := (path / CONFIG).read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError):
-        values, text = None, ""
-    if not isinstance(values, dict):
-        raise UserError(f"run: {path / CONFIG} cannot be read as a YAML mapping; restore it, or choose another name=….")
-    damaged.check_config(path / CONFIG, text, values)
-    for section, retired in RETIRED.items():
-        if isinstance(there := values.get(section), dict):
-            said = {key: there[key] for key, nothing in retired.items() if key in there and nothing not in (None, there[key])}
-            if said:
-                raise UserError(
-                    f"run: {path / CONFIG} has {said}: that run cut the distribution that it sampled, and its KLs were of "
-                    "another policy. kljax trains on whole distributions; begin the run anew under another name=…."
-                )
-            values[section] = {key: value for key, value in there.items() if key not in retired}
-    return values
-
-
-def _runs_near(path: Path) -> str:
-    """The runs inside a folder that is taken for one, or the one beside it with nearly this name."""
-    if inside := sorted(str(file.parent) for file in path.glob(f"*/{CONFIG}")):
-        return f" It is a folder of runs; give one of them: {', '.join(inside[:6])}{', …' if len(inside) > 6 else ''}."
-    return did_you_mean(str(path), [str(file.parent) for file in path.parent.glob(f"*/{CONFIG}")])
-
-
 def write_model(
     path: Path,
     model: DecoderConfig,
@@ -262,8 +188,8 @@ def check_model(path: Path, model: DecoderConfig, vocab_size: int, rewards: Mapp
     for name, (before, now) in pairs.items():
         if before != now:
             raise UserError(
-                f"{path} belongs to another model: its {name} was {_spelled(before)}, that of this launch's model is "
-                f"{_spelled(now)}. Restore the model's config.json, or choose another name=…."
+                f"{path} belongs to another model: its {name} was {spelled(before)}, that of this launch's model is "
+                f"{spelled(now)}. Restore the model's config.json, or choose another name=…."
             )
     if changed := next((name for name, digest in known.items() if rewards.get(name, digest) != digest), None):
         raise UserError(

@@ -10,13 +10,12 @@ from kljax.config import Config
 from kljax.data import tokenizers
 from kljax.errors import UserError
 from kljax.models import huggingface
-from kljax.training import damaged, run_directory
+from kljax.training import run_config, run_directory
 from kljax.training.adaptation import Adaptation, adaptation, moving_shapes
 from kljax.training.checkpoints import Checkpoints, check_finite, load_frozen, load_start
 from kljax.training.regularisation import make_controller
 from kljax.training.state import Architecture, TrainState, decoder_architecture, rl_optimizer, state_shapes, state_shardings
 from kljax.types import Params
-from kljax.validation import validate
 
 LATEST = "latest"
 EXPORTED = "exported"
@@ -44,9 +43,9 @@ def run_and_step(path: str, field: str) -> tuple[Path, int | Literal["latest"]] 
     """The run and the step that `path` names, as in runs/x@200 or runs/x (its last); None where it names no run."""
     name, at, step = path.rpartition("@")
     folder = Path(path).expanduser()
-    if (folder / run_directory.CONFIG).exists():
+    if (folder / run_config.CONFIG).exists():
         return folder, LATEST
-    if not at or not (Path(name).expanduser() / run_directory.CONFIG).exists():
+    if not at or not (Path(name).expanduser() / run_config.CONFIG).exists():
         return None
     if step != LATEST and not step.isdecimal():
         raise UserError(f"{field}: got {path!r}, expected the number of a step or latest after '@'.")
@@ -58,12 +57,12 @@ def as_directory(path: str, field: str, mesh: Mesh) -> str:
     if (found := run_and_step(path, field)) is None:
         return path
     run, step = found
-    if "rollout" not in run_directory.read_config(run):
+    if "rollout" not in run_config.read_config(run):
         return _fitted(run, path, field)
     chosen = _steps(run, step, field)
     out = run / EXPORTED / str(chosen)
     if not out.exists():
-        config = read_run_config(run)
+        config = run_config.read_run_config(run)
         models = restore_models(run, chosen, mesh)
         model, vocab_size = run_directory.read_model(run)
         out.parent.mkdir(exist_ok=True)
@@ -96,7 +95,7 @@ def _steps(run: Path, asked: int | Literal["latest"], field: str) -> int:
 
 def restore_models(path: Path, step: int | Literal["latest"], mesh: Mesh) -> RestoredModels:
     """Policy and reference of the run's `step`, without its data."""
-    config = read_run_config(path)
+    config = run_config.read_run_config(path)
     model, vocab_size = run_directory.read_model(path)
     arch = decoder_architecture(model, vocab_size, mesh)
     adapted = adaptation(arch, config.adapter)
@@ -129,15 +128,6 @@ def _start(config: Config, path: Path, arch: Architecture, reference: Params) ->
     """The base model of a run without adapters: what was saved as such, or else the first reference, where that is it."""
     start = load_start(path, arch.shapes, arch.shardings)
     return reference if start is None and config.reference.path is None else start
-
-
-def read_run_config(path: Path) -> Config:
-    """The config of an RLHF run."""
-    values = run_directory.read_config(path)
-    if "rollout" not in values:
-        raise UserError(f"run: {path} holds a base model, not an RLHF run; its held-out figures are in {path / 'result.json'}.")
-    with damaged.reading_config(path / run_directory.CONFIG):
-        return validate(values, Config)
 
 
 def _restore_state(config: Config, checkpoints: Checkpoints, step: int, adapted: Adaptation, frozen_hash: str) -> TrainState:

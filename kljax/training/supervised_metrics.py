@@ -1,7 +1,8 @@
 """What a classifier's, a regression's or a preference model's outputs on held-out rows are worth.
 
 Figures of classes come from scikit-learn (in the extra `text`), calibration and agreement from the formulas here. A figure that
-is not defined, such as the correlation with a constant, is nan.
+is not defined, such as the correlation with a constant, is nan. SciPy is imported where it is needed: it is slow to import,
+and RLHF needs none of this.
 """
 
 import warnings
@@ -9,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import special, stats
 
 from kljax.errors import UserError
 
@@ -37,6 +37,8 @@ def classification(logits: Float[np.ndarray, "rows classes"], labels: Int[np.nda
     Two classes: precision, recall and F1 of the second. More: their means over the classes, and those of each class in lists.
     The confusion matrix has true classes as rows and predicted ones as columns.
     """
+    from scipy import special
+
     sklearn = require_sklearn()
     logp = special.log_softmax(logits.astype(np.float64), axis=1)
     classes = np.arange(logits.shape[1])
@@ -62,6 +64,8 @@ def classification(logits: Float[np.ndarray, "rows classes"], labels: Int[np.nda
 
 def regression(predicted: Float[np.ndarray, "rows"], ratings: Float[np.ndarray, "rows"]) -> Figures:
     """Root mean squared error in the ratings' units, two correlations, and agreement on which of two rows is rated higher."""
+    from scipy import stats
+
     return {
         "rmse": float(np.sqrt(np.mean((predicted - ratings) ** 2))),
         "pearson": _correlation(stats.pearsonr, predicted, ratings),
@@ -76,6 +80,8 @@ def pairs(scores: Float[np.ndarray, "pairs 2"]) -> Figures:
     `loss` is Bradley–Terry's −log σ(difference), nats a pair; `agreement` the share of pairs whose chosen text has the higher
     score (a tie is half a pair); `calibration_error` and `brier` are those of σ(difference) as the chance that it has.
     """
+    from scipy import special
+
     difference = scores[:, 0].astype(np.float64) - scores[:, 1]
     right = np.where(difference == 0, 0.5, difference > 0)
     return {

@@ -21,7 +21,7 @@ from kljax.models.generation_settings import GenerationSettings
 from kljax.models.sampling import Sampler
 from kljax.training import mesh as meshes
 from kljax.training import run_directory
-from kljax.training.progress import console
+from kljax.training.progress import console, working
 from kljax.training.resources import check_jax, divide_cpu
 from kljax.training.run_models import as_directory
 from kljax.training.state import Architecture, decoder_architecture
@@ -70,6 +70,15 @@ class Task:
         """The decoder without its parameters."""
         return decoder_architecture(self.decoder, self.vocab_size, self.mesh)
 
+    @cached_property
+    def rows_digest(self) -> str:
+        """SHA-256 of the rows that a fit sees."""
+        digest = hashlib.sha256()
+        for split in (self.splits.train, self.splits.held_out, self.splits.test):
+            for some in [] if split is None else split.iter(HASHED_AT_ONCE):  # every column: labels and ratings, too
+                digest.update(repr(some).encode())
+        return digest.hexdigest()
+
     def prompts(self) -> PromptRows:
         """Prompts to train on."""
         return self._prompts(self.splits.prompts) if self.made_prompts is None else self.made_prompts
@@ -80,7 +89,8 @@ class Task:
 
     def _prompts(self, rows: datasets.Dataset) -> PromptRows:
         data = self.config.data
-        return prompt_rows(self.tokenizer, rows, data.prompt, data.seed, self.splits.column, say)
+        with working("encoding the prompts"):
+            return prompt_rows(self.tokenizer, rows, data.prompt, data.seed, self.splits.column, say)
 
     def texts(self, rows: datasets.Dataset) -> list[str]:
         """The texts of some rows of the splits; conversations are none."""
@@ -115,12 +125,15 @@ def prepare(config: Config) -> Task:
     pretrained = None
     if isinstance(config.model, HuggingFaceModel):
         source = replace(config.model, path=as_directory(config.model.path, "model.path", mesh))
-        pretrained = huggingface.describe(source)
-    splits = load_splits(config.data, say)
+        with working(f"looking at the files of {source.path}"):
+            pretrained = huggingface.describe(source)
+    with working("reading the data"):
+        splits = load_splits(config.data, say)
     # Without need of one, a tokenizer that is trained here has no mask token: the policy could write it.
     masks = config.pretrain.objective.kind == "masked_token" or config.pretrain.augmentation.mask > 0
     special = tokenizers.SPECIAL | (tokenizers.MASK if masks else {})
-    tokenizer = tokenizers.build(config.tokenizer, _to_train_on(config, splits), special)
+    with working("making the tokenizer" if pretrained is None else "reading the tokenizer"):
+        tokenizer = tokenizers.build(config.tokenizer, _to_train_on(config, splits), special)
     return make_task(config, mesh, splits, tokenizer, pretrained)
 
 
@@ -201,16 +214,12 @@ def base_identity(task: Task) -> dict[str, Any]:
     """All that the base model depends on."""
     values = to_dict(task.config)
     data = {key: value for key, value in values["data"].items() if key != "prompt"}
-    rows = hashlib.sha256()
-    for split in (task.splits.train, task.splits.held_out, task.splits.test):
-        for some in [] if split is None else split.iter(HASHED_AT_ONCE):  # every column: labels and ratings, too
-            rows.update(repr(some).encode())
     weights = {} if task.pretrained is None else {"weights": task.pretrained.fingerprint}
     numerics = {"numerics": found} if (found := run_directory.numerics()) else {}
     if fits_in_float32(task):  # older versions have fitted these in lower precision
         numerics |= {"fitted_in": "float32"}
     return (
-        {"data": data, "rows": rows.hexdigest()}
+        {"data": data, "rows": task.rows_digest}
         | numerics
         | weights
         | {key: values[key] for key in ("tokenizer", "model", "pretrain")}

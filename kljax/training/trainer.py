@@ -20,6 +20,7 @@ from kljax.rewards.functions import Logged, TrainerState
 from kljax.training.adaptation import Frozen, adaptation, cast, freeze, make_refresh, moving_shapes
 from kljax.training.diagnosis import cause, fetched
 from kljax.training.mesh import batch_sharding, replicated
+from kljax.training.progress import working
 from kljax.training.regularisation import make_controller, make_divergence
 from kljax.training.resources import keeps_activations, unrolls
 from kljax.training.state import (
@@ -114,7 +115,8 @@ def build_trainer(task: Task) -> Trainer:
     shapes = state_shapes(adapted.shapes, optimizer, controller, moving_shapes(adapted, config.reference))
     held_out = task.splits.held_out.column_names  # a file of its own may have others, and its rows are rewarded, too
     columns = [name for name in task.splits.prompts.column_names if name in held_out]
-    reward = combination.build(config.reward, task.tokenizer, columns)
+    with working("reading the rewards"):
+        reward = combination.build(config.reward, task.tokenizer, columns)
     form = form_of(unrolls(config.run.unroll_layers, task.decoder.layers, config.steps), task.decoder.layers)
     parts = Parts(
         adaptation=adapted,

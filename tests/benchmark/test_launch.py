@@ -24,6 +24,7 @@ def test_the_second_launch_finds_what_the_first_has_left(tmp_path, monkeypatch):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     monkeypatch.setattr(launch, "SCRIPT", script)
+    monkeypatch.setattr(launch, "IMPORTS", "import json")
     found = launch.measure_launch(["kl.beta=1"])
     assert 0 < found.imports < found.cached
     assert found.cached + 1 < found.cold

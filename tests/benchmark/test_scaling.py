@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from kljax.benchmark import scaling
+from kljax.benchmark import scaling, series
 from kljax.benchmark.collectives import total
 from kljax.benchmark.timing import WARM
 from kljax.benchmark.work import Sizes
@@ -112,7 +112,7 @@ def test_ways_take_turns_and_what_warms_up_is_left_out():
 
 def test_a_series_has_the_devices_of_its_config():
     there = jax.device_count()
-    tiny = (*scaling.BASE, *TINY, "mesh.data=-1", f"rollout.prompts={there}")
+    tiny = (*series.BASE, *TINY, "mesh.data=-1", f"rollout.prompts={there}")
     assert scaling.as_configured(config, (*tiny, f"run.cpu_devices={there}")).trainer.task.mesh.size == there
     assert scaling.on_one_device(config, tiny).trainer.task.mesh.size == 1
     with pytest.raises(UserError, match=f"^run.cpu_devices: got {there + 1}"):
@@ -211,10 +211,10 @@ def test_the_script_replaces_one_series_and_keeps_the_others(script, tmp_path, l
 
 def test_the_script_takes_the_cpu_for_the_devices_that_a_series_needs():
     devices_of = runpy.run_path(str(SCRIPT))["devices_of"]
-    assert devices_of("tokens", ()) == chosen_devices(config(scaling.BASE))
+    assert devices_of("tokens", ()) == chosen_devices(config(series.BASE))
     assert devices_of("batch", ("run.cpu_devices=1",)) == 1
     assert devices_of("runs", ()) is None
-    assert devices_of("devices", ()) == scaling.DEVICES
+    assert devices_of("devices", ()) == series.DEVICES
 
 
 def test_no_steps_are_refused(script):

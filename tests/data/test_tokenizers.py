@@ -1,5 +1,7 @@
 """Tokenizers: nothing is lost on the way to token ids and back, nor on the way to disk and back."""
 
+import copy
+
 import jax.numpy as jnp
 import pytest
 import tokenizers as backend
@@ -264,3 +266,15 @@ def test_a_revision_goes_to_the_hub_and_a_directory_has_none(trained, tmp_path, 
     assert asked == [("someone/model", {"revision": "v1"}), ("someone/model", {})]
     with pytest.raises(UserError, match=r"tokenizer.revision: got 'v1', but .* is a directory, which has none; expected null"):
         tokenizers.build(PretrainedTokenizer(kind="pretrained", path=str(tmp_path), revision="v1"), [])
+
+
+def test_special_tokens_are_known_once_and_again_when_there_are_more(trained):
+    tokenizer = copy.deepcopy(trained["bpe"])
+    first = tokenizers.special_tokens(tokenizer)
+    assert tokenizers.special_tokens(tokenizer) is first
+    assert set(first.values()) == {"<pad>", "<bos>", "<eos>"}
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    assert "<turn>" in tokenizers.special_tokens(tokenizer).values()
+    tokenizer.unk_token = "<turn>"
+    assert "<turn>" not in tokenizers.special_tokens(tokenizer).values()
+    assert tokenizers.special_tokens(trained["bpe"]) == first

@@ -16,7 +16,7 @@ from kljax.errors import UserError
 from kljax.models import huggingface
 from kljax.models.classifier import Classifier
 from kljax.models.decoder import Decoder
-from kljax.training import run_directory
+from kljax.training import run_config, run_directory
 from kljax.training.adaptation import cast
 from kljax.training.loop import train
 from kljax.training.references import first_reference
@@ -165,7 +165,7 @@ def test_adapters_of_a_run_that_has_none_or_whose_base_has_no_name_are_refused(t
         ),
     ):
         config = tiny(*options)
-        path = run_directory.run_path(config)
+        path = run_config.run_path(config)
         run_directory.create(path, run_directory.to_dict(config))
         said = call("export.py", f"run={path}", f"out={tmp_path / 'x'}", "merge=false", code=2)
         assert said.startswith("kljax: merge: got false, but ")

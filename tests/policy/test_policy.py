@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from kljax.config import Config, KlConfig
+from kljax.kl.divergences import DIVERGENCES
 from kljax.kl.penalties import PENALTIES
 from kljax.kl.sequences import masked_sum
+from kljax.mistakes import members
 from kljax.policy.advantages import leave_one_out, no_baseline
 from kljax.policy.algorithms import ALGORITHMS
 from kljax.policy.losses import score_function
@@ -155,6 +157,8 @@ def test_reward_scales_are_standard_deviations_and_never_zero():
 
 def test_the_config_knows_every_row_of_the_tables():
     kl, whole = typing.get_type_hints(KlConfig), typing.get_type_hints(Config)
-    assert set(typing.get_args(kl["penalty"])) == set(PENALTIES)
-    assert set(typing.get_args(whole["algorithm"])) == set(ALGORITHMS)
-    assert set(typing.get_args(whole["reward_scale"])) == set(REWARD_SCALES)
+    assert typing.get_args(kl["penalty"]) == tuple(PENALTIES)
+    assert typing.get_args(whole["algorithm"]) == tuple(ALGORITHMS)
+    assert typing.get_args(whole["reward_scale"]) == tuple(REWARD_SCALES)
+    divergences = [typing.get_type_hints(member)["kind"] for member in members(kl["divergence"])]
+    assert {name for kind in divergences for name in typing.get_args(kind)} == set(DIVERGENCES)

@@ -16,7 +16,8 @@ from tensorboard.plugins.hparams.list_session_groups import Handler
 from tensorboard.util import tensor_util
 
 from kljax.training.board import LONGEST, SETTINGS
-from kljax.training.run_directory import MetricsLog, flat, identity
+from kljax.training.run_config import flat, identity
+from kljax.training.run_directory import MetricsLog
 
 METRICS = {"reward/mean": 0.5, "kl/reverse_exact_seq": 2.0, "objective/mean": -0.5}
 

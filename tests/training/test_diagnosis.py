@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kljax.errors import UserError
-from kljax.training import loop, run_directory
+from kljax.training import loop, run_config, run_directory
 from kljax.training.checkpoints import Checkpoints
 from kljax.training.diagnosis import cause
 from kljax.training.loop import train
@@ -88,7 +88,7 @@ def test_a_step_that_is_not_finite_stops_the_run_and_the_same_command_goes_on_be
         with pytest.raises(UserError, match=told) as raised:
             train(config)
     assert "nan" not in str(raised.value).partition("expected")[2]
-    path = run_directory.run_path(config)
+    path = run_config.run_path(config)
     written = "".join(file.read_text() for file in (*path.glob("*.jsonl"), *path.glob("*.json")))
     assert "NaN" not in written
     assert "Infinity" not in written
@@ -118,7 +118,7 @@ def test_a_jax_reward_that_is_nan_is_named_before_anything_is_trained(tiny, tmp_
     config = tiny("reward=jax", "reward.jax.function=nan_reward.make")
     with pytest.raises(UserError, match=r"^before the first step: reward/terms/jax is .*: 'nan_reward.make' is none for some"):
         train(config)
-    assert not run_directory.run_path(config).exists()
+    assert not run_config.run_path(config).exists()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1.0])

@@ -130,6 +130,9 @@ def test_a_base_model_is_fitted_once(tiny):
     task = prepare(tiny())
     path = ensure_base(task)
     written = (path / "metrics.jsonl").stat().st_mtime_ns
+    first, *others = run_directory.read_lines(path / "metrics.jsonl")
+    assert 0 < first["time/compile"] < first["time/seconds"]
+    assert others and not any("time/compile" in line for line in others)
     assert ensure_base(prepare(tiny("kl.beta=2"))) == path
     assert (path / "metrics.jsonl").stat().st_mtime_ns == written
 

@@ -15,7 +15,7 @@ from flax import nnx
 from kljax.config import LettersSource
 from kljax.errors import UserError
 from kljax.models import scoring
-from kljax.training import loop, recorder, run_directory, trainer
+from kljax.training import loop, recorder, run_config, run_directory, trainer
 from kljax.training.checkpoints import Checkpoints, save_params
 from kljax.training.loop import train
 from kljax.training.task import prepare
@@ -145,7 +145,7 @@ def test_a_reward_that_fails_at_once_leaves_no_run_directory(tiny, tmp_path, mon
     config = tiny(*failing_reward(tmp_path, monkeypatch, "    return [1.0]"))
     with pytest.raises(UserError, match=r"reward.vader: the reward function returned 1 rewards, expected 16"):
         train(config)
-    assert not run_directory.run_path(config).exists()
+    assert not run_config.run_path(config).exists()
 
 
 def test_a_reward_that_fails_later_loses_nothing(tiny, tmp_path, monkeypatch):
@@ -156,7 +156,7 @@ def test_a_reward_that_fails_later_loses_nothing(tiny, tmp_path, monkeypatch):
     config = tiny(*failing_reward(tmp_path, monkeypatch, body), "run.save_every=100")
     with pytest.raises(UserError, match=r"reward.vader: the reward of sample 3 is nan, expected a finite number"):
         train(config)
-    path = run_directory.run_path(config)
+    path = run_config.run_path(config)
     done = 3  # the first call is the check before the start, the fifth fails
     assert [line["step"] for line in run_directory.read_lines(path / "metrics.jsonl")] == list(range(done))
     checkpoints = Checkpoints(path)
@@ -250,7 +250,7 @@ def test_a_budget_below_the_start_is_refused_and_the_start_is_kept(tiny):
         UserError, match=r"kl.hard_budget: got 1e-05, but KL.* at step 0 of 6, and no earlier checkpoint lies below"
     ):
         train(config)
-    assert states(run_directory.run_path(config)) == [0]
+    assert states(run_config.run_path(config)) == [0]
 
 
 def states(path):

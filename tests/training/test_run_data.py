@@ -185,7 +185,8 @@ def test_prompts_come_back_as_they_were(tmp_path):
     talk: list = [[{"role": "user", "content": "ä"}], [{"role": "user", "content": "b"}]]
     tokens, mask = np.array([[0, 1], [2, 3]], np.int32), np.array([[False, True], [True, True]])
     rows = PromptRows(tokens, mask, datasets.Dataset.from_dict(columns), talk, [None, "y"])
-    run_data.record(tmp_path, {"held_out": rows}, whole=("held_out",))
+    parts = {"held_out": rows}
+    run_data.record(tmp_path, parts, run_data.check(tmp_path, parts), whole=("held_out",))
     found = run_data.read(tmp_path, "held_out")
     assert found is not None
     np.testing.assert_array_equal(found.tokens, tokens)

@@ -12,7 +12,8 @@ from tensorboardX.proto.event_pb2 import Event
 from kljax.config import Config
 from kljax.errors import UserError
 from kljax.training import run_directory
-from kljax.training.run_directory import JsonLines, MetricsLog, check_owner, identity, read_config, read_lines, write_atomically
+from kljax.training.run_config import check_owner, identity, read_config
+from kljax.training.run_directory import JsonLines, MetricsLog, read_lines, write_atomically
 from kljax.validation import validate, without_defaults
 
 
