@@ -1,6 +1,7 @@
 """Orbax checkpoints: the whole state every few steps, asynchronously, and the reference once, known by its hash."""
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +20,10 @@ from kljax.types import Params
 
 REFERENCE, BASE, START = "reference", "base", "start"
 """Folders of parameters that a run does not change. START: the model that the policy started from, where neither has it."""
+
+
+ONE_BY_ONE = re.compile(r"\blayers\.\d+\.")
+"""In the name of an array of older versions: the number of its layer."""
 
 
 class Checkpoints:
@@ -64,7 +69,8 @@ class Checkpoints:
                 "Restore the reference or start another run (name=…)."
             )
         with damaged.reading(folder, _without(folder, [other for other in self.steps() if other < step])):
-            _check_shapes(folder / "state", stack(shapes))
+            anew = "begin anew (name=…), or from its policy, as that version's experiments/export.py writes it (model.path=DIR)"
+            _check_shapes(folder / "state", stack(shapes), anew)
             target = ocp.args.Composite(state=ocp.args.StandardRestore(_laid_out(stack(shapes), stack(shardings))))
             state = self._manager.restore(step, args=target)["state"]
         return jax.jit(partial(like, shapes), out_shardings=shardings)(state) if is_unrolled(shapes) else state
@@ -116,7 +122,7 @@ def load_params(run: Path, shapes: Params, shardings: Params, name: str = REFERE
     both = f"{folder} and {fitted}" if fitted.exists() else f"{folder}"
     way_out = f"delete {both}: the command that made it makes it again"
     with damaged.reading(folder, way_out), ocp.StandardCheckpointer() as checkpointer:
-        there = _check_shapes(folder, shapes)
+        there = _check_shapes(folder, shapes, way_out)
         shapes = jax.tree.map(lambda x, y: jax.ShapeDtypeStruct(x.shape, y.dtype), shapes, there)
         params = checkpointer.restore(folder, _laid_out(shapes, shardings))
     check_finite(folder, params, f"Remove {run} and make it anew, with a lower learning rate if the fit had diverged")
@@ -165,14 +171,19 @@ def _laid_out(shapes: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def _check_shapes(folder: Path, shapes: Any) -> Any:
-    """Refuse what was saved from another model, by name, before any array is read; what the folder says of its arrays."""
+def _check_shapes(folder: Path, shapes: Any, way_out: str) -> Any:
+    """Refuse what was saved from another model, by name, before any array is read; what the folder says of its arrays.
+
+    `way_out`: what can be done with what an older version has saved.
+    """
     with _quiet(), ocp.StandardCheckpointer() as checkpointer:
         about = checkpointer.metadata(folder).item_metadata
         if about is None:
             raise ValueError("it does not say which arrays it has")
         tree: Any = about.tree  # pyright: ignore
     here, there = _shapes_by_name(shapes), _shapes_by_name(tree)
+    if any(ONE_BY_ONE.search(name) for name in there):
+        raise UserError(f"{folder} was written by an older version of kljax, which saved each layer by itself; {way_out}.")
     for name in [*here, *there]:
         if here.get(name) != there.get(name):
             found, expected = (f"the shape {s[name]}" if name in s else "no such array" for s in (there, here))

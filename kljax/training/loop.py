@@ -27,6 +27,7 @@ from kljax.training.progress import console, working
 from kljax.training.recorder import BudgetExceeded, Recorder
 from kljax.training.references import check_reference, first_reference
 from kljax.training.regularisation import ablation_note
+from kljax.training.resources import layers_note
 from kljax.training.state import TrainState, all_finite
 from kljax.training.task import prepare, say
 from kljax.training.trainer import Trainer, build_trainer, check_zero_kl
@@ -54,7 +55,9 @@ def train(config: Config) -> Path:
     if config.run.oracle_every:
         completion_tree(task, trainer.prompts)
     adapter = config.adapter
-    for note in (ablation_note(config.kl), None if adapter.kind == "none" else targets_note(task.decoder, adapter)):
+    of_adapter = None if adapter.kind == "none" else targets_note(task.decoder, adapter)
+    of_layers = layers_note(config.run.unroll_layers, task.decoder.layers, config.steps)
+    for note in (ablation_note(config.kl), of_adapter, of_layers):
         if note:
             console.print(note, soft_wrap=True)
     if task.pretrained is not None:

@@ -90,6 +90,22 @@ def unrolls(asked: bool | None, layers: int, steps: int) -> bool:
     return layers <= FEW_LAYERS or (jax.default_backend() == "cpu" and steps >= STEPS_A_LAYER * layers)
 
 
+def layers_note(asked: bool | None, layers: int, steps: int) -> str | None:
+    """What a launch says of the choice, and what would change it; None where it was asked for, or there are few layers."""
+    if asked is not None or layers <= FEW_LAYERS or jax.default_backend() != "cpu":
+        return None
+    enough = STEPS_A_LAYER * layers
+    if unrolls(asked, layers, steps):
+        return (
+            f"The {layers} layers are compiled one by one, which takes longer and makes steps faster: {steps} steps, at least "
+            f"{enough}. run.unroll_layers=false compiles a loop."
+        )
+    return (
+        f"The {layers} layers are compiled as a loop: {steps} steps, fewer than {enough}. run.unroll_layers=true compiles them "
+        "one by one, which takes longer and makes steps faster."
+    )
+
+
 def activation_bytes(config: Config, model: DecoderConfig) -> int:
     """Bytes of what `sample_with_activations` keeps of a rollout, prompts at their longest."""
     rollout, prompt = config.rollout, config.data.prompt.max_tokens + 1

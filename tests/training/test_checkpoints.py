@@ -1,11 +1,14 @@
 """Saving and restoring, and refusing what would mean something else."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from kljax.errors import UserError
+from kljax.models.layers import layer_of, stack
 from kljax.training.checkpoints import Checkpoints, frozen_hash, load_frozen, load_params, save_frozen, save_params
 from kljax.training.state import params_hash
 from kljax.training.task import prepare
@@ -38,6 +41,43 @@ def test_a_state_comes_back_bit_for_bit(trainer, tmp_path):
     checkpoints.close()
     assert_equal(restored, state)
     assert type(restored) is type(state)
+
+
+def test_a_run_may_go_on_in_the_other_form(tiny, tmp_path):
+    """Layers one by one or stacked in the program: on disk they are stacked."""
+    stacked, one_by_one = (
+        build_trainer(prepare(tiny("model.layers=3", f"run.unroll_layers={each}"))) for each in ("false", "true")
+    )
+    assert (stacked.unrolled, one_by_one.unrolled) == (False, True)
+    state = state_of(one_by_one)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state)
+    checkpoints.wait()
+    same, other = (checkpoints.restore(1, each.shapes, each.parts.shardings) for each in (one_by_one, stacked))
+    checkpoints.close()
+    assert jax.tree.structure(same) == jax.tree.structure(state)
+    assert jax.tree.structure(other) == jax.tree.structure(state_of(stacked))
+    assert_equal(same, state)
+    assert_equal(other, state_of(stacked))
+
+
+def test_what_an_older_version_saved_is_said_to_be_older(trainer, tmp_path):
+    state, arch = state_of(trainer), trainer.task.architecture
+    older = {**state.params, "layers": {str(i): layer_of(stack(state.params)["layers"], i) for i in range(1)}}
+    save_params(tmp_path, older)
+    with pytest.raises(UserError) as error:
+        load_params(tmp_path, arch.shapes, arch.shardings)
+    folder = tmp_path / "checkpoints" / "reference"
+    assert str(error.value) == (
+        f"{folder} was written by an older version of kljax, which saved each layer by itself; delete {folder}: the command "
+        "that made it makes it again."
+    )
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, replace(state, params=older))
+    checkpoints.wait()
+    with pytest.raises(UserError, match=r"which saved each layer by itself; begin anew \(name=…\), or from its policy"):
+        checkpoints.restore(1, trainer.shapes, trainer.parts.shardings)
+    checkpoints.close()
 
 
 def test_what_was_saved_is_the_state_at_the_time_of_saving(trainer, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 from kljax.kl.sequences import importance_weights, on_policy
+from kljax.models.layers import stack
 from kljax.models.scoring import score
 from kljax.rewards.device import length
 from kljax.training.microbatches import accumulate
@@ -137,6 +138,26 @@ def test_activations_of_sampling_give_the_steps_of_a_second_forward_pass(tiny, m
     its_params, its_logged = run_steps(kept, steps=2)
     assert logged[-1]["kl/reverse_exact_seq"] > 1e-4
     assert_close(its_params, params)
+    for name, value in logged[-1].items():
+        np.testing.assert_allclose(its_logged[-1][name], value, rtol=20 * RELATIVE, atol=2e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("mesh", "overrides"),
+    [
+        ((1, 1, 1), ["rollout.updates=2", "rollout.microbatches=2", "rollout.keep_activations=true", "reference/refresh=average"]),
+        ((2, 2, 2), ["adapter=lora", "model=llama"]),
+    ],
+    ids=["off-policy, in parts, with what sampling computed", "lora on 2 x 2 x 2"],
+)
+def test_layers_one_by_one_make_the_steps_of_a_loop(tiny, mesh, overrides):
+    looped, one_by_one = (
+        trainer_on(tiny, mesh, "model.layers=3", *overrides, f"run.unroll_layers={each}") for each in ("false", "true")
+    )
+    params, logged = run_steps(looped, steps=5)
+    its_params, its_logged = run_steps(one_by_one, steps=5)
+    assert logged[-1]["kl/reverse_exact_seq"] > 1e-4
+    assert_close(stack(its_params), params)
     for name, value in logged[-1].items():
         np.testing.assert_allclose(its_logged[-1][name], value, rtol=20 * RELATIVE, atol=2e-6, err_msg=name)
 
