@@ -111,10 +111,10 @@ def layer_of(tree: Layered, layer: int) -> Any:
 
 
 def unroll(tree: Any, count: int) -> Any:
-    """The tree, its `count` layers one by one: of arrays, of their shapes or of their shardings."""
+    """The tree, its `count` layers one by one: of arrays, of their shapes or of their shardings; one that is so as it is."""
 
     def parts(path: Any, leaf: Any) -> Any:
-        if not in_layers(path):
+        if not in_layers(path) or isinstance(path[-1], SequenceKey):
             return leaf
         if isinstance(leaf, NamedSharding):
             return [NamedSharding(leaf.mesh, PartitionSpec(*leaf.spec[1:]), memory_kind=leaf.memory_kind)] * count

@@ -104,7 +104,7 @@ def save_params(run: Path, params: Params, name: str = REFERENCE) -> None:
     folder = _folder(run, name)
     if not folder.exists():
         with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(folder, params)
+            checkpointer.save(folder, stack(params))
 
 
 def load_params(run: Path, shapes: Params, shardings: Params, name: str = REFERENCE) -> Params:
@@ -160,7 +160,7 @@ def load_start(run: Path, shapes: Params, shardings: Params) -> Params:
 
 def frozen_hash(base: Params, reference: Params) -> str:
     """What a checkpoint knows the frozen parameters by that it was trained with."""
-    return params_hash(reference) if base is reference else params_hash({BASE: base, REFERENCE: reference})
+    return params_hash(stack(reference)) if base is reference else params_hash(stack({BASE: base, REFERENCE: reference}))
 
 
 def _folder(run: Path, name: str) -> Path:

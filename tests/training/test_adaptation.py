@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from kljax.command_line import compose
 from kljax.config import Config
 from kljax.errors import UserError
+from kljax.models.layers import stack
 from kljax.models.lora import merge
 from kljax.models.scoring import score
 from kljax.rewards import model as rewards
@@ -61,7 +62,7 @@ def test_kl_is_zero_at_the_start_for_every_reference(tiny, choice):
 
 def test_the_frozen_model_is_held_once_under_lora(tiny):
     """The step's arguments: adapters, two moments of each, and one copy of the weights."""
-    trainer = build_trainer(prepare(tiny(*LORA)))
+    trainer = build_trainer(prepare(tiny(*LORA, "run.unroll_layers=false")))
     base = trainer.task.architecture.init(0)
     frozen = trainer.freeze(base, first_reference(trainer.task, base))
     assert frozen.reference is None
@@ -99,7 +100,7 @@ def test_the_merged_policy_over_a_bfloat16_base_is_the_one_that_was_trained(tiny
     expected = np.asarray(outcome.reverse_kl)
     assert expected.max() > 1e-4
     np.testing.assert_allclose(np.where(rollout.mask, scores.reverse_kl, 0.0), expected, rtol=1e-2, atol=1e-6)
-    assert merged["layers"][0]["mlp"]["up"]["kernel"].dtype == jnp.float32
+    assert merged["layers"]["mlp"]["up"]["kernel"].dtype == jnp.float32
     assert merged["embed"]["embedding"].dtype == jnp.bfloat16
 
 
@@ -114,9 +115,9 @@ def test_a_lora_step_moves_the_adapters_and_the_policy_only(tiny):
     assert float(metrics["kl/reverse_exact_tok"]) > 1e-6
     adapter = trainer.task.config.adapter
     merged = trainer.parts.adaptation.merged(state.params, base)
-    q, lora = base["layers"][0]["attention"]["q"]["kernel"], state.params["layers"][0]["attention"]["q"]["lora"]
+    q, lora = base["layers"]["attention"]["q"]["kernel"], stack(state.params)["layers"]["attention"]["q"]["lora"]
     expected = merge({"kernel": q, "lora": lora}, adapter)["kernel"]
-    np.testing.assert_allclose(merged["layers"][0]["attention"]["q"]["kernel"], expected, atol=1e-6)
+    np.testing.assert_allclose(merged["layers"]["attention"]["q"]["kernel"], expected, atol=1e-6)
     np.testing.assert_array_equal(merged["embed"]["embedding"], base["embed"]["embedding"])
 
 

@@ -85,7 +85,7 @@ def test_a_run_writes_what_its_readers_need(tiny, capsys):
     assert " ".join(token for token in shown["tokens"] if token != "<eos>").endswith(shown["completion"].strip())
     launch = json.loads((path / "environment.json").read_text())["launches"][0]
     assert launch["versions"]["jax"] == jax.__version__
-    assert launch["chosen"] == {"keep_activations": True}
+    assert launch["chosen"] == {"keep_activations": True, "unroll_layers": True}
     assert list((path / "tensorboard").iterdir())
     checkpoints = Checkpoints(path)
     assert checkpoints.steps() == [2, 4, 6]

@@ -145,7 +145,10 @@ def test_activations_of_sampling_give_the_steps_of_a_second_forward_pass(tiny, m
 @pytest.mark.parametrize(
     ("mesh", "overrides"),
     [
-        ((1, 1, 1), ["rollout.updates=2", "rollout.microbatches=2", "rollout.keep_activations=true", "reference/refresh=average"]),
+        (
+            (1, 1, 1),
+            ["rollout.updates=2", "rollout.microbatches=2", "rollout.keep_activations=true", "reference/refresh=average"],
+        ),
         ((2, 2, 2), ["adapter=lora", "model=llama"]),
     ],
     ids=["off-policy, in parts, with what sampling computed", "lora on 2 x 2 x 2"],
