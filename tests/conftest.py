@@ -25,10 +25,10 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "kljax
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
-from kljax.analysis import memory  # noqa: E402
 from kljax.command_line import compose  # noqa: E402
 from kljax.config import Config, to_dict  # noqa: E402
-from kljax.training import loop, trainer  # noqa: E402
+from kljax.models.layers import is_unrolled  # noqa: E402
+from kljax.training import fitting, trainer  # noqa: E402
 from kljax.training.task import base_path  # noqa: E402
 
 gc.set_threshold(200_000, 50, 50)  # traces are many small objects: collecting them as often as by default is 7 % of the time
@@ -98,7 +98,7 @@ def _composed(overrides: tuple[str, ...]) -> Config:
 @pytest.fixture(autouse=True, scope="session")
 def base_models_are_fitted_once(tmp_path_factory):
     """A run gets a copy of the base model that an earlier one with the same recipe has fitted: the files are its own."""
-    fit, kept = loop.ensure_base, tmp_path_factory.mktemp("bases")
+    fit, kept = fitting.ensure_base, tmp_path_factory.mktemp("bases")
 
     def ensure_base(task):
         path = base_path(task)
@@ -109,8 +109,7 @@ def base_models_are_fitted_once(tmp_path_factory):
         return path
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "ensure_base", ensure_base)
-        patch.setattr(memory, "ensure_base", ensure_base)
+        patch.setattr(fitting, "ensure_base", ensure_base)
         yield
 
 
@@ -123,7 +122,8 @@ def steps_are_compiled_once():
         if host is not None:
             return make(task, prompts, parts, host)
         config = {key: value for key, value in to_dict(task.config).items() if key not in ("name", "seed", "run", "evaluation")}
-        key = json.dumps([config, task.vocab_size, parts.sampler.eos_ids, parts.keep_activations], sort_keys=True)
+        chosen = parts.sampler.eos_ids, parts.keep_activations, is_unrolled(parts.shardings)
+        key = json.dumps([config, task.vocab_size, *chosen], sort_keys=True)
         return known.setdefault(key, make(task, prompts, parts, host))
 
     with pytest.MonkeyPatch.context() as patch:

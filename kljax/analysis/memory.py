@@ -10,7 +10,7 @@ import jax
 
 from kljax.config import Config
 from kljax.errors import UserError
-from kljax.training.fitting import ensure_base, load_base
+from kljax.training.fitting import find_base, load_base
 from kljax.training.references import first_reference
 from kljax.training.task import prepare
 from kljax.training.trainer import build_trainer
@@ -35,7 +35,7 @@ def measure(config: Config, steps: int = 2) -> Memory:
     if not STATUS.exists():
         raise UserError(f"memory is read from {STATUS}, which this system does not have; expected Linux.")
     task = prepare(config)
-    base_path = ensure_base(task)
+    base_path = find_base(task)
     trainer = build_trainer(task)
     _release()
     before = _resident("VmRSS")

@@ -39,7 +39,7 @@ from kljax.training.progress import ProgressBar, working
 from kljax.training.resources import unrolls
 from kljax.training.state import Leaf, finite, make_optimizer, opt_shardings
 from kljax.training.supervised_metrics import Figures
-from kljax.training.task import Task, base_identity, base_path, fits_in_float32, say
+from kljax.training.task import Task, base_identity, base_path, fits_in_float32, is_as_it_is, say
 from kljax.types import Params, struct
 
 RESULT, HUGGINGFACE = "result.json", "huggingface"
@@ -116,8 +116,16 @@ def ensure_base(task: Task) -> Path:
     return path
 
 
+def find_base(task: Task) -> Path:
+    """Where the model is that RL starts from: `ensure_base`, or the files of a model that is taken as it is."""
+    return task.pretrained.path if is_as_it_is(task) else ensure_base(task)  # pyright: ignore
+
+
 def load_base(task: Task, path: Path) -> Params:
-    """The fitted decoder in `path`, in the precision in which the config holds it."""
+    """The model in `path`, which `find_base` found, in the precision in which the config holds it."""
+    if is_as_it_is(task):
+        arch, files = task.architecture, task.pretrained
+        return huggingface.load_params(files, "decoder", arch.shapes, arch.shardings)  # pyright: ignore
     params = load_params(path, task.architecture.shapes, task.architecture.shardings)
     dtype = task.model.param_dtype
     return params if all(leaf.dtype == dtype for leaf in jax.tree.leaves(params)) else cast(params, dtype)

@@ -21,7 +21,7 @@ from kljax.training.checkpoints import START, Checkpoints, save_frozen, save_par
 from kljax.training.diagnosis import AFTER_UPDATE, fetched
 from kljax.training.enumeration import Enumeration, check_objective, completion_tree, enumerate_task
 from kljax.training.epochs import with_steps
-from kljax.training.fitting import ensure_base, load_base
+from kljax.training.fitting import find_base, load_base
 from kljax.training.interrupt import Interrupted, StopRequest, ending_at_once
 from kljax.training.progress import console, working
 from kljax.training.recorder import BudgetExceeded, Recorder
@@ -63,7 +63,7 @@ def train(config: Config) -> Path:
     if task.pretrained is not None:
         for sentence in generation_settings.sentences(task.generation, task.tokenizer, config.rollout):
             say(sentence)
-    base_path = ensure_base(task)
+    base_path = find_base(task)
     with working("reading the base model" + (" and the reference" if config.reference.path else "")):
         base = load_base(task, base_path)
         reference = first_reference(task, base)

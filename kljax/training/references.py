@@ -13,7 +13,7 @@ from kljax.training import run_config, run_directory
 from kljax.training.adaptation import cast
 from kljax.training.checkpoints import load_params
 from kljax.training.run_models import LATEST, restore_models, run_and_step
-from kljax.training.task import Task, base_path
+from kljax.training.task import Task, base_path, is_as_it_is
 from kljax.types import Params
 
 FIELD = "reference.path"
@@ -40,7 +40,7 @@ def check_reference(task: Task) -> None:
     """
     if task.config.reference.path is not None:
         _look(task, task.config.reference.path)
-        if not (base_path(task) / "result.json").exists():
+        if not is_as_it_is(task) and not (base_path(task) / "result.json").exists():
             _load(task, task.config.reference.path)
 
 

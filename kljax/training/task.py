@@ -205,6 +205,11 @@ def base_path(task: Task) -> Path:
     return Path(task.config.run.root) / "bases" / f"{task.config.name}-{digest.hexdigest()[:8]}"
 
 
+def is_as_it_is(task: Task) -> bool:
+    """Whether RL starts from an imported model as its files have it: nothing is fitted, and no copy of it is kept."""
+    return task.pretrained is not None and not task.config.pretrain.steps
+
+
 def fits_in_float32(task: Task) -> bool:
     """Whether a fit holds its parameters otherwise than the model is held later, when they are frozen."""
     return task.config.pretrain.steps > 0 and task.model.param_dtype != "float32"

@@ -240,7 +240,7 @@ def run_train(one, given, changes, monkeypatch):
         raise UserError("as far as the first compiled program")
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "ensure_base", stop)
+        patch.setattr(loop, "find_base", stop)
         first_job_only(patch)
         said = call("train.py", *given, *changes, code=command_line.MISTAKE)
     assert said.count("kljax: ") == said.count("kljax: as far as the first compiled program") == 1, said

@@ -122,10 +122,13 @@ def test_microbatches_give_the_steps_of_the_whole_batch(tiny, mesh, overrides):
         np.testing.assert_allclose(its_logged[-1][name], value, rtol=20 * RELATIVE, atol=1e-6, err_msg=name)
 
 
+IN_PARTS = ["rollout.updates=2", "rollout.microbatches=2"]
+
+
 @pytest.mark.parametrize(
     ("mesh", "overrides"),
     [
-        ((1, 1, 1), ["rollout.updates=2", "rollout.microbatches=2"]),
+        ((1, 1, 1), IN_PARTS),
         ((1, 1, 1), ["adapter=lora"]),
         ((8, 1, 1), []),
         ((2, 2, 2), ["model=llama"]),
