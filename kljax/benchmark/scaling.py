@@ -135,7 +135,7 @@ def lay_out(compose: Compose, label: str, changed: Overrides = ()) -> Layout:
     config = compose((*DISTRIBUTED, *changed, *mesh))
     trainer = build_trainer(prepare(config))
     arch = trainer.task.architecture
-    params = _abstract(arch.shapes, arch.shardings)
+    params = _abstract(trainer.form(arch.shapes), trainer.form(arch.shardings))
     reference = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, config.reference.dtype, sharding=p.sharding), params)
     state, frozen = _abstract(trainer.shapes, trainer.parts.shardings), trainer.freeze(params, reference)
     step = compile_step(trainer.parts).lower(state, frozen, trainer.batch(0).prompts).compile()  # pyright: ignore

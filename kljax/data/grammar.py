@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Sequence
 from functools import cache
+from itertools import accumulate
 
 import numpy as np
 
@@ -74,11 +75,18 @@ def sample_sentence(rng: random.Random) -> str:
     while stack:
         symbol = stack.pop()
         if symbol in GRAMMAR:
-            probabilities, rights = zip(*GRAMMAR[symbol], strict=True)
-            stack.extend(reversed(rng.choices(rights, probabilities)[0]))
+            rights, cumulative = _ways_on(symbol)
+            stack.extend(reversed(rng.choices(rights, cum_weights=cumulative)[0]))
         else:
             words.append(symbol)
     return " ".join(words)
+
+
+@cache
+def _ways_on(symbol: str) -> tuple[tuple[Stack, ...], tuple[float, ...]]:
+    """The right sides of a symbol's rules, and their probabilities added up."""
+    probabilities, rights = zip(*GRAMMAR[symbol], strict=True)
+    return rights, tuple(accumulate(probabilities))
 
 
 def sample_sentences(count: int, seed: int) -> list[str]:

@@ -75,11 +75,14 @@ class Trainer:
     def freeze(self, base: Params, reference: Params) -> Frozen:
         """Arguments of the step beside its state."""
         reward = jax.device_put(self.reward.params, replicated(self.task.mesh))
-        own = base, None if reference is base else reference
-        if self.unrolled:
-            shardings = self.form(self.task.architecture.shardings)
-            own = tuple(each and jax.jit(self.form, out_shardings=shardings)(each) for each in own)
-        return freeze(self.parts.adaptation, self.task.config.reference, own[0], own[1] or own[0], reward)
+        ours = self._in_form(base)
+        theirs = ours if reference is base else self._in_form(reference)
+        return freeze(self.parts.adaptation, self.task.config.reference, ours, theirs, reward)
+
+    def _in_form(self, params: Params) -> Params:
+        if not self.unrolled or is_unrolled(params):
+            return params
+        return jax.jit(self.form, out_shardings=self.form(self.task.architecture.shardings))(params)
 
     @property
     def unrolled(self) -> bool:

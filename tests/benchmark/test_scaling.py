@@ -16,8 +16,10 @@ from kljax.benchmark.work import Sizes
 from kljax.command_line import compose
 from kljax.config import Config
 from kljax.errors import UserError
-from kljax.models import decoder
+from kljax.models.decoder import Decoder
+from kljax.training import task
 from kljax.training.resources import chosen_devices
+from kljax.training.state import architecture
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "scaling.py"
 STEPS = 2
@@ -164,7 +166,11 @@ def test_with_fsdp_every_device_works_on_its_rows(monkeypatch):
     """Parameters are gathered, and not in sampling. If nothing says how activations lie, they are moved for every token."""
     changed = (*TINY, "rollout.max_new_tokens=16")
     held = scaling.lay_out(config, "fsdp=8", changed)
-    monkeypatch.setattr(decoder, "_held", lambda x, sharding: x)
+
+    def anywhere(config, vocab_size, mesh):
+        return architecture(lambda rngs: Decoder(config, vocab_size, rngs=rngs), mesh)
+
+    monkeypatch.setattr(task, "decoder_architecture", anywhere)
     moved = scaling.lay_out(config, "fsdp=8", changed)
     assert held.parameters == moved.parameters < PARAMETERS  # bytes, of which each parameter has four
     assert held.collectives.elsewhere["all-gather"].bytes > 4 * PARAMETERS
