@@ -123,6 +123,7 @@ def schemas():
 
 WHERE = {
     "Config": "config",
+    "RunConfig": "config:run",
     "TextSource": "data/source/text",
     "WholePrompt": "data/prompt/whole",
     "ChatPrompt": "data/prompt/chat",

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from kljax.models.layers import keep
+
 ALIGNED = 8  # rows: products of other numbers of queries or keys take up to a third longer on a CPU
 HIDDEN = -1e30  # finite, so that a row that may look at nothing (padding) gets numbers and no NaN
 
@@ -64,7 +66,7 @@ def attention(
 
 
 def _forward(q, k, v, mask, known):
-    found = _attended(q, k, v, mask) if known is None else known
+    found = keep(_attended(q, k, v, mask)) if known is None else known
     return found, (q, k, v, mask, found)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import NamedSharding, PartitionSpec
 from jax.tree_util import DictKey, SequenceKey, tree_map_with_path
 from jaxtyping import Array
@@ -56,12 +57,28 @@ def fold(
     call = partial(_called, graphdef, method or type(layers).__call__, again)
     params = nnx.to_pure_dict(params)  # pyright: ignore
     if not is_unrolled(params):
-        return jax.lax.scan(lambda x, each: call(each[0], x, *shared, each[1]), x, (params, own))
+
+        def body(x: Array, each: tuple[Params, Any]) -> tuple[Array, Any]:
+            return call(each[0], x, *shared, each[1])
+
+        # A loop's backward pass keeps whatever it is told to: products, and what `keep` marks. The rest is cheap to compute.
+        return jax.lax.scan(body if again else jax.checkpoint(body, prevent_cse=False, policy=KEPT), x, (params, own))
     found = []
     for i in range(_depth(params)):
         x, of_layer = call(layer_of(params, i), x, *shared, layer_of(own, i))
         found.append(of_layer)
     return x, jax.tree.map(lambda *each: list(each), *found)
+
+
+KEEP = "keep"
+KEPT = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable, jax.checkpoint_policies.save_only_these_names(KEEP)
+)
+
+
+def keep(tree: Any) -> Any:
+    """The same, to be kept for the backward pass of a loop over the layers."""
+    return jax.tree.map(lambda x: checkpoint_name(x, KEEP), tree)
 
 
 def apply(module: nnx.Module, again: bool, x: Array, *inputs: Any, method: Callable[..., Any] | None = None) -> Any:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 from jaxtyping import Array, Float
 
+from kljax.models.layers import keep
+
 Tree = TypeVar("Tree")
 
 
@@ -55,7 +57,7 @@ def recall(computed: Tree, known: Tree | None) -> Tree:
     Nobody asks for the value of `computed` then: the compiler leaves out what is needed for it alone, a product first of all,
     whose gradient needs its factors and not its result.
     """
-    return computed if known is None else _recall(computed, known)
+    return keep(computed) if known is None else _recall(computed, known)
 
 
 @jax.custom_vjp

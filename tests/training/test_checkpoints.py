@@ -20,8 +20,12 @@ def trainer(tiny):
     return build_trainer(prepare(tiny()))
 
 
+def params_of(trainer, seed=0):
+    return trainer.task.architecture.init(seed)
+
+
 def state_of(trainer, seed=0):
-    params = trainer.task.architecture.init(seed)
+    params = params_of(trainer, seed)
     return trainer.initial_state(params, params)
 
 
@@ -116,7 +120,7 @@ def test_another_model_is_refused(trainer, tiny, tmp_path):
 
 
 def test_the_reference_comes_back_with_its_hash(trainer, tmp_path):
-    params = state_of(trainer).params
+    params = params_of(trainer)
     arch = trainer.task.architecture
     assert save_frozen(tmp_path, params, params) == params_hash(params)
     base, reference, digest = load_frozen(tmp_path, arch.shapes, arch.shardings)
@@ -127,7 +131,7 @@ def test_the_reference_comes_back_with_its_hash(trainer, tmp_path):
 
 def test_a_base_of_its_own_comes_back_too_and_counts_in_the_hash(trainer, tmp_path):
     arch = trainer.task.architecture
-    base, reference = (state_of(trainer, seed).params for seed in (0, 1))
+    base, reference = (params_of(trainer, seed) for seed in (0, 1))
     digest = save_frozen(tmp_path, base, reference)
     again = load_frozen(tmp_path, arch.shapes, arch.shardings)
     assert_equal(again[:2], (base, reference))
@@ -136,7 +140,7 @@ def test_a_base_of_its_own_comes_back_too_and_counts_in_the_hash(trainer, tmp_pa
 
 def test_a_lower_precision_comes_back_as_it_was(trainer, tmp_path):
     arch = trainer.task.architecture
-    low = jax.tree.map(lambda p: p.astype(jnp.bfloat16), state_of(trainer).params)
+    low = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params_of(trainer))
     save_params(tmp_path, low)
     assert_equal(load_params(tmp_path, arch.shapes, arch.shardings), low)
     types = {leaf.dtype for leaf in jax.tree.leaves(load_params(tmp_path, arch.shapes, arch.shardings))}
@@ -145,9 +149,9 @@ def test_a_lower_precision_comes_back_as_it_was(trainer, tmp_path):
 
 def test_a_reference_is_written_once(trainer, tmp_path):
     arch = trainer.task.architecture
-    first = state_of(trainer, seed=0).params
+    first = params_of(trainer, seed=0)
     save_params(tmp_path, first)
-    save_params(tmp_path, state_of(trainer, seed=1).params)
+    save_params(tmp_path, params_of(trainer, seed=1))
     assert_equal(load_params(tmp_path, arch.shapes, arch.shardings), first)
 
 

@@ -14,6 +14,7 @@ COMPILING = """
 import atexit, os, signal, sys
 from kljax.training.interrupt import ending_at_once
 atexit.register(print, "destroyed")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
 try:
     with ending_at_once():
         os.kill(os.getpid(), signal.SIGINT)
