@@ -26,6 +26,9 @@ ONE_BY_ONE = re.compile(r"\blayers\.\d+\.")
 """In the name of an array of older versions: the number of its layer."""
 
 
+ANEW = "begin anew (name=…), or from its policy, as that version's experiments/export.py writes it (model.path=DIR)"
+
+
 class Checkpoints:
     """The checkpoints of one run directory. A resource: close it."""
 
@@ -54,8 +57,28 @@ class Checkpoints:
 
     def restore(self, step: int, shapes: Any, shardings: Any, reference_hash: str | None = None) -> Any:
         """The state of `step`, in the form of `shapes`, by `shardings`; refused if it was trained against another reference."""
+        with self._reading(step, reference_hash) as folder:
+            _check_shapes(folder, stack(shapes), ANEW)
+            target = ocp.args.Composite(state=ocp.args.StandardRestore(_laid_out(stack(shapes), stack(shardings))))
+            state = self._manager.restore(step, args=target)["state"]
+        return jax.jit(partial(like, shapes), out_shardings=shardings)(state) if is_unrolled(shapes) else state
+
+    def restore_parts(
+        self, step: int, shapes: dict[str, Any], shardings: dict[str, Any], reference_hash: str | None
+    ) -> dict[str, Any]:
+        """Those fields of the state of `step` that have shapes here, stacked; nothing is read of the others."""
+        with self._reading(step, reference_hash) as folder, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            _check_shapes(folder, shapes, ANEW, list(shapes))
+            target = _laid_out(shapes, shardings)
+            how = ocp.checkpoint_utils.construct_restore_args(target)
+            return checkpointer.restore(folder, ocp.args.PyTreeRestore(target, how, partial_restore=True))
+
+    @contextmanager
+    def _reading(self, step: int, reference_hash: str | None) -> Iterator[Path]:
+        """The folder of a state, while it is read; refused if it was trained against another reference."""
         folder = self._folder / str(step)
-        with damaged.reading(folder, _without(folder, [other for other in self.steps() if other < step])):
+        without = _without(folder, [other for other in self.steps() if other < step])
+        with damaged.reading(folder, without):
             about = self.about(step)
         if reference_hash is None and about["reference"] is not None:
             raise UserError(
@@ -68,12 +91,8 @@ class Checkpoints:
                 f"{str(reference_hash)[:12]}…; KL to it would mean something else. "
                 "Restore the reference or start another run (name=…)."
             )
-        with damaged.reading(folder, _without(folder, [other for other in self.steps() if other < step])):
-            anew = "begin anew (name=…), or from its policy, as that version's experiments/export.py writes it (model.path=DIR)"
-            _check_shapes(folder / "state", stack(shapes), anew)
-            target = ocp.args.Composite(state=ocp.args.StandardRestore(_laid_out(stack(shapes), stack(shardings))))
-            state = self._manager.restore(step, args=target)["state"]
-        return jax.jit(partial(like, shapes), out_shardings=shardings)(state) if is_unrolled(shapes) else state
+        with damaged.reading(folder, without), _quiet():
+            yield folder / "state"
 
     def about(self, step: int) -> dict[str, Any]:
         """What was said of the state when it was saved."""
@@ -171,16 +190,17 @@ def _laid_out(shapes: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def _check_shapes(folder: Path, shapes: Any, way_out: str) -> Any:
+def _check_shapes(folder: Path, shapes: Any, way_out: str, parts: list[str] | None = None) -> Any:
     """Refuse what was saved from another model, by name, before any array is read; what the folder says of its arrays.
 
-    `way_out`: what can be done with what an older version has saved.
+    `way_out`: what can be done with what an older version has saved. `parts`: of what is there, these alone.
     """
     with _quiet(), ocp.StandardCheckpointer() as checkpointer:
         about = checkpointer.metadata(folder).item_metadata
         if about is None:
             raise ValueError("it does not say which arrays it has")
         tree: Any = about.tree  # pyright: ignore
+        tree = tree if parts is None else {name: tree[name] for name in parts if name in tree}
     here, there = _shapes_by_name(shapes), _shapes_by_name(tree)
     if any(ONE_BY_ONE.search(name) for name in there):
         raise UserError(f"{folder} was written by an older version of kljax, which saved each layer by itself; {way_out}.")

@@ -4,17 +4,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import jax
 from jax.sharding import Mesh
 
 from kljax.config import Config
 from kljax.data import tokenizers
 from kljax.errors import UserError
+from kljax.kl.controllers import ControllerState
 from kljax.models import huggingface
 from kljax.training import run_config, run_directory
 from kljax.training.adaptation import Adaptation, adaptation, moving_shapes
 from kljax.training.checkpoints import Checkpoints, check_finite, load_frozen, load_start
+from kljax.training.mesh import replicated
 from kljax.training.regularisation import make_controller
-from kljax.training.state import Architecture, TrainState, decoder_architecture, rl_optimizer, state_shapes, state_shardings
+from kljax.training.state import Architecture, decoder_architecture
 from kljax.types import Params
 
 LATEST = "latest"
@@ -37,6 +40,15 @@ class RestoredModels:
     beta: float
     base: Params
     adapters: Params
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What of a train state is read."""
+
+    params: Params
+    controller: ControllerState
+    reference: Params
 
 
 def run_and_step(path: str, field: str) -> tuple[Path, int | Literal["latest"]] | None:
@@ -103,7 +115,7 @@ def restore_models(path: Path, step: int | Literal["latest"], mesh: Mesh) -> Res
     checkpoints = Checkpoints(path)
     try:
         chosen = _choose(checkpoints.steps(), step, path)
-        state = _restore_state(config, checkpoints, chosen, adapted, frozen_hash)
+        state = _restore_parts(config, checkpoints, chosen, adapted, frozen_hash)
         others = ", ".join(str(other) for other in checkpoints.steps() if other < chosen)
         way_out = f"Choose an earlier step ({others})" if others else "Restore the file, or run it anew (name=…)"
         check_finite(path / "checkpoints" / str(chosen), (state.params, state.reference), way_out)
@@ -118,7 +130,7 @@ def restore_models(path: Path, step: int | Literal["latest"], mesh: Mesh) -> Res
     return RestoredModels(chosen, arch, adapted.merged(state.params, base), reference, beta, start, adapters)
 
 
-def _beta(checkpoints: Checkpoints, step: int, state: TrainState) -> float:
+def _beta(checkpoints: Checkpoints, step: int, state: _Parts) -> float:
     """That of the last step; of an older checkpoint, and before the first step, that of the next one."""
     used = checkpoints.about(step).get("beta")
     return max(float(state.controller.beta if used is None else used), 0.0)
@@ -130,11 +142,16 @@ def _start(config: Config, path: Path, arch: Architecture, reference: Params) ->
     return reference if start is None and config.reference.path is None else start
 
 
-def _restore_state(config: Config, checkpoints: Checkpoints, step: int, adapted: Adaptation, frozen_hash: str) -> TrainState:
-    optimizer = rl_optimizer(config)
-    shapes = state_shapes(adapted.shapes, optimizer, make_controller(config), moving_shapes(adapted, config.reference))
-    shardings = state_shardings(shapes, optimizer, adapted.shardings, adapted.architecture.mesh)
-    return checkpoints.restore(step, shapes, shardings, frozen_hash)
+def _restore_parts(config: Config, checkpoints: Checkpoints, step: int, adapted: Adaptation, frozen_hash: str) -> _Parts:
+    """Of the state what makes models: the optimiser's moments, two thirds of it, stay on disk."""
+    controller = jax.eval_shape(make_controller(config).init)
+    whole = replicated(adapted.architecture.mesh)
+    shapes = {"params": adapted.shapes, "controller": controller}
+    shardings = {"params": adapted.shardings, "controller": jax.tree.map(lambda _: whole, controller)}
+    if (moving := moving_shapes(adapted, config.reference)) is not None:
+        shapes["reference"], shardings["reference"] = moving, adapted.shardings
+    found = checkpoints.restore_parts(step, shapes, shardings, frozen_hash)
+    return _Parts(found["params"], found["controller"], found.get("reference"))
 
 
 def _choose(steps: list[int], asked: int | Literal["latest"], path: Path, field: str = "step") -> int:
