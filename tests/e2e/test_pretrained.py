@@ -83,6 +83,7 @@ def test_in_through_training_and_out_again(overrides, models, tmp_path, compilat
     edit(copy / "generation_config.json", temperature=0.9, repetition_penalty=1.1)
     task = prepare(config)
     path = train(config)
+    assert not (path.parents[1] / "bases").exists()  # the model is taken as it is: no copy of it is made
     told = capsys.readouterr().out
     assert "A completion ends with <eos> (2), . (4) or film (11), as generation_config.json says.\n" in told
     assert "This run does not follow repetition_penalty=1.1 of generation_config.json: it samples" in told

@@ -10,6 +10,7 @@ import pytest
 from kljax.errors import UserError
 from kljax.models.layers import layer_of, stack
 from kljax.training.checkpoints import Checkpoints, frozen_hash, load_frozen, load_params, save_frozen, save_params
+from kljax.training.mesh import replicated
 from kljax.training.state import params_hash
 from kljax.training.task import prepare
 from kljax.training.trainer import build_trainer
@@ -63,6 +64,25 @@ def test_a_run_may_go_on_in_the_other_form(tiny, tmp_path):
     assert jax.tree.structure(other) == jax.tree.structure(state_of(stacked))
     assert_equal(same, state)
     assert_equal(other, state_of(stacked))
+
+
+def test_parts_of_a_state_are_read_without_the_others(trainer, tmp_path):
+    """In the form of files, whatever that of the program is."""
+    state = state_of(trainer)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state, {"reference": "hash"})
+    checkpoints.wait()
+    arch, whole = trainer.task.architecture, replicated(trainer.task.mesh)
+    shapes = {"params": arch.shapes, "controller": trainer.shapes.controller}
+    shardings = {"params": arch.shardings, "controller": jax.tree.map(lambda _: whole, trainer.shapes.controller)}
+    found = checkpoints.restore_parts(1, shapes, shardings, "hash")
+    with pytest.raises(UserError, match="was trained against the reference hash"):
+        checkpoints.restore_parts(1, shapes, shardings, "other")
+    checkpoints.close()
+    assert set(found) == {"params", "controller"}
+    assert_equal(found["params"], stack(state.params))
+    assert type(found["controller"]) is type(state.controller)
+    assert_equal(found["controller"], state.controller)
 
 
 def test_what_an_older_version_saved_is_said_to_be_older(trainer, tmp_path):

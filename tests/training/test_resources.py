@@ -14,7 +14,7 @@ from kljax.config import Config
 from kljax.errors import UserError
 from kljax.models.sampling import sample_with_activations
 from kljax.training import resources
-from kljax.training.resources import activation_bytes, chosen_devices, divide_cpu, keeps_activations
+from kljax.training.resources import activation_bytes, chosen_devices, divide_cpu, keeps_activations, layers_note, unrolls
 from kljax.training.task import prepare
 
 DEVICES = 1
@@ -50,6 +50,31 @@ def test_activations_are_kept_where_the_gradient_holds_them_anyway_and_they_fit(
     config = tiny(*overrides)
     monkeypatch.setattr(resources, "device_memory", lambda: memory)
     assert keeps_activations(config, config.model, DEVICES) == kept
+
+
+@pytest.mark.parametrize(
+    ("asked", "layers", "steps", "backend", "one_by_one", "said"),
+    [
+        (None, 6, 1, "cpu", True, None),
+        (None, 7, 69, "cpu", False, "The 7 layers are compiled as a loop: 69 steps, fewer than 70."),
+        (
+            None,
+            7,
+            70,
+            "cpu",
+            True,
+            "The 7 layers are compiled one by one, which takes longer and makes steps faster",
+        ),
+        (None, 7, 7000, "gpu", False, None),
+        (True, 30, 1, "cpu", True, None),
+        (False, 2, 1000, "cpu", False, None),
+    ],
+)
+def test_layers_are_compiled_one_by_one_where_that_is_sooner_done(monkeypatch, asked, layers, steps, backend, one_by_one, said):
+    monkeypatch.setattr(resources.jax, "default_backend", lambda: backend)
+    assert unrolls(asked, layers, steps) == one_by_one
+    note = layers_note(asked, layers, steps)
+    assert note is None if said is None else note.startswith(said)
 
 
 def test_a_device_has_memory():
