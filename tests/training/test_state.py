@@ -1,11 +1,14 @@
 """Optimisers and initial states."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from kljax.kl import controllers
+from kljax.models.layers import stack, unroll
 from kljax.training.state import initial_state, learning_rate, make_optimizer, state_shapes, state_shardings
 from kljax.training.task import prepare
 
@@ -43,14 +46,19 @@ def test_the_learning_rate_warms_up_and_then_follows_its_schedule(tiny, schedule
     assert stated.min() > 0
 
 
-def test_weight_decay_is_decoupled_and_spares_vectors(tiny):
+@pytest.mark.parametrize("form", [lambda params: params, partial(unroll, count=3)], ids=["stacked", "one by one"])
+def test_weight_decay_is_decoupled_and_spares_vectors(tiny, form):
+    """Those of layers, too, which are matrices where they lie stacked."""
     decay = 0.1
     config = tiny("optimizer.weight_decay=0.1", "optimizer.warmup_steps=0").optimizer
     optimizer = make_optimizer(config, 10)
-    params = {"matrix": jnp.ones((2, 2)), "vector": jnp.ones(2)}
+    layers = {"matrix": jnp.ones((3, 2, 2)), "vector": jnp.ones((3, 2))}
+    params = form({"matrix": jnp.ones((2, 2)), "vector": jnp.ones(2), "layers": layers})
     changes, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
-    np.testing.assert_allclose(changes["matrix"], -config.learning_rate * decay, rtol=1e-5)
-    np.testing.assert_array_equal(changes["vector"], 0.0)
+    changes = stack(changes)
+    for of in (changes, changes["layers"]):
+        np.testing.assert_allclose(of["matrix"], -config.learning_rate * decay, rtol=1e-5)
+        np.testing.assert_array_equal(of["vector"], 0.0)
 
 
 def test_the_initial_state_is_a_copy(tiny):
