@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from kljax.errors import UserError
 from kljax.models.layers import is_unrolled, like, stack
 from kljax.training import damaged
+from kljax.training.run_config import read_config
 from kljax.training.state import not_finite, params_hash
 from kljax.types import Params
 
@@ -58,7 +59,7 @@ class Checkpoints:
     def restore(self, step: int, shapes: Any, shardings: Any, reference_hash: str | None = None) -> Any:
         """The state of `step`, in the form of `shapes`, by `shardings`; refused if it was trained against another reference."""
         with self._reading(step, reference_hash) as folder:
-            _check_shapes(folder, stack(shapes), ANEW)
+            _check_shapes(folder, stack(shapes), self._folder.parent)
             target = ocp.args.Composite(state=ocp.args.StandardRestore(_laid_out(stack(shapes), stack(shardings))))
             state = self._manager.restore(step, args=target)["state"]
         return jax.jit(partial(like, shapes), out_shardings=shardings)(state) if is_unrolled(shapes) else state
@@ -68,7 +69,7 @@ class Checkpoints:
     ) -> dict[str, Any]:
         """Those fields of the state of `step` that have shapes here, stacked; nothing is read of the others."""
         with self._reading(step, reference_hash) as folder, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            _check_shapes(folder, shapes, ANEW, list(shapes))
+            _check_shapes(folder, shapes, self._folder.parent, list(shapes))
             target = _laid_out(shapes, shardings)
             how = ocp.checkpoint_utils.construct_restore_args(target)
             return checkpointer.restore(folder, ocp.args.PyTreeRestore(target, how, partial_restore=True))
@@ -141,7 +142,7 @@ def load_params(run: Path, shapes: Params, shardings: Params, name: str = REFERE
     both = f"{folder} and {fitted}" if fitted.exists() else f"{folder}"
     way_out = f"delete {both}: the command that made it makes it again"
     with damaged.reading(folder, way_out), ocp.StandardCheckpointer() as checkpointer:
-        there = _check_shapes(folder, shapes, way_out)
+        there = _check_shapes(folder, shapes, run)
         shapes = jax.tree.map(lambda x, y: jax.ShapeDtypeStruct(x.shape, y.dtype), shapes, there)
         params = checkpointer.restore(folder, _laid_out(shapes, shardings))
     check_finite(folder, params, f"Remove {run} and make it anew, with a lower learning rate if the fit had diverged")
@@ -155,6 +156,14 @@ def check_finite(folder: Path, tree: Any, way_out: str) -> None:
             f"{folder} holds a number that is not finite, in {name}: it was saved after its fit or run had diverged, which "
             f"older versions of kljax did, or the file was changed. {way_out}."
         )
+
+
+def check_version(run: Path) -> None:
+    """Refuse a run of an older version before anything of it is written anew, which that version could not read."""
+    folders = [_folder(run, REFERENCE), *sorted(run.resolve().glob("checkpoints/[0-9]*/state"))[-1:]]
+    for folder in filter(Path.exists, folders):
+        with damaged.reading(folder, "restore it from a copy, or begin anew (name=…)"):
+            _check_stacked(folder, _shapes_by_name(_arrays_in(folder)), run)
 
 
 def save_frozen(run: Path, base: Params, reference: Params) -> str:
@@ -190,20 +199,15 @@ def _laid_out(shapes: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def _check_shapes(folder: Path, shapes: Any, way_out: str, parts: list[str] | None = None) -> Any:
+def _check_shapes(folder: Path, shapes: Any, run: Path, parts: list[str] | None = None) -> Any:
     """Refuse what was saved from another model, by name, before any array is read; what the folder says of its arrays.
 
-    `way_out`: what can be done with what an older version has saved. `parts`: of what is there, these alone.
+    `run`: whose folder it is. `parts`: of what is there, these alone.
     """
-    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
-        about = checkpointer.metadata(folder).item_metadata
-        if about is None:
-            raise ValueError("it does not say which arrays it has")
-        tree: Any = about.tree  # pyright: ignore
-        tree = tree if parts is None else {name: tree[name] for name in parts if name in tree}
+    tree = _arrays_in(folder)
+    tree = tree if parts is None else {name: tree[name] for name in parts if name in tree}
     here, there = _shapes_by_name(shapes), _shapes_by_name(tree)
-    if any(ONE_BY_ONE.search(name) for name in there):
-        raise UserError(f"{folder} was written by an older version of kljax, which saved each layer by itself; {way_out}.")
+    _check_stacked(folder, there, run)
     for name in [*here, *there]:
         if here.get(name) != there.get(name):
             found, expected = (f"the shape {s[name]}" if name in s else "no such array" for s in (there, here))
@@ -212,6 +216,23 @@ def _check_shapes(folder: Path, shapes: Any, way_out: str, parts: list[str] | No
             )
     leaves = jax.tree.leaves(tree, is_leaf=lambda x: hasattr(x, "dtype"))
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+
+
+def _arrays_in(folder: Path) -> Any:
+    """A tree of what a folder says of its arrays."""
+    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+        about = checkpointer.metadata(folder).item_metadata
+        if about is None:
+            raise ValueError("it does not say which arrays it has")
+        return about.tree  # pyright: ignore
+
+
+def _check_stacked(folder: Path, names: Iterable[str], run: Path) -> None:
+    """Refuse what an older version has saved: a fit is made again, and a run goes on by that version alone."""
+    if any(ONE_BY_ONE.search(name) for name in names):
+        is_run = "rollout" in read_config(run)
+        way_on = ANEW if is_run else f"remove {run}: the command that made it makes it again"
+        raise UserError(f"{folder} was written by an older version of kljax, which saved each layer by itself; {way_on}.")
 
 
 @contextmanager

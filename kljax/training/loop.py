@@ -17,7 +17,7 @@ from kljax.models.lora import targets_note
 from kljax.policy.algorithms import ALGORITHMS
 from kljax.training import run_config, run_data, run_directory
 from kljax.training.adaptation import Frozen, frozen_reference
-from kljax.training.checkpoints import START, Checkpoints, save_frozen, save_params
+from kljax.training.checkpoints import START, Checkpoints, check_version, save_frozen, save_params
 from kljax.training.diagnosis import AFTER_UPDATE, fetched
 from kljax.training.enumeration import Enumeration, check_objective, completion_tree, enumerate_task
 from kljax.training.epochs import with_steps
@@ -41,6 +41,7 @@ def train(config: Config) -> Path:
     if config.epochs is None:  # otherwise its steps follow from the data
         run_config.check_owner(path, run_config.identity(config))
     run_directory.check_numerics(path)
+    check_version(path)
     task = with_steps(prepare(config))
     config = task.config
     run_config.check_owner(path, run_config.identity(config))

@@ -1,18 +1,29 @@
 """Saving and restoring, and refusing what would mean something else."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kljax.config import to_dict
 from kljax.errors import UserError
 from kljax.models.layers import layer_of, stack
-from kljax.training.checkpoints import Checkpoints, frozen_hash, load_frozen, load_params, save_frozen, save_params
+from kljax.training import run_directory
+from kljax.training.checkpoints import (
+    Checkpoints,
+    check_version,
+    frozen_hash,
+    load_frozen,
+    load_params,
+    save_frozen,
+    save_params,
+)
 from kljax.training.mesh import replicated
 from kljax.training.state import params_hash
-from kljax.training.task import prepare
+from kljax.training.task import base_identity, prepare
 from kljax.training.trainer import build_trainer
 
 
@@ -66,6 +77,7 @@ def test_a_run_may_go_on_in_the_other_form(tiny, tmp_path):
     assert_equal(other, state_of(stacked))
 
 
+@pytest.mark.parametrize("kind", ["run", "fit"])
 def test_parts_of_a_state_are_read_without_the_others(trainer, tmp_path):
     """In the form of files, whatever that of the program is."""
     state = state_of(trainer)
@@ -85,23 +97,33 @@ def test_parts_of_a_state_are_read_without_the_others(trainer, tmp_path):
     assert_equal(found["controller"], state.controller)
 
 
-def test_what_an_older_version_saved_is_said_to_be_older(trainer, tmp_path):
-    state, arch = state_of(trainer), trainer.task.architecture
+def test_what_an_older_version_saved_is_said_to_be_older(trainer, tmp_path, kind):
+    """A fit is removed as a whole: its checkpoints are older, too. Of a run nothing is: the version that wrote it needs all."""
+    state, task = state_of(trainer), trainer.task
+    run_directory.create(tmp_path, to_dict(task.config) if kind == "run" else base_identity(task))
     older = {**state.params, "layers": {str(i): layer_of(stack(state.params)["layers"], i) for i in range(1)}}
-    save_params(tmp_path, older)
-    with pytest.raises(UserError) as error:
-        load_params(tmp_path, arch.shapes, arch.shardings)
-    folder = tmp_path / "checkpoints" / "reference"
-    assert str(error.value) == (
-        f"{folder} was written by an older version of kljax, which saved each layer by itself; delete {folder}: the command "
-        "that made it makes it again."
+    way_on = (
+        "begin anew (name=…), or from its policy, as that version's experiments/export.py writes it (model.path=DIR)."
+        if kind == "run"
+        else f"remove {tmp_path}: the command that made it makes it again."
     )
+    said = "was written by an older version of kljax, which saved each layer by itself; " + way_on
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, replace(state, params=older))
     checkpoints.wait()
-    with pytest.raises(UserError, match=r"which saved each layer by itself; begin anew \(name=…\), or from its policy"):
+    folder = tmp_path / "checkpoints"
+    with pytest.raises(UserError) as error:
         checkpoints.restore(1, trainer.shapes, trainer.parts.shardings)
+    assert str(error.value) == f"{folder / '1' / 'state'} {said}"
     checkpoints.close()
+    with pytest.raises(UserError) as error:
+        check_version(tmp_path)
+    assert str(error.value) == f"{folder / '1' / 'state'} {said}"
+    save_params(tmp_path, older)
+    for check in (check_version, partial(load_params, shapes=task.architecture.shapes, shardings=task.architecture.shardings)):
+        with pytest.raises(UserError) as error:
+            check(tmp_path)
+        assert str(error.value) == f"{folder / 'reference'} {said}"
 
 
 def test_what_was_saved_is_the_state_at_the_time_of_saving(trainer, tmp_path):
