@@ -77,7 +77,6 @@ def test_a_run_may_go_on_in_the_other_form(tiny, tmp_path):
     assert_equal(other, state_of(stacked))
 
 
-@pytest.mark.parametrize("kind", ["run", "fit"])
 def test_parts_of_a_state_are_read_without_the_others(trainer, tmp_path):
     """In the form of files, whatever that of the program is."""
     state = state_of(trainer)
@@ -97,6 +96,7 @@ def test_parts_of_a_state_are_read_without_the_others(trainer, tmp_path):
     assert_equal(found["controller"], state.controller)
 
 
+@pytest.mark.parametrize("kind", ["run", "fit"])
 def test_what_an_older_version_saved_is_said_to_be_older(trainer, tmp_path, kind):
     """A fit is removed as a whole: its checkpoints are older, too. Of a run nothing is: the version that wrote it needs all."""
     state, task = state_of(trainer), trainer.task
