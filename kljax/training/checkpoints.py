@@ -159,7 +159,7 @@ def check_finite(folder: Path, tree: Any, way_out: str) -> None:
 
 
 def check_version(run: Path) -> None:
-    """Refuse a run of an older version before anything of it is written anew, which that version could not read."""
+    """Refuse a run of an older version before anything compiles."""
     folders = [_folder(run, REFERENCE), *sorted(run.resolve().glob("checkpoints/[0-9]*/state"))[-1:]]
     for folder in filter(Path.exists, folders):
         with damaged.reading(folder, "restore it from a copy, or begin anew (name=…)"):

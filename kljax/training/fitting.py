@@ -97,7 +97,10 @@ def ensure_base(task: Task) -> Path:
         huggingface.check_exportable(task.model, kind, task.tokenizer)
     with working("encoding the training rows"):
         objective = objectives.build(task)
-    run_directory.create(path, identity)
+    chosen = {"unroll_layers": _is_unrolled(task)}
+    if note := run_directory.circumstances_note(path, chosen):  # a fit that was interrupted goes on
+        say(note)
+    run_directory.create(path, identity, chosen)
     task.tokenizer.save_pretrained(str(path / "tokenizer"))
     outputs = _compile_outputs(task, objective)
     if task.config.pretrain.steps:
@@ -254,6 +257,11 @@ def _kept(state: FitState) -> tuple[Trained, Params]:
     return state.train, state.best_params
 
 
+def _is_unrolled(task: Task) -> bool:
+    """Whether a fit's program holds each layer by itself."""
+    return unrolls(task.config.run.unroll_layers, task.model.layers, task.config.pretrain.steps)
+
+
 def _begin(task: Task, objective: Objective, program: Program) -> FitState:
     """The state before the first update, whose parameters are the best so far."""
     state, name = program.init(), watched(task, objective)
@@ -305,7 +313,7 @@ def _compile(task: Task, objective: Objective, outputs: Callable[[Params, Rows],
     def begin(params: Params) -> Trained:
         return Trained(params, optimizer.init(params), jax.random.key(config.seed), jnp.zeros((), jnp.int32))
 
-    form = form_of(unrolls(task.config.run.unroll_layers, task.model.layers, config.steps), task.model.layers)
+    form = form_of(_is_unrolled(task), task.model.layers)
     stacked = jax.eval_shape(begin, arch.shapes)
     moments = opt_shardings(stacked.opt_state, optimizer, arch.shardings, arch.mesh)
     shapes, shardings = form(stacked), form(Trained(arch.shardings, moments, whole, whole))

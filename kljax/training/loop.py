@@ -74,8 +74,8 @@ def train(config: Config) -> Path:
     compiling = time.perf_counter() - began  # but for the one step that it takes
     state, frozen = trainer.initial_state(base, reference), trainer.freeze(base, reference)
     chosen = {"keep_activations": trainer.parts.keep_activations, "unroll_layers": trainer.unrolled}
-    if other := run_directory.other_circumstances(path, chosen):
-        say(f"Other circumstances than at the last launch: {other}. The same steps may differ in their last digits.")
+    if note := run_directory.circumstances_note(path, chosen):
+        say(note)
     run_config.check_owner(path, run_config.identity(config))  # again: a command beside this one may have been faster
     run_directory.create(path, {**run_config.identity(config), "run": run_directory.to_dict(config)["run"]}, chosen)
     run_data.record(path, parts, digests, whole=("held_out", "prompts") if config.run.oracle_every else ("held_out",))

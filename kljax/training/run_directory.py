@@ -95,6 +95,13 @@ def other_circumstances(path: Path, chosen: Mapping[str, Any]) -> str | None:
     return ", ".join(f"{name} {there} then, {here} now" for name, (there, here) in pairs.items() if there != here) or None
 
 
+def circumstances_note(path: Path, chosen: Mapping[str, Any]) -> str | None:
+    """What a launch says of that; None where there is nothing to say."""
+    if (other := other_circumstances(path, chosen)) is None:
+        return None
+    return f"Other circumstances than at the last launch: {other}. The same steps may differ in their last digits."
+
+
 def environment() -> dict[str, Any]:
     """Command line, versions, devices, settings and commit of this process."""
     return {

@@ -90,6 +90,17 @@ def test_an_interrupted_fit_of_an_older_version_is_said_to_be_one(tiny, monkeypa
         ensure_base(task)
 
 
+def test_an_interrupted_fit_that_goes_on_in_the_other_form_says_so(tiny, monkeypatch, capsys):
+    stacked, one_by_one = (prepare(tiny(f"run.unroll_layers={each}")) for each in ("false", "true"))
+    monkeypatch.setattr(fitting, "StopRequest", StopAfter(steps=7))
+    with pytest.raises(Interrupted):
+        ensure_base(stacked)
+    monkeypatch.undo()
+    ensure_base(one_by_one)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Other circumstances than at the last launch: unroll_layers False then, True now. The same steps" in said
+
+
 def check_resumption(whole, task, monkeypatch):
     ensure_base(whole)
     monkeypatch.setattr(fitting, "StopRequest", StopAfter(steps=7))
