@@ -85,7 +85,7 @@ def name_of(size: str, overrides: list[str]) -> str:
 
 
 def measure(config: Config, arguments: argparse.Namespace) -> "Figures":
-    """What the machine can do, and what a step does on it."""
+    """Measure what the machine can do, and what a step does on it."""
     from kljax.benchmark import machine, report, timing
 
     ceiling = machine.measure_ceiling(config.model.dtype)

@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def devices_of(name: str, changed: Overrides) -> int | None:
-    """What the series needs this machine's CPU to be taken for; None: one device."""
+    """The number of devices for which the series takes this machine's CPU; None: one."""
     fixed = {RUNS: None, DEVICES: series.DEVICES}
     if name in fixed:
         return fixed[name]

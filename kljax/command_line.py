@@ -91,7 +91,7 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """What is imported within stays, so nothing looks for garbage in it: not now, a fifth of the time, and not later."""
+    """Keep the garbage collector from what is imported within, which stays: now, a fifth of the time, and later."""
     gc.disable()
     try:
         yield

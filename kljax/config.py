@@ -420,7 +420,7 @@ class RefreshAverage:
 
 @strict
 class ReferenceConfig:
-    """What the policy is held to."""
+    """The model that the policy is held to."""
 
     path: str | None  # another checkpoint of the same architecture: a run directory or a Hugging Face one; null: the base model
     revision: str | None = None  # branch, tag or commit, where path is a hub name; null: its default

@@ -30,7 +30,7 @@ class Launch:
 
     @property
     def beyond_imports(self) -> float:
-        """What the second launch takes beside its imports."""
+        """Seconds of the second launch beside its imports."""
         return self.cached - self.imports
 
 

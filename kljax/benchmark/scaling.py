@@ -45,7 +45,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step of one member of a series takes; `flops` are those of its matrix products, as they must be done."""
+    """Time and memory of a step of one member of a series; `flops` are those of its matrix products, as they must be done."""
 
     label: str
     sizes: Sizes

@@ -165,7 +165,7 @@ def spelled(tokenizer: Tokenizer, text: str) -> str | None:
 
 
 def own_ends(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """What the tokenizer by itself puts before a text and after it."""
+    """The tokens that the tokenizer by itself puts before a text and after it."""
     for id in range(len(tokenizer)):
         try:
             found: Any = tokenizer(tokenizer.decode([id]), add_special_tokens=True, return_special_tokens_mask=True)

@@ -41,7 +41,7 @@ UNCHANGED = adapters.Change(None, None)
 
 @dataclass(frozen=True)
 class Pretrained:
-    """What a Hugging Face directory says that it holds; no weight has been read."""
+    """Contents of a Hugging Face directory, as it describes them; no weight has been read."""
 
     path: Path  # of the model's own files; with an adapter, of its base's
     config: DecoderConfig | EncoderConfig
@@ -60,7 +60,7 @@ class Pretrained:
 
 
 def describe(source: HuggingFaceModel, field: str = "model.path") -> Pretrained:
-    """What the directory or hub name holds: a model, or a LoRA adapter of PEFT's for another one. `field`: how messages begin.
+    """Contents of the directory or hub name: a model, or a LoRA adapter of PEFT's for another one. `field`: how messages begin.
 
     UserError where it cannot be read, is of an architecture or has parts that kljax has not, or has pickled weights only.
     """

@@ -184,7 +184,7 @@ def fingerprint(config: Path, tensors: Mapping[str, Tensor]) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """What one parameter, or a layer's part of one, is read from.
+    """The source of one parameter, or of a layer's part of one.
 
     `transposed`: it lies in the file as [out, in]. `third`: it is that third of the file's last axis. `added` to the tensor in
     the file: a low-rank product.

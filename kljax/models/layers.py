@@ -20,7 +20,7 @@ from jaxtyping import Array
 
 from kljax.types import Params
 
-LAYERS, AXIS = "layers", "layers"
+LAYERS = "layers"
 """The part of a model that holds them, and the logical axis that their parameters have first."""
 
 Layered = Any
@@ -42,19 +42,17 @@ def make_layers(make: Callable[[nnx.Rngs], nnx.Module], count: int, rngs: nnx.Rn
     stream.count[...] = first + jnp.uint32(count * keys)
     stacked = nnx.merge(nnx.graphdef(shape), jax.vmap(one)(jnp.arange(count, dtype=jnp.uint32)))
     for variable in jax.tree.leaves(nnx.state(stacked), is_leaf=lambda x: isinstance(x, nnx.Variable)):
-        variable.set_metadata(axes=(AXIS, *variable.get_metadata().get("axes", ())))
+        variable.set_metadata(axes=(LAYERS, *variable.get_metadata().get("axes", ())))
     return stacked
 
 
-def fold(
-    layers: nnx.Module, x: Array, shared: tuple[Any, ...], own: Layered, *, again: bool = False, method: Any = None
-) -> tuple[Array, Layered]:
+def fold(layers: nnx.Module, x: Array, shared: tuple[Any, ...], own: Layered, *, again: bool = False) -> tuple[Array, Layered]:
     """x through each layer in turn: layer(x, *shared, its part of `own`) → (x, found). The last x, and what each found.
 
     With `again` what is inside a layer is computed again in the backward pass, not kept.
     """
     graphdef, params = nnx.split(layers)
-    call = partial(_called, graphdef, method or type(layers).__call__, again)
+    call = partial(_called, graphdef, type(layers).__call__, again)
     params = nnx.to_pure_dict(params)  # pyright: ignore
     if not is_unrolled(params):
 
@@ -98,7 +96,7 @@ def _called(graphdef: nnx.GraphDef, method: Callable[..., Any], again: bool, par
 
 
 def _recomputed(function: Callable[..., Any]) -> Callable[..., Any]:
-    """What `jax.checkpoint` is for, for a function of (params, x, …).
+    """Do what `jax.checkpoint` is for, for a function of (params, x, …).
 
     On CPUs XLA drops the barriers by which `jax.checkpoint` keeps the two computations apart, and then finds that they are the
     same: everything is kept after all. So here the second one depends on the cotangent, by a zero that no pass can fold.

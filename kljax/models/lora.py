@@ -69,7 +69,7 @@ def check_targets(config: DecoderConfig, adapter: LoraAdapter) -> list[str]:
 
 
 def targets_note(config: DecoderConfig, adapter: LoraAdapter) -> str | None:
-    """What to say at launch of targets that are only in part those of the model; None where there is nothing to say."""
+    """A sentence for the launch on targets that are only in part those of the model; None where there is nothing to say."""
     if not (absent := check_targets(config, adapter)):
         return None
     adapted = [name for name in matrices(config) if name in (adapter.targets or ())]

@@ -11,7 +11,7 @@ from kljax.models.recall import Activations
 
 
 class Prefill(NamedTuple):
-    """What completions need of their prompts: the hidden state after each, and keys and values with room for what follows.
+    """The part of prompts that completions need: the hidden state after each, and keys and values with room for what follows.
 
     `found` are the layers' activations over the prompts.
     """

@@ -16,7 +16,7 @@ Tree = TypeVar("Tree")
 
 
 class Activations(NamedTuple):
-    """What a decoder layer computed for T tokens: enough to do without its products. Of all: arrays [L, …] or lists of L.
+    """Results of a decoder layer for T tokens: enough to do without its products. Of all: arrays [L, …] or lists of L.
 
     Queries and keys have their positions; `middle` is the residual stream after attention, `inner` what the MLP's activation
     function gets. Keys and values are found of the T tokens, and known of all S slots that they look at.

@@ -150,7 +150,7 @@ def _room_for(tokens: int, x: jax.ShapeDtypeStruct) -> Float[Array, "*dims token
 def _written(
     token: Int[Array, ""], kept: Float[Array, "*dims tokens width"], new: Float[Array, "*dims 1 width"]
 ) -> Float[Array, "*dims tokens width"]:
-    """What is kept, and what is new at its token."""
+    """The kept activations with the new ones at their token."""
     return jax.lax.dynamic_update_slice_in_dim(kept, new, token, axis=kept.ndim - 2)
 
 

@@ -96,7 +96,7 @@ def other_circumstances(path: Path, chosen: Mapping[str, Any]) -> str | None:
 
 
 def circumstances_note(path: Path, chosen: Mapping[str, Any]) -> str | None:
-    """What a launch says of that; None where there is nothing to say."""
+    """A sentence for the launch on other circumstances; None where there is nothing to say."""
     if (other := other_circumstances(path, chosen)) is None:
         return None
     return f"Other circumstances than at the last launch: {other}. The same steps may differ in their last digits."

@@ -44,7 +44,7 @@ class RestoredModels:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What of a train state is read."""
+    """Those fields of a train state that make models."""
 
     params: Params
     controller: ControllerState
