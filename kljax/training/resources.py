@@ -91,7 +91,7 @@ def unrolls(asked: bool | None, layers: int, steps: int) -> bool:
 
 
 def layers_note(asked: bool | None, layers: int, steps: int) -> str | None:
-    """A sentence for the launch on the choice, and what would change it; None where it was asked for, or there are few layers."""
+    """A sentence for the launch on the choice, and what would change it; None where it was asked for, or layers are few."""
     if asked is not None or layers <= FEW_LAYERS or jax.default_backend() != "cpu":
         return None
     enough = STEPS_A_LAYER * layers
