@@ -159,11 +159,13 @@ def check_finite(folder: Path, tree: Any, way_out: str) -> None:
 
 
 def check_version(run: Path) -> None:
-    """Refuse a run of an older version before anything compiles."""
-    folders = [_folder(run, REFERENCE), *sorted(run.resolve().glob("checkpoints/[0-9]*/state"))[-1:]]
-    for folder in filter(Path.exists, folders):
-        with damaged.reading(folder, "restore it from a copy, or begin anew (name=…)"):
-            _check_stacked(folder, _shapes_by_name(_arrays_in(folder)), run)
+    """Refuse a run of an older version before anything compiles. What cannot be read is left to the restore, which says so."""
+    for folder in [_folder(run, REFERENCE), *_states(run)[-1:]]:
+        try:
+            arrays = _shapes_by_name(_arrays_in(folder))
+        except Exception:  # missing or damaged: libraries have nothing in common in what they raise
+            continue
+        _check_stacked(folder, arrays, run)
 
 
 def save_frozen(run: Path, base: Params, reference: Params) -> str:
@@ -193,6 +195,12 @@ def frozen_hash(base: Params, reference: Params) -> str:
 
 def _folder(run: Path, name: str) -> Path:
     return (run / "checkpoints" / name).resolve()
+
+
+def _states(run: Path) -> list[Path]:
+    """The folders of the saved states, in the order of their steps."""
+    states = [folder for folder in run.resolve().glob("checkpoints/*/state") if folder.parent.name.isdigit()]
+    return sorted(states, key=lambda folder: int(folder.parent.name))
 
 
 def _laid_out(shapes: Any, shardings: Any) -> Any:
