@@ -10,15 +10,16 @@ from pathlib import Path
 
 from kljax.command_line import importing, launch
 from kljax.config import AnalysisConfig, to_dict
-from kljax.training.run_config import read_run_config
+from kljax.runs.config_file import read_run_config
 
 
 def run(config: AnalysisConfig) -> None:
     read_run_config(Path(config.run))  # refuses what is no run, before the imports
     with importing():
-        from kljax.analysis import evaluation, evaluation_files, tables
-        from kljax.training.restore import restore
-        from kljax.training.task import use_compilation_cache
+        from kljax.analysis import tables
+        from kljax.runs import evaluation, evaluation_files
+        from kljax.runs.restore import restore
+        from kljax.runs.setup import use_compilation_cache
 
     use_compilation_cache(config.compilation_cache)
     restored = restore(Path(config.run), config.step, config.mesh)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from kljax.command_line import CONFIGS, compose, importing, reporting_mistakes, variant
 from kljax.config import Config
 from kljax.errors import UserError
-from kljax.training.progress import console
+from kljax.progress import console
 
 if TYPE_CHECKING:
     from kljax.benchmark.report import Figures
@@ -56,7 +56,7 @@ def main() -> None:
     with importing():
         from kljax.benchmark import machine, peers, report, timing
         from kljax.benchmark.launch import measure_launch
-        from kljax.training.task import set_up_process
+        from kljax.runs.setup import set_up_process
 
     for config in configs.values():
         set_up_process(config)
@@ -96,7 +96,7 @@ def measure(config: Config, arguments: argparse.Namespace) -> "Figures":
 def compare(size: str, config: Config, arguments: argparse.Namespace) -> "list[Figures]":
     """Ours in a process of its own, too: the same script with --only step."""
     from kljax.benchmark import peers, report
-    from kljax.training.task import prepare
+    from kljax.runs.setup import prepare
 
     pythons = {"trl": arguments.trl_python, "tunix": arguments.tunix_python}
     others = peers.contestants(prepare(config), arguments.steps, pythons, arguments.peers_scripts)

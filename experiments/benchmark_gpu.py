@@ -51,7 +51,7 @@ def measure(config: Config, steps: int) -> dict[str, Any]:
         import jax
 
         from kljax.benchmark import accelerator, machine
-        from kljax.training.resources import divide_cpu
+        from kljax.devices.resources import divide_cpu
 
     divide_cpu(config)
     jax.config.update("jax_compilation_cache_dir", None)  # what is compiled here is compiled anew

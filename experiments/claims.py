@@ -13,7 +13,7 @@ from pathlib import Path
 
 from kljax.command_line import reporting_mistakes
 from kljax.errors import UserError
-from kljax.training.progress import console
+from kljax.progress import console
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

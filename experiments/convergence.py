@@ -11,7 +11,7 @@ from typing import get_args
 from kljax.command_line import compose, importing, reporting_mistakes
 from kljax.config import Config, PenaltyName
 from kljax.errors import UserError
-from kljax.training.progress import console
+from kljax.progress import console
 
 PENALTIES = get_args(PenaltyName)
 
@@ -34,7 +34,7 @@ def main() -> None:
 
     with importing():
         from kljax.analysis import convergence
-        from kljax.training.task import set_up_process
+        from kljax.runs.setup import set_up_process
 
     set_up_process(configs[0])
     outcomes = [convergence.run(config) for config in configs]

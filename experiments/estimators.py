@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from kljax.command_line import reporting_mistakes
-from kljax.training.progress import console
+from kljax.progress import console
 
 
 def main() -> None:

@@ -9,17 +9,17 @@ from pathlib import Path
 
 from kljax.command_line import importing, launch
 from kljax.config import ExportConfig
-from kljax.training.progress import console
-from kljax.training.run_config import read_run_config
+from kljax.progress import console
+from kljax.runs.config_file import read_run_config
 
 
 def run(config: ExportConfig) -> None:
     read_run_config(Path(config.run))  # refuses what is no run, before the imports
     with importing():
-        from kljax.models import huggingface
-        from kljax.training import adapter_export
-        from kljax.training.restore import restore
-        from kljax.training.task import use_compilation_cache
+        from kljax.models.huggingface import models as huggingface
+        from kljax.runs import adapter_export
+        from kljax.runs.restore import restore
+        from kljax.runs.setup import use_compilation_cache
 
     use_compilation_cache(config.compilation_cache)
     adapter_export.check(config)

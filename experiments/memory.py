@@ -8,13 +8,13 @@ from dataclasses import asdict
 
 from kljax.command_line import importing, launch
 from kljax.config import Config
-from kljax.training.progress import console
+from kljax.progress import console
 
 
 def run(config: Config) -> None:
     with importing():
         from kljax.analysis.memory import measure
-        from kljax.training.task import set_up_process
+        from kljax.runs.setup import set_up_process
 
     set_up_process(config)
     for name, size in asdict(measure(config)).items():

@@ -8,8 +8,8 @@ import argparse
 from pathlib import Path
 
 from kljax.command_line import reporting_mistakes
-from kljax.training.progress import console
-from kljax.training.run_config import find_runs, folder_of
+from kljax.progress import console
+from kljax.runs.config_file import find_runs, folder_of
 
 
 def main() -> None:

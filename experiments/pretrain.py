@@ -15,8 +15,8 @@ from kljax.config import Config
 def run(config: Config) -> None:
     with importing():
         from kljax.analysis import tables
-        from kljax.training.fitting import check_export, ensure_base, export_base, read_result
-        from kljax.training.task import prepare, set_up_process
+        from kljax.fitting.fit import check_export, ensure_base, export_base, read_result
+        from kljax.runs.setup import prepare, set_up_process
 
     set_up_process(config)
     task = prepare(config)

@@ -22,7 +22,7 @@ from kljax.command_line import compose, importing, reporting_mistakes
 from kljax.config import Config
 from kljax.errors import UserError
 from kljax.json_text import json_text
-from kljax.training.progress import console
+from kljax.progress import console
 
 RUNS, DEVICES = "runs", "devices"
 ALONE = (RUNS, DEVICES)
@@ -72,7 +72,7 @@ def devices_of(name: str, changed: Overrides) -> int | None:
     fixed = {RUNS: None, DEVICES: series.DEVICES}
     if name in fixed:
         return fixed[name]
-    from kljax.training.resources import chosen_devices
+    from kljax.devices.resources import chosen_devices
 
     base = config((*BASE, *changed))
     return base.run.cpu_devices or chosen_devices(base)
@@ -107,7 +107,7 @@ def config(overrides: Overrides) -> Config:
 
 def add_to_json(file: Path, name: str, found: dict[str, Any]) -> None:
     """Replace one series in the file, and keep the others."""
-    from kljax.training.run_directory import write_atomically
+    from kljax.runs.directory import write_atomically
 
     file.parent.mkdir(parents=True, exist_ok=True)
     before = json.loads(file.read_bytes()) if file.exists() else {}

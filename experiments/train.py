@@ -16,8 +16,8 @@ from kljax.errors import UserError
 
 def run(config: Config) -> None:
     with importing():
+        from kljax.runs.setup import set_up_process
         from kljax.training.loop import train
-        from kljax.training.task import set_up_process
 
     set_up_process(config)
     path = train(config)
@@ -38,8 +38,9 @@ def evaluating(path: Path) -> Iterator[None]:
 
 
 def evaluate(path: Path, config: Config) -> None:
-    from kljax.analysis import evaluation, evaluation_files, tables
-    from kljax.training.restore import restore
+    from kljax.analysis import tables
+    from kljax.runs import evaluation, evaluation_files
+    from kljax.runs.restore import restore
 
     result = evaluation.evaluate(restore(path, "latest", config.mesh), config.evaluation)
     evaluation_files.save_own(result, path)

@@ -27,14 +27,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kljax.config.mistakes import leaf_keys, unknown_key
+from kljax.config.validation import validate
 from kljax.errors import UserError, did_you_mean
-from kljax.mistakes import leaf_keys, unknown_key
 from kljax.overrides import jobs as sweeps
 from kljax.overrides.folders import CONFIGS, check_experiment, check_shadowed, find_own_configs
 from kljax.overrides.sentences import sentence
 from kljax.overrides.variants import Job, distinct, label
-from kljax.training.progress import console
-from kljax.validation import validate
+from kljax.progress import console
 
 MISTAKE, INTERRUPTED = 2, 130  # exit codes
 NOT_OURS = (HydraException, OmegaConfBaseException, yaml.YAMLError)  # what Hydra lets through

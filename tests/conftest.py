@@ -27,9 +27,10 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 from kljax.command_line import compose  # noqa: E402
 from kljax.config import Config, to_dict  # noqa: E402
+from kljax.fitting import fit as fitting  # noqa: E402
 from kljax.models.layers import is_unrolled  # noqa: E402
-from kljax.training import fitting, trainer  # noqa: E402
-from kljax.training.task import base_path  # noqa: E402
+from kljax.runs.setup import base_path  # noqa: E402
+from kljax.training import trainer  # noqa: E402
 
 gc.set_threshold(200_000, 50, 50)  # traces are many small objects: collecting them as often as by default is 7 % of the time
 

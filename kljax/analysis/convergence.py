@@ -16,11 +16,11 @@ from rich.table import Table
 
 from kljax.config import Config
 from kljax.kl import oracle
+from kljax.progress import console
 from kljax.rewards import combination
-from kljax.training.enumeration import Enumeration, enumerate_task
+from kljax.runs.enumeration import Enumeration, enumerate_task
+from kljax.runs.restore import restore
 from kljax.training.loop import train
-from kljax.training.progress import console
-from kljax.training.restore import restore
 
 RESTING_POINTS = {
     "exact": "optimum",

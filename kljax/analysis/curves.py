@@ -10,8 +10,8 @@ from copy import deepcopy
 from dataclasses import MISSING
 from typing import Any
 
+from kljax.config.validation import default_of, without_defaults
 from kljax.json_text import key_text
-from kljax.validation import default_of, without_defaults
 
 REPEATED = ("seed", "run", "mesh", "evaluation")
 """In what the runs of a point may differ. Where runs differ in the last three alone, they are one run twice."""

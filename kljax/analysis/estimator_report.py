@@ -15,7 +15,7 @@ from rich.text import Text
 
 from kljax.analysis.estimator_study import COLUMNS, REACHED, SAMPLES, VALUES, Result
 from kljax.kl.penalties import PENALTIES
-from kljax.training.progress import console
+from kljax.progress import console
 
 matplotlib.use("Agg")  # files only: no display needed
 import matplotlib.pyplot as plt

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from kljax.analysis import evaluation_files
 from kljax.analysis.curves import alike, curve_of, labels, varied
-from kljax.analysis.evaluation import groups_of
-from kljax.analysis.intervals import LEVEL, Estimate, crossed, t_quantile
+from kljax.config.validation import default_of
 from kljax.errors import UserError
 from kljax.json_text import key_text
-from kljax.training.run_config import read_config
-from kljax.validation import default_of
+from kljax.runs import evaluation_files
+from kljax.runs.config_file import read_config
+from kljax.runs.evaluation import groups_of
+from kljax.runs.intervals import LEVEL, Estimate, crossed, t_quantile
 
 
 @dataclass(frozen=True)

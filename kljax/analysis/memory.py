@@ -10,9 +10,9 @@ import jax
 
 from kljax.config import Config
 from kljax.errors import UserError
-from kljax.training.fitting import find_base, load_base
-from kljax.training.references import first_reference
-from kljax.training.task import prepare
+from kljax.fitting.fit import find_base, load_base
+from kljax.runs.reference import first_reference
+from kljax.runs.setup import prepare
 from kljax.training.trainer import build_trainer
 
 STATUS = Path("/proc/self/status")

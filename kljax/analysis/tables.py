@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from kljax.analysis.evaluation import Evaluation, groups_of, of_model
 from kljax.analysis.frontier import Point
-from kljax.analysis.intervals import LEVEL, t_quantile
-from kljax.training.progress import console
+from kljax.progress import console
+from kljax.runs.evaluation import Evaluation, groups_of, of_model
+from kljax.runs.intervals import LEVEL, t_quantile
 
 if TYPE_CHECKING:  # it needs SciPy, which is slow to import, and train.py does not need it
     from kljax.analysis import overoptimisation

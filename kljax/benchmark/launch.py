@@ -13,7 +13,7 @@ from kljax.errors import UserError
 POLL = 0.005  # seconds
 TURNS = 3
 SCRIPT = Path(__file__).parents[2] / "experiments" / "train.py"
-IMPORTS = "import kljax.command_line, kljax.training.loop, kljax.training.restore, kljax.analysis.evaluation"
+IMPORTS = "import kljax.command_line, kljax.training.loop, kljax.runs.restore, kljax.runs.evaluation"
 """What a run needs: the script imports it when the config is read."""
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from kljax.training.run_directory import environment, git
+from kljax.runs.directory import environment, git
 
 PRODUCTS = {
     "cpu": ((2048, 2048, 2048), (4096, 1024, 4096), (8192, 512, 2048)),

@@ -17,8 +17,8 @@ from typing import Any
 from kljax.benchmark.timing import WARM, Subject, Timed, sizes_of, timed_step
 from kljax.errors import UserError
 from kljax.json_text import json_text
-from kljax.training.progress import console
-from kljax.training.task import Task
+from kljax.progress import console
+from kljax.runs.setup import Task
 
 Figures = dict[str, Any]
 """The JSON object of a script."""

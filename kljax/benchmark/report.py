@@ -14,7 +14,7 @@ from kljax.benchmark.timing import Loop, Measurement, Subject, Timed
 from kljax.benchmark.work import Work, step_work
 from kljax.config import to_dict
 from kljax.json_text import json_text
-from kljax.training.run_directory import write_atomically
+from kljax.runs.directory import write_atomically
 
 Figures = dict[str, Any]
 """What a benchmark's JSON file holds; every time is in seconds."""

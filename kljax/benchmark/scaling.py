@@ -22,12 +22,12 @@ from kljax.benchmark.tables import Rows
 from kljax.benchmark.timing import WARM, Subject, Timed, subject, timed_step
 from kljax.benchmark.work import Sizes, step_work
 from kljax.config import Config
+from kljax.devices.resources import divide_cpu
+from kljax.devices.state import TrainState
 from kljax.models.sampling import rooms
-from kljax.training.adaptation import Frozen
-from kljax.training.resources import divide_cpu
-from kljax.training.state import TrainState
+from kljax.runs.adapter import Frozen
+from kljax.runs.setup import prepare
 from kljax.training.step import compile_step
-from kljax.training.task import prepare
 from kljax.training.trainer import Batch, build_trainer
 from kljax.types import Params, Prompts
 

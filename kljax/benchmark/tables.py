@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from kljax.training.progress import console
+from kljax.progress import console
 
 WIDTH = 128  # characters of a table on the terminal
 

@@ -15,14 +15,14 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from kljax.analysis.memory import STATUS, begin_peak, peak
 from kljax.benchmark.work import Sizes
 from kljax.config import Config
+from kljax.devices.state import TrainState
 from kljax.errors import UserError
-from kljax.models import huggingface
-from kljax.training.adaptation import Frozen
+from kljax.models.huggingface import models as huggingface
+from kljax.runs.adapter import Frozen
+from kljax.runs.reference import first_reference
+from kljax.runs.setup import Task, prepare
 from kljax.training.recorder import Recorder
-from kljax.training.references import first_reference
-from kljax.training.state import TrainState
 from kljax.training.step import Parts, compile_halves, compile_step, score_rollout
-from kljax.training.task import Task, prepare
 from kljax.training.trainer import Trainer, build_trainer
 from kljax.types import Params, Prompts, Rollout
 

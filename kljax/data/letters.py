@@ -1,7 +1,7 @@
 """A task small enough to enumerate: short words of a few letters, drawn from a random Markov chain.
 
 With its special tokens the vocabulary has `letters` + 3 entries, so that every completion of a few tokens can be listed and
-the optimum of the RLHF objective is known exactly (kljax/training/enumeration.py).
+the optimum of the RLHF objective is known exactly (kljax/runs/enumeration.py).
 """
 
 import string

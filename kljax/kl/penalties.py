@@ -1,7 +1,7 @@
 """A KL penalty is a pair: what it takes from the reward of each token, and what it adds to the loss at each token.
 
 The first part carries no gradient (the score function does); the second is differentiated. That holds every method in
-use. Adding one is a function, a row in `PENALTIES` and its name in kljax/config.py.
+use. Adding one is a function, a row in `PENALTIES` and its name in kljax/config/kl.py.
 
 Each term carries the importance weights of its prefix (`sequences.Weights`), 1 on-policy: a part that is taken from the
 reward of token t and is due to token s >= t weighs with all tokens up to s, so that every row has the same expected

@@ -1,7 +1,7 @@
 """One decoder that spells the GPT-2, Llama, Qwen and OLMo families: each is a choice of parts (configs/model/).
 
 Parameters carry logical axes (`axes` in their metadata: vocab, embed, heads, kv_heads, mlp, …), which
-`training/mesh.py` maps to the axes of a device mesh. Parameters and activations have the config's dtypes; logits are float32.
+`devices/mesh.py` maps to the axes of a device mesh. Parameters and activations have the config's dtypes; logits are float32.
 """
 
 import math
@@ -15,13 +15,13 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from kljax.config import DecoderConfig, EncoderConfig
-from kljax.models.attention import Attended, attention, join_heads, split_heads
 from kljax.models.layers import apply, fold, make_layers
-from kljax.models.product import dot_general
-from kljax.models.recall import NOTHING, Activations, recall
-from kljax.models.rotary import Rotation, rotate, rotation, turned
-from kljax.models.swiglu import swiglu
-from kljax.models.vocabulary import Head
+from kljax.models.ops.attention import Attended, attention, join_heads, split_heads
+from kljax.models.ops.linear import dot_general
+from kljax.models.ops.recall import NOTHING, Activations, recall
+from kljax.models.ops.rotary import Rotation, rotate, rotation, turned
+from kljax.models.ops.swiglu import swiglu
+from kljax.models.ops.vocabulary import Head
 
 Cache = tuple[Any, Any]
 """Keys and values of the layers, each [L, B, kv_heads, S, K] or a list of L without the first axis.

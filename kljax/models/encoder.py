@@ -12,10 +12,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from kljax.config import EncoderConfig
-from kljax.models.attention import attend, join_heads, split_heads
 from kljax.models.decoder import dropout, embedding, layer_norm, linear, positions_of
 from kljax.models.layers import apply, fold, make_layers
-from kljax.models.vocabulary import Head
+from kljax.models.ops.attention import attend, join_heads, split_heads
+from kljax.models.ops.vocabulary import Head
 
 
 class Encoder(nnx.Module):

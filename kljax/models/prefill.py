@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from kljax.models.decoder import Cache, Decoder, causal_mask, positions_of
-from kljax.models.recall import Activations
+from kljax.models.ops.recall import Activations
 
 
 class Prefill(NamedTuple):

@@ -9,8 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from kljax.models.decoder import Cache, Decoder, write
+from kljax.models.ops.recall import Activations, Known, without_slots
 from kljax.models.prefill import grown, prefill
-from kljax.models.recall import Activations, Known, without_slots
 from kljax.types import Params, Prompts, Rollout, struct
 
 

@@ -8,9 +8,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from kljax.kl import divergences
 from kljax.kl.next_token import LOG_PROB, Comparison, compare, comparison
 from kljax.models.decoder import Decoder, causal_mask, positions_of
+from kljax.models.ops.recall import Known
+from kljax.models.ops.vocabulary import map_logits, of_whole_logits
 from kljax.models.prefill import prefill
-from kljax.models.recall import Known
-from kljax.models.vocabulary import map_logits, of_whole_logits
 from kljax.types import Rollout, Scores
 
 

@@ -11,8 +11,8 @@ from hydra.errors import ConfigCompositionException, HydraException, OverridePar
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from kljax.config import Config, RewardTerm
+from kljax.config.mistakes import leaf_keys, unknown_key
 from kljax.errors import did_you_mean
-from kljax.mistakes import leaf_keys, unknown_key
 from kljax.overrides.folders import CONFIGS, folders, options
 from kljax.overrides.unreadable import explained
 

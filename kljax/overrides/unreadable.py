@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from kljax.mistakes import unknown_key
+from kljax.config.mistakes import unknown_key
 
 KEY = re.compile(r"[+~]{0,2}[A-Za-z0-9_][\w./@-]*", re.ASCII)
 PAIRS = {"]": "[", "}": "{", ")": "("}

@@ -10,11 +10,11 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from kljax.config import Config
+from kljax.config.mistakes import leaf_keys
+from kljax.config.validation import without_defaults
 from kljax.errors import UserError
 from kljax.json_text import key_text
-from kljax.mistakes import leaf_keys
-from kljax.training import run_config
-from kljax.validation import without_defaults
+from kljax.runs import config_file
 
 LONGEST = 120  # characters of a name; those of a file have their limits
 NOT_NAMED = ("run", "hydra", "experiment", "name")  # keys that make no other run, or another folder above
@@ -102,7 +102,7 @@ def distinct(jobs: Sequence[Job]) -> tuple[list[Any], list[str]]:
 
 
 def _place(config: Config) -> Path:
-    return run_config.run_path(config)
+    return config_file.run_path(config)
 
 
 def _clashing(jobs: Sequence[Job]) -> set[Path]:
@@ -123,7 +123,7 @@ def _clashing(jobs: Sequence[Job]) -> set[Path]:
 
 
 def _hashed(job: Job) -> Config:
-    digest = hashlib.sha256(key_text(_identity(run_config.identity(job.config))).encode()).hexdigest()
+    digest = hashlib.sha256(key_text(_identity(config_file.identity(job.config))).encode()).hexdigest()
     return replace(job.config, run=replace(job.config.run, variant=f"{job.config.run.variant}-{digest[:6]}"))
 
 
@@ -135,14 +135,14 @@ def _identity(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_own(config: Config) -> bool:
     """Whether the config's directory is there and is that of this config."""
-    return (_place(config) / run_config.CONFIG).exists() and _differs(config) is None
+    return (_place(config) / config_file.CONFIG).exists() and _differs(config) is None
 
 
 def _differs(config: Config) -> str | None:
     """The first field in which the run that is there differs; None where it does not, or where there is none."""
-    if not (_place(config) / run_config.CONFIG).exists():
+    if not (_place(config) / config_file.CONFIG).exists():
         return None
-    there, here = _identity(run_config.read_config(_place(config))), _identity(run_config.identity(config))
+    there, here = _identity(config_file.read_config(_place(config))), _identity(config_file.identity(config))
     return _first_difference(there, here)
 
 

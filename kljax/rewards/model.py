@@ -20,8 +20,8 @@ from kljax.data import tokenizers
 from kljax.data.conversations import Message, said
 from kljax.data.labelled import Texts, padded
 from kljax.errors import UserError, did_you_mean
-from kljax.models import huggingface
 from kljax.models.classifier import Classifier
+from kljax.models.huggingface import models as huggingface
 from kljax.types import Params, Rollout, Tokenizer
 
 FIELD = "arguments.path"

@@ -4,8 +4,8 @@ import math
 from dataclasses import replace
 from fractions import Fraction
 
-from kljax.training.task import Task, say
-from kljax.validation import check_warmup
+from kljax.config.validation import check_warmup
+from kljax.runs.setup import Task, say
 
 
 def with_steps(task: Task) -> Task:

@@ -10,26 +10,26 @@ import jax
 import jax.numpy as jnp
 
 from kljax.config import Config
+from kljax.devices.resources import layers_note
+from kljax.devices.state import TrainState, all_finite
 from kljax.errors import NotFinite, UserError
-from kljax.models import generation_settings
+from kljax.fitting.fit import find_base, load_base
+from kljax.interrupt import Interrupted, StopRequest, ending_at_once
+from kljax.models.huggingface import generation_settings
 from kljax.models.layers import stack
 from kljax.models.lora import targets_note
 from kljax.policy.algorithms import ALGORITHMS
-from kljax.training import run_config, run_data, run_directory
-from kljax.training.adaptation import Frozen, frozen_reference
-from kljax.training.checkpoints import START, Checkpoints, check_version, save_frozen, save_params
+from kljax.progress import console, working
+from kljax.runs import config_file, directory, prompt_files
+from kljax.runs.adapter import Frozen, frozen_reference
+from kljax.runs.checkpoints import START, Checkpoints, check_version, save_frozen, save_params
+from kljax.runs.enumeration import Enumeration, check_objective, completion_tree, enumerate_task
+from kljax.runs.reference import check_reference, first_reference
+from kljax.runs.regularisation import ablation_note
+from kljax.runs.setup import prepare, say
 from kljax.training.diagnosis import AFTER_UPDATE, fetched
-from kljax.training.enumeration import Enumeration, check_objective, completion_tree, enumerate_task
 from kljax.training.epochs import with_steps
-from kljax.training.fitting import find_base, load_base
-from kljax.training.interrupt import Interrupted, StopRequest, ending_at_once
-from kljax.training.progress import console, working
 from kljax.training.recorder import BudgetExceeded, Recorder
-from kljax.training.references import check_reference, first_reference
-from kljax.training.regularisation import ablation_note
-from kljax.training.resources import layers_note
-from kljax.training.state import TrainState, all_finite
-from kljax.training.task import prepare, say
 from kljax.training.trainer import Trainer, build_trainer, check_zero_kl
 
 
@@ -37,22 +37,22 @@ def train(config: Config) -> Path:
     """Run the experiment, or go on with it; its run directory."""
     _check_policy(config)
     check_objective(config)
-    path = run_config.run_path(config)
+    path = config_file.run_path(config)
     if config.epochs is None:  # otherwise its steps follow from the data
-        run_config.check_owner(path, run_config.identity(config))
-    run_directory.check_numerics(path)
+        config_file.check_owner(path, config_file.identity(config))
+    directory.check_numerics(path)
     check_version(path)
     task = with_steps(prepare(config))
     config = task.config
-    run_config.check_owner(path, run_config.identity(config))
-    run_directory.check_ends(path, task.generation, task.tokenizer)
+    config_file.check_owner(path, config_file.identity(config))
+    directory.check_ends(path, task.generation, task.tokenizer)
     trainer = build_trainer(task)
-    run_directory.check_model(path, task.decoder, task.vocab_size, trainer.reward.models)
+    directory.check_model(path, task.decoder, task.vocab_size, trainer.reward.models)
     check_reference(task)
     parts = {"prompts": trainer.prompts, "held_out": task.held_out_prompts()}
-    digests = run_data.check(path, parts)
+    digests = prompt_files.check(path, parts)
     some = zip(trainer.prompts.tokens[:256], trainer.prompts.mask[:256], strict=True)
-    run_directory.check_tokenizer(path, task.tokenizer, [row[mask].tolist() for row, mask in some])
+    directory.check_tokenizer(path, task.tokenizer, [row[mask].tolist() for row, mask in some])
     if config.run.oracle_every:
         completion_tree(task, trainer.prompts)
     adapter = config.adapter
@@ -74,11 +74,11 @@ def train(config: Config) -> Path:
     compiling = time.perf_counter() - began  # but for the one step that it takes
     state, frozen = trainer.initial_state(base, reference), trainer.freeze(base, reference)
     chosen = {"keep_activations": trainer.parts.keep_activations, "unroll_layers": trainer.unrolled}
-    if note := run_directory.circumstances_note(path, chosen):
+    if note := directory.circumstances_note(path, chosen):
         say(note)
-    run_config.check_owner(path, run_config.identity(config))  # again: a command beside this one may have been faster
-    run_directory.create(path, {**run_config.identity(config), "run": run_directory.to_dict(config)["run"]}, chosen)
-    run_data.record(path, parts, digests, whole=("held_out", "prompts") if config.run.oracle_every else ("held_out",))
+    config_file.check_owner(path, config_file.identity(config))  # again: a command beside this one may have been faster
+    directory.create(path, {**config_file.identity(config), "run": directory.to_dict(config)["run"]}, chosen)
+    prompt_files.record(path, parts, digests, whole=("held_out", "prompts") if config.run.oracle_every else ("held_out",))
     task.tokenizer.save_pretrained(str(path / "tokenizer"))
     with working("saving the reference"):
         frozen_hash = save_frozen(path, reference if frozen.base is None else base, reference)
@@ -91,7 +91,7 @@ def train(config: Config) -> Path:
     }
     samples = {"ends": task.generation.ends, "not_followed": task.generation.not_followed(config.rollout)}
     samples["rewards"] = trainer.reward.models
-    run_directory.write_model(path, task.decoder, task.vocab_size, about, **samples)
+    directory.write_model(path, task.decoder, task.vocab_size, about, **samples)
     checkpoints = Checkpoints(path)
     try:
         if done := checkpoints.steps():

@@ -16,11 +16,11 @@ import numpy as np
 
 from kljax.data.tokenizers import completion_ids, completion_texts
 from kljax.errors import NotFinite
-from kljax.training import run_config, run_directory
+from kljax.progress import ProgressBar
+from kljax.runs import config_file, directory
+from kljax.runs.setup import Task
 from kljax.training.diagnosis import cause, fetched
-from kljax.training.progress import ProgressBar
 from kljax.training.step import Outcome
-from kljax.training.task import Task
 
 SHOWN = 50  # steps of which the bar shows the median
 
@@ -54,8 +54,8 @@ class Recorder:
     def __init__(self, task: Task, path: Path, first: int, compiling: float | None = None):
         self._task = task
         self._run = task.config.run
-        self._metrics = run_directory.MetricsLog(path, first, run_config.identity(task.config))
-        self._samples = run_directory.JsonLines(path / "samples.jsonl", first)
+        self._metrics = directory.MetricsLog(path, first, config_file.identity(task.config))
+        self._samples = directory.JsonLines(path / "samples.jsonl", first)
         self._bar = ProgressBar(path.name, first, task.config.steps, "first step")
         self._waiting: _Waiting | None = None
         self._watch = ThreadPoolExecutor(max_workers=1)

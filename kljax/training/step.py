@@ -14,23 +14,23 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from kljax.devices.mesh import batch_sharding
+from kljax.devices.microbatches import accumulate
+from kljax.devices.state import TrainState
 from kljax.kl import estimators
 from kljax.kl.controllers import Controller
 from kljax.kl.divergences import Divergence
 from kljax.kl.penalties import Penalty
 from kljax.kl.sequences import Weights, effective_fraction, importance_weights, log_ratio, masked_sum, on_policy
 from kljax.models.layers import is_unrolled
-from kljax.models.recall import Known
+from kljax.models.ops.recall import Known
 from kljax.models.sampling import Sampler, sample, sample_with_activations
 from kljax.models.scoring import score
 from kljax.policy.algorithms import Algorithm
 from kljax.policy.means import distinct, mean_with_se, same_prompts
 from kljax.policy.scaling import RewardScale, unscaled
 from kljax.rewards.combination import Reward, Terms
-from kljax.training.adaptation import Adaptation, Frozen, Refresh
-from kljax.training.mesh import batch_sharding
-from kljax.training.microbatches import accumulate
-from kljax.training.state import TrainState
+from kljax.runs.adapter import Adaptation, Frozen, Refresh
 from kljax.types import Params, Prompts, Rollout, Scores, struct
 
 Metrics = dict[str, Float[Array, "..."]]

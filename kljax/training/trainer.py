@@ -9,30 +9,23 @@ import numpy as np
 
 from kljax.config import Config
 from kljax.data.batches import PromptRows, rows_at
+from kljax.devices.mesh import batch_sharding, replicated
+from kljax.devices.resources import keeps_activations, unrolls
+from kljax.devices.state import TrainState, initial_state, rl_learning_rate, rl_optimizer, state_shapes, state_shardings
 from kljax.errors import UserError
 from kljax.kl.penalties import PENALTIES
 from kljax.models.layers import Form, form_of, is_unrolled
 from kljax.policy.algorithms import ALGORITHMS
 from kljax.policy.scaling import REWARD_SCALES
+from kljax.progress import working
 from kljax.rewards import combination
 from kljax.rewards.combination import score_texts
 from kljax.rewards.functions import Logged, TrainerState
-from kljax.training.adaptation import Frozen, adaptation, cast, freeze, make_refresh, moving_shapes
+from kljax.runs.adapter import Frozen, adaptation, cast, freeze, make_refresh, moving_shapes
+from kljax.runs.regularisation import make_controller, make_divergence
+from kljax.runs.setup import Task
 from kljax.training.diagnosis import cause, fetched
-from kljax.training.mesh import batch_sharding, replicated
-from kljax.training.progress import working
-from kljax.training.regularisation import make_controller, make_divergence
-from kljax.training.resources import keeps_activations, unrolls
-from kljax.training.state import (
-    TrainState,
-    initial_state,
-    rl_learning_rate,
-    rl_optimizer,
-    state_shapes,
-    state_shardings,
-)
 from kljax.training.step import Metrics, Outcome, Parts, compile_halves, compile_step
-from kljax.training.task import Task
 from kljax.types import Params
 
 MAX_KL_AT_START = {"float32": 1e-6, "bfloat16": 1e-2}  # nats per token, for pi = rho, by the precision of rho's parameters

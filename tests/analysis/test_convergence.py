@@ -8,8 +8,8 @@ from kljax.command_line import compose
 from kljax.config import Config
 from kljax.kl import oracle
 from kljax.kl.penalties import PENALTIES
-from kljax.training import run_directory
-from kljax.training.enumeration import Enumeration
+from kljax.runs import directory
+from kljax.runs.enumeration import Enumeration
 
 TOLD_APART = 0.01  # nats: issue and docs call a policy nearer to the optimum than this converged
 STEPS = 200
@@ -46,7 +46,7 @@ def test_k3_in_the_loss_ends_at_the_forward_optimum_instead(short):
 def test_the_target_controller_holds_its_budget_over_the_last_half(short):
     budget = 0.15
     path = convergence.train(short("kl/controller=target", f"kl.controller.budget={budget}", "optimizer.schedule=constant"))
-    kls = [line["kl/reverse_exact_seq"] for line in run_directory.read_lines(path / "metrics.jsonl")]
+    kls = [line["kl/reverse_exact_seq"] for line in directory.read_lines(path / "metrics.jsonl")]
     assert np.mean(kls[STEPS // 2 :]) == pytest.approx(budget, rel=0.1)
 
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import yaml
 
-from kljax.analysis import evaluation_files, frontier, frontier_picture, tables
-from kljax.analysis.intervals import t_quantile
+from kljax.analysis import frontier, frontier_picture, tables
 from kljax.errors import UserError
-from kljax.training import run_config
+from kljax.runs import config_file, evaluation_files
+from kljax.runs.intervals import t_quantile
 
 
 def found_in(folder):
-    return frontier.points(run_config.find_runs([folder]))
+    return frontier.points(config_file.find_runs([folder]))
 
 
 def test_one_seed_has_the_error_of_its_prompts(write_run, tmp_path):
@@ -224,7 +224,7 @@ def test_points_are_sorted_by_curve_and_beta_and_unfinished_runs_are_named(write
 def test_base_models_are_no_runs(write_run, tmp_path):
     write_run(tmp_path / "bases" / "x")
     with pytest.raises(UserError, match="no run directory here"):
-        run_config.find_runs([tmp_path])
+        config_file.find_runs([tmp_path])
 
 
 def test_only_unfinished_runs_are_an_error(write_run, tmp_path):

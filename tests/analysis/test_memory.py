@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from kljax.analysis.memory import STATUS, measure
-from kljax.training.task import prepare
+from kljax.runs.setup import prepare
 
 LEAST = 2**26  # bytes: a Python with JAX has more
 

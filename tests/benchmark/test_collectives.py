@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from kljax.benchmark.collectives import Collectives, Traffic, bytes_of, count_collectives, total
 from kljax.config import MeshConfig
-from kljax.training import mesh as meshes
+from kljax.devices import mesh as meshes
 
 ADD = """\
 %add (a: f32[], b: f32[]) -> f32[] {

@@ -11,7 +11,7 @@ from kljax.benchmark.peers import Contestant
 from kljax.command_line import compose
 from kljax.config import Config
 from kljax.errors import UserError
-from kljax.training.task import prepare
+from kljax.runs.setup import prepare
 
 FAKE = """
 import json, pathlib, sys

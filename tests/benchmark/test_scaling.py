@@ -15,11 +15,11 @@ from kljax.benchmark.timing import WARM
 from kljax.benchmark.work import Sizes
 from kljax.command_line import compose
 from kljax.config import Config
+from kljax.devices.resources import chosen_devices
+from kljax.devices.state import architecture
 from kljax.errors import UserError
 from kljax.models.decoder import Decoder
-from kljax.training import task
-from kljax.training.resources import chosen_devices
-from kljax.training.state import architecture
+from kljax.runs import setup
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "scaling.py"
 STEPS = 2
@@ -170,7 +170,7 @@ def test_with_fsdp_every_device_works_on_its_rows(monkeypatch):
     def anywhere(config, vocab_size, mesh):
         return architecture(lambda rngs: Decoder(config, vocab_size, rngs=rngs), mesh)
 
-    monkeypatch.setattr(task, "decoder_architecture", anywhere)
+    monkeypatch.setattr(setup, "decoder_architecture", anywhere)
     moved = scaling.lay_out(config, "fsdp=8", changed)
     assert held.parameters == moved.parameters < PARAMETERS  # bytes, of which each parameter has four
     assert held.collectives.elsewhere["all-gather"].bytes > 4 * PARAMETERS

@@ -11,7 +11,7 @@ from kljax.command_line import compose
 from kljax.config import Config
 from kljax.data.random_words import sample_sentences
 from kljax.errors import UserError
-from kljax.training.task import prepare
+from kljax.runs.setup import prepare
 
 
 def test_sentences_are_a_function_of_their_arguments():

@@ -13,18 +13,18 @@ from kljax.command_line import compose
 from kljax.config import Config, EncoderConfig, HuggingFaceModel
 from kljax.data import grammar, tokenizers
 from kljax.errors import UserError
-from kljax.models import huggingface
 from kljax.models.classifier import Classifier
 from kljax.models.decoder import Decoder
-from kljax.training import run_config, run_directory
-from kljax.training.adaptation import cast
+from kljax.models.huggingface import models as huggingface
+from kljax.runs import config_file, directory
+from kljax.runs.adapter import cast
+from kljax.runs.reference import first_reference
+from kljax.runs.restore import restore
+from kljax.runs.setup import prepare
 from kljax.training.loop import train
-from kljax.training.references import first_reference
-from kljax.training.restore import restore
-from kljax.training.task import prepare
 from kljax.training.trainer import MAX_KL_AT_START
 from tests.e2e.test_scripts import call
-from tests.models.peft_directories import pairs, write_adapter
+from tests.models.huggingface.peft_directories import pairs, write_adapter
 
 SOURCE = {
     "kind": "huggingface",
@@ -90,7 +90,7 @@ def test_in_through_training_and_out_again(overrides, models, tmp_path, compilat
     assert json.loads((path / "model.json").read_text())["generation_config_not_followed"] == {"repetition_penalty": 1.1}
     check_that_other_ends_are_not_resumed(config, path, copy)
     shutil.rmtree(copy)
-    metrics = run_directory.read_lines(path / "metrics.jsonl")
+    metrics = directory.read_lines(path / "metrics.jsonl")
     assert metrics[0]["kl/reverse_exact_tok_max"] < MAX_KL_AT_START["float32"]
     assert metrics[-1]["kl/reverse_exact_tok"] > 1e-4
     assert all(line["reward/mean"] == line["reward/terms/model"] != line["reward/terms/vader"] for line in metrics)
@@ -140,7 +140,7 @@ def test_an_adapter_is_policy_reference_and_reward(overrides, models, tmp_path):
     chosen += [f"reward.model.arguments.path={adapters['scorer']}", "optimizer.warmup_steps=0"]
     config = compose([*overrides, *chosen], Config)
     path = train(config)
-    first = run_directory.read_lines(path / "metrics.jsonl")[0]
+    first = directory.read_lines(path / "metrics.jsonl")[0]
     assert first["kl/reverse_exact_tok"] > 1e-3
     task = prepare(config)
     restored = restore(path, "latest", config.mesh)
@@ -166,8 +166,8 @@ def test_adapters_of_a_run_that_has_none_or_whose_base_has_no_name_are_refused(t
         ),
     ):
         config = tiny(*options)
-        path = run_config.run_path(config)
-        run_directory.create(path, run_directory.to_dict(config))
+        path = config_file.run_path(config)
+        directory.create(path, directory.to_dict(config))
         said = call("export.py", f"run={path}", f"out={tmp_path / 'x'}", "merge=false", code=2)
         assert said.startswith("kljax: merge: got false, but ")
         assert words in said

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from kljax.config import MeshConfig
-from kljax.training import run_directory
-from kljax.training.restore import restore
+from kljax.runs import directory
+from kljax.runs.restore import restore
 
 TRAIN = Path(__file__).parents[2] / "experiments" / "train.py"
 STEPS, SAVE_EVERY = 14, 3
@@ -27,7 +27,7 @@ PATIENCE = 120  # seconds for a start, imports and compilation included
 
 
 PROCESSES = multiprocessing.get_context("forkserver")  # each its own, from one that has the imports done
-PROCESSES.set_forkserver_preload(["kljax.analysis.evaluation", "kljax.command_line", "kljax.training.loop", "transformers"])
+PROCESSES.set_forkserver_preload(["kljax.runs.evaluation", "kljax.command_line", "kljax.training.loop", "transformers"])
 
 
 class Launched:
@@ -78,7 +78,7 @@ def run_in(root: Path) -> Path:
 
 
 def metrics_of(run: Path):
-    lines = run_directory.read_lines(run / "metrics.jsonl")
+    lines = directory.read_lines(run / "metrics.jsonl")
     return [{name: value for name, value in line.items() if not name.startswith(("time/", "memory/"))} for line in lines]
 
 

@@ -10,13 +10,13 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
 from kljax.config import LoraAdapter, MeshConfig
+from kljax.devices import mesh as meshes
+from kljax.devices.state import decoder_architecture
 from kljax.models.decoder import Layer, causal_mask, positions_of
 from kljax.models.layers import is_unrolled, layer_of, make_layers, names_of_layers, stack, unroll
 from kljax.models.lora import add_adapters
 from kljax.models.sampling import Sampler, sample_with_activations
 from kljax.models.scoring import score
-from kljax.training import mesh as meshes
-from kljax.training.state import decoder_architecture
 from kljax.types import Prompts
 
 VOCAB, WIDTH, SAMPLES, DEPTH = 13, 5, 2, 3

@@ -10,7 +10,7 @@ from kljax.command_line import compose, variant
 from kljax.config import AnalysisConfig, Config
 from kljax.errors import UserError
 from kljax.overrides.variants import LONGEST, Job, distinct, label
-from kljax.training import run_config
+from kljax.runs import config_file
 
 UNSAFE = set("=, '\"{}[]()$*?;&|<>/\\:\n")  # to Hydra, to a shell or to a file system
 
@@ -128,9 +128,9 @@ def named(tmp_path):
 
 
 def made(config):
-    path = run_config.run_path(config)
+    path = config_file.run_path(config)
     path.mkdir(parents=True)
-    (path / run_config.CONFIG).write_text(yaml.safe_dump(run_config.identity(config) | {"run": {}}))
+    (path / config_file.CONFIG).write_text(yaml.safe_dump(config_file.identity(config) | {"run": {}}))
     return path
 
 
@@ -159,7 +159,7 @@ def test_another_path_with_the_same_end_gets_a_hash_and_both_are_found_again(nam
 def test_a_run_that_has_a_hash_keeps_it_when_the_plain_name_is_free_again(named):
     first = made(named(source("a/x.csv"))[0][0])
     hashed = made(named(source("b/x.csv"))[0][0])
-    (first / run_config.CONFIG).unlink()
+    (first / config_file.CONFIG).unlink()
     first.rmdir()
     assert one(named(source("b/x.csv")))[0] == hashed.name
 
@@ -194,7 +194,7 @@ def test_a_plain_name_is_kept_for_the_sentence_of_the_run_that_is_there(named):
 def test_what_is_no_run_is_left_to_the_sentence_that_says_so(named, content):
     config = named(source("a/x.csv"))[0][0]
     path = made(config)
-    (path / run_config.CONFIG).unlink() if content is None else (path / run_config.CONFIG).write_text(content)
+    (path / config_file.CONFIG).unlink() if content is None else (path / config_file.CONFIG).write_text(content)
     if content is None:
         assert one(named(source("a/x.csv")))[0] == path.name
     else:
@@ -205,8 +205,8 @@ def test_what_is_no_run_is_left_to_the_sentence_that_says_so(named, content):
 def test_steps_that_follow_from_epochs_make_no_other_run(named):
     [config], _ = named([*source("a/x.csv"), "epochs=2"])
     path = made(config)
-    kept = yaml.safe_load((path / run_config.CONFIG).read_text()) | {"steps": 1234}
-    (path / run_config.CONFIG).write_text(yaml.safe_dump(kept))
+    kept = yaml.safe_load((path / config_file.CONFIG).read_text()) | {"steps": 1234}
+    (path / config_file.CONFIG).write_text(yaml.safe_dump(kept))
     assert one(named([*source("a/x.csv"), "epochs=2"])) == (path.name, [])
     assert one(named([*source("b/x.csv"), "epochs=2"]))[0] != path.name
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from kljax.config import Config, KlConfig
+from kljax.config.mistakes import members
 from kljax.kl.divergences import DIVERGENCES
 from kljax.kl.penalties import PENALTIES
 from kljax.kl.sequences import masked_sum
-from kljax.mistakes import members
 from kljax.policy.advantages import leave_one_out, no_baseline
 from kljax.policy.algorithms import ALGORITHMS
 from kljax.policy.losses import score_function

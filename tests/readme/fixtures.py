@@ -44,10 +44,10 @@ def write_models(folder: Path) -> None:
 
     from kljax.command_line import compose
     from kljax.config import Config
-    from kljax.models import huggingface
     from kljax.models.classifier import Classifier
     from kljax.models.decoder import Decoder
-    from kljax.training.task import prepare
+    from kljax.models.huggingface import models as huggingface
+    from kljax.runs.setup import prepare
 
     tokenizer = _chat_tokenizer()
     small = ["model=llama", "model.d_model=32", "model.layers=1", "model.context=128", "mesh.data=1"]

@@ -17,8 +17,8 @@ from kljax import command_line
 from kljax.command_line import compose, launch
 from kljax.config import Config
 from kljax.errors import UserError
+from kljax.runs.board import SETTINGS
 from kljax.training import loop
-from kljax.training.board import SETTINGS
 from tests.e2e.test_scripts import call
 from tests.readme import fixtures
 from tests.readme.commands import ROOT, all_commands, in_markdown

@@ -15,8 +15,8 @@ from flax import nnx
 from kljax.config import BpeTokenizer, EncoderConfig, RewardTerm, WordTokenizer
 from kljax.data import tokenizers
 from kljax.errors import UserError
-from kljax.models import huggingface
 from kljax.models.classifier import Classifier
+from kljax.models.huggingface import models as huggingface
 from kljax.rewards import model as model_rewards
 from kljax.rewards.combination import build
 from kljax.types import Rollout

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kljax.devices.state import all_finite
 from kljax.errors import UserError
-from kljax.training import loop, run_config, run_directory
-from kljax.training.checkpoints import Checkpoints
+from kljax.runs import config_file, directory
+from kljax.runs.checkpoints import Checkpoints
+from kljax.training import loop
 from kljax.training.diagnosis import cause
 from kljax.training.loop import train
-from kljax.training.state import all_finite
 from kljax.training.trainer import build_trainer
 
 FINITE = {
@@ -88,7 +89,7 @@ def test_a_step_that_is_not_finite_stops_the_run_and_the_same_command_goes_on_be
         with pytest.raises(UserError, match=told) as raised:
             train(config)
     assert "nan" not in str(raised.value).partition("expected")[2]
-    path = run_config.run_path(config)
+    path = config_file.run_path(config)
     written = "".join(file.read_text() for file in (*path.glob("*.jsonl"), *path.glob("*.json")))
     assert "NaN" not in written
     assert "Infinity" not in written
@@ -97,7 +98,7 @@ def test_a_step_that_is_not_finite_stops_the_run_and_the_same_command_goes_on_be
     assert states(path) == [2, 4, 6]
     times = ("time/", "memory/")
     lines = [
-        [{k: v for k, v in line.items() if not k.startswith(times)} for line in run_directory.read_lines(p / "metrics.jsonl")]
+        [{k: v for k, v in line.items() if not k.startswith(times)} for line in directory.read_lines(p / "metrics.jsonl")]
         for p in (whole, path)
     ]
     assert lines[0] == lines[1]
@@ -118,7 +119,7 @@ def test_a_jax_reward_that_is_nan_is_named_before_anything_is_trained(tiny, tmp_
     config = tiny("reward=jax", "reward.jax.function=nan_reward.make")
     with pytest.raises(UserError, match=r"^before the first step: reward/terms/jax is .*: 'nan_reward.make' is none for some"):
         train(config)
-    assert not run_config.run_path(config).exists()
+    assert not config_file.run_path(config).exists()
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1.0])

@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from kljax.errors import UserError
+from kljax.runs.setup import prepare
 from kljax.training import epochs
 from kljax.training.epochs import steps_of, with_steps
 from kljax.training.loop import train
-from kljax.training.task import prepare
 
 
 @pytest.mark.parametrize(

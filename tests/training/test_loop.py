@@ -15,10 +15,11 @@ from flax import nnx
 from kljax.config import LettersSource
 from kljax.errors import UserError
 from kljax.models import scoring
-from kljax.training import loop, recorder, run_config, run_directory, trainer
-from kljax.training.checkpoints import Checkpoints, save_params
+from kljax.runs import config_file, directory
+from kljax.runs.checkpoints import Checkpoints, save_params
+from kljax.runs.setup import prepare
+from kljax.training import loop, recorder, trainer
 from kljax.training.loop import train
-from kljax.training.task import prepare
 from kljax.training.trainer import MAX_KL_AT_START, build_trainer, check_zero_kl
 
 STEPS = 6
@@ -74,10 +75,10 @@ def test_a_run_writes_what_its_readers_need(tiny, capsys):
     path = train(tiny())
     assert "ablation" not in capsys.readouterr().out
     assert path.parts[-2:] == ("grammar", path.name)
-    metrics = run_directory.read_lines(path / "metrics.jsonl")
+    metrics = directory.read_lines(path / "metrics.jsonl")
     assert [line["step"] for line in metrics] == list(range(STEPS))
     assert all(len(line["kl/reverse_exact_by_position"]) == 8 for line in metrics)
-    samples = run_directory.read_lines(path / "samples.jsonl")
+    samples = directory.read_lines(path / "samples.jsonl")
     assert [line["step"] for line in samples] == [0, 2, 4]
     shown = samples[1]["samples"][0]
     assert set(shown) == {"prompt", "completion", "reward", "token_ids", "tokens", "reverse_kl_exact"}
@@ -94,14 +95,14 @@ def test_a_run_writes_what_its_readers_need(tiny, capsys):
 
 def test_a_step_is_under_way_before_the_metrics_of_the_last_are_fetched(tiny, monkeypatch):
     """A checkpoint alone waits for them."""
-    order, write = [], run_directory.MetricsLog.write
+    order, write = [], directory.MetricsLog.write
 
     def watched(task):
         trainer = build_trainer(task)
         return replace(trainer, take_step=lambda *given: order.append("take") or trainer.take_step(*given))
 
     monkeypatch.setattr(loop, "build_trainer", watched)
-    monkeypatch.setattr(run_directory.MetricsLog, "write", lambda log, *line: order.append(line[0]) or write(log, *line))
+    monkeypatch.setattr(directory.MetricsLog, "write", lambda log, *line: order.append(line[0]) or write(log, *line))
     train(tiny("steps=4", "run.save_every=4"))
     of_run = order[order.index("take") :]  # the base model was fitted before
     assert of_run == ["take", "take", "take", 0, "take", 1, "take", 2, 3]  # the first looks whether KL is 0 at the start
@@ -145,7 +146,7 @@ def test_a_reward_that_fails_at_once_leaves_no_run_directory(tiny, tmp_path, mon
     config = tiny(*failing_reward(tmp_path, monkeypatch, "    return [1.0]"))
     with pytest.raises(UserError, match=r"reward.vader: the reward function returned 1 rewards, expected 16"):
         train(config)
-    assert not run_config.run_path(config).exists()
+    assert not config_file.run_path(config).exists()
 
 
 def test_a_reward_that_fails_later_loses_nothing(tiny, tmp_path, monkeypatch):
@@ -156,14 +157,14 @@ def test_a_reward_that_fails_later_loses_nothing(tiny, tmp_path, monkeypatch):
     config = tiny(*failing_reward(tmp_path, monkeypatch, body), "run.save_every=100")
     with pytest.raises(UserError, match=r"reward.vader: the reward of sample 3 is nan, expected a finite number"):
         train(config)
-    path = run_config.run_path(config)
+    path = config_file.run_path(config)
     done = 3  # the first call is the check before the start, the fifth fails
-    assert [line["step"] for line in run_directory.read_lines(path / "metrics.jsonl")] == list(range(done))
+    assert [line["step"] for line in directory.read_lines(path / "metrics.jsonl")] == list(range(done))
     checkpoints = Checkpoints(path)
     assert checkpoints.steps() == [done]
     checkpoints.close()
     train(config)
-    assert [line["step"] for line in run_directory.read_lines(path / "metrics.jsonl")] == list(range(STEPS))
+    assert [line["step"] for line in directory.read_lines(path / "metrics.jsonl")] == list(range(STEPS))
 
 
 def test_the_built_in_reward_is_refused_on_other_text(tiny):
@@ -187,7 +188,7 @@ def test_a_python_reward_gets_prompts_completions_and_columns(tiny, tmp_path, mo
         "    return [1.0] * 16"
     )
     path = train(tiny(*failing_reward(tmp_path, monkeypatch, body)))
-    assert {line["reward/mean"] for line in run_directory.read_lines(path / "metrics.jsonl")} == {1.0}
+    assert {line["reward/mean"] for line in directory.read_lines(path / "metrics.jsonl")} == {1.0}
 
 
 def test_a_diverging_run_stops_and_keeps_its_checkpoints(tiny, monkeypatch):
@@ -211,7 +212,7 @@ def poisoned_after_check(initial_state):
 def test_a_hard_budget_stops_the_run_and_keeps_the_last_checkpoint_below(tiny, capsys):
     """Without a penalty KL grows from step to step; the budget lies between that of two steps."""
     unbounded = tiny("kl.beta=0", "optimizer.learning_rate=0.02", "steps=12", "run.variant=unbounded")
-    kls = [line["kl/reverse_exact_seq"] for line in run_directory.read_lines(train(unbounded) / "metrics.jsonl")]
+    kls = [line["kl/reverse_exact_seq"] for line in directory.read_lines(train(unbounded) / "metrics.jsonl")]
     over = next(step for step in range(5, 12) if kls[step] > max(kls[:step]))
     budget = (kls[over] + max(kls[:over])) / 2
     bounded = [*("kl.beta=0", "optimizer.learning_rate=0.02", "steps=12"), "run.variant=bounded", "run.save_every=1"]
@@ -219,7 +220,7 @@ def test_a_hard_budget_stops_the_run_and_keeps_the_last_checkpoint_below(tiny, c
     checkpoints = Checkpoints(path)
     assert checkpoints.steps() == list(range(over))
     checkpoints.close()
-    assert [line["step"] for line in run_directory.read_lines(path / "metrics.jsonl")] == list(range(over + 1))
+    assert [line["step"] for line in directory.read_lines(path / "metrics.jsonl")] == list(range(over + 1))
     assert f"its last checkpoint below is step {over - 1}." in " ".join(capsys.readouterr().out.split())
 
 
@@ -233,7 +234,7 @@ def test_a_budget_exceeded_before_the_first_checkpoint_leaves_the_reference(tiny
 def test_the_policy_after_the_last_step_is_held_to_the_budget_too(tiny, capsys):
     """It has been saved, and no step after it measures it: KL grows without a penalty, the budget is above all but that one."""
     options = ["kl.beta=0", "optimizer.learning_rate=0.02", "run.save_every=1"]
-    longer = run_directory.read_lines(train(tiny(*options, "steps=12", "run.variant=longer")) / "metrics.jsonl")
+    longer = directory.read_lines(train(tiny(*options, "steps=12", "run.variant=longer")) / "metrics.jsonl")
     kls = [line["kl/reverse_exact_seq"] for line in longer]
     last = next(step for step in range(5, 12) if kls[step] > max(kls[:step]))
     budget = f"kl.hard_budget={(kls[last] + max(kls[:last])) / 2}"
@@ -250,7 +251,7 @@ def test_a_budget_below_the_start_is_refused_and_the_start_is_kept(tiny):
         UserError, match=r"kl.hard_budget: got 1e-05, but KL.* at step 0 of 6, and no earlier checkpoint lies below"
     ):
         train(config)
-    assert states(run_config.run_path(config)) == [0]
+    assert states(config_file.run_path(config)) == [0]
 
 
 def states(path):
@@ -274,7 +275,7 @@ def test_a_save_is_no_steps_time_and_has_its_own(tiny, monkeypatch):
     monkeypatch.setattr(trainer, "_step_taker", lambda task, prompts, parts, host: _plain_taker(slow(parts)))
     monkeypatch.setattr(recorder, "ThreadPoolExecutor", AtOnce)
     monkeypatch.setattr(recorder.time, "perf_counter", lambda: now[0])
-    lines = run_directory.read_lines(train(tiny()) / "metrics.jsonl")
+    lines = directory.read_lines(train(tiny()) / "metrics.jsonl")
     assert {line["time/step"] for line in lines} == {1.0}
     assert [line.get("time/save") for line in lines] == [None, None, 100, None, 100, None]
     assert lines[0]["time/compile"] == 1.0
@@ -308,12 +309,12 @@ def test_an_ablation_says_so_at_launch(tiny, capsys):
 
 def test_beta_moves_with_its_controller_and_survives_a_resume(tiny):
     overrides = ["kl/controller=target", "run.save_every=3"]
-    whole = run_directory.read_lines(train(tiny(*overrides, "run.variant=whole")) / "metrics.jsonl")
+    whole = directory.read_lines(train(tiny(*overrides, "run.variant=whole")) / "metrics.jsonl")
     betas = [line["kl/beta"] for line in whole]
     assert betas[0] == 0.5
     assert len(set(betas)) == STEPS
     path = train(tiny(*overrides, "run.variant=resumed"))
     shutil.rmtree(path / "checkpoints" / str(STEPS))
     train(tiny(*overrides, "run.variant=resumed"))
-    resumed = run_directory.read_lines(path / "metrics.jsonl")
+    resumed = directory.read_lines(path / "metrics.jsonl")
     assert [line["kl/beta"] for line in resumed] == betas

@@ -10,13 +10,13 @@ import optax
 import pytest
 from flax import nnx
 
+from kljax.devices.microbatches import accumulate
 from kljax.kl.sequences import importance_weights, on_policy
 from kljax.models.layers import stack
 from kljax.models.scoring import score
 from kljax.rewards.device import length
-from kljax.training.microbatches import accumulate
+from kljax.runs.setup import prepare
 from kljax.training.step import compile_halves, compile_step, loss, report, roll_out, scaled, score_rollout
-from kljax.training.task import prepare
 from kljax.training.trainer import build_trainer
 
 MESHES = {"data 8": (8, 1, 1), "fsdp 8": (1, 8, 1), "2 x 2 x 2": (2, 2, 2)}

@@ -12,7 +12,7 @@ from rich.text import Text
 from kljax.analysis.claims import control, estimators, gradients, modes, optimum, overoptimisation
 from kljax.analysis.claims.row import Row
 from kljax.json_text import json_text
-from kljax.training.progress import console
+from kljax.progress import console
 
 CLAIMS: dict[int, tuple[Callable[[], list[Row]], ...]] = {
     1: (gradients.penalties_of_one_state, gradients.formulas_of_one_state),

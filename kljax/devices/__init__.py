@@ -1,0 +1,1 @@
+"""Mesh, shardings, the train state on them, and what the machine has."""

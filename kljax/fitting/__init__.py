@@ -1,0 +1,1 @@
+"""Maximum likelihood and other supervised objectives."""

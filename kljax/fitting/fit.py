@@ -1,0 +1,384 @@
+"""Maximum likelihood: minimises the forward KL(data‖model) up to the data's own entropy. One loop for every objective.
+
+Early stopping on the held-out rows keeps the best parameters; dropout and decoupled weight decay are the model's and the
+optimiser's. (KL to a reference is a preference among distributions, not a cure for overfitting: these are.)
+"""
+
+import math
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.tree_util import keystr, tree_leaves_with_path
+from jaxtyping import Array
+
+from kljax.data import tokenizers
+from kljax.data.labelled import count, take
+from kljax.devices.mesh import batch_sharding, replicated
+from kljax.devices.resources import unrolls
+from kljax.devices.state import Leaf, finite, make_optimizer, opt_shardings
+from kljax.errors import UserError
+from kljax.fitting import divergence, objectives
+from kljax.fitting.divergence import FitChecks, UpdateCheck
+from kljax.fitting.metrics import Figures
+from kljax.fitting.objective import Objective, Rows, in_units
+from kljax.fitting.objectives import kind_of, watched
+from kljax.interrupt import Interrupted, StopRequest, ending_at_once
+from kljax.json_text import json_text
+from kljax.models.huggingface import models as huggingface
+from kljax.models.layers import form_of, stack
+from kljax.progress import ProgressBar, working
+from kljax.runs import config_file, damaged, directory
+from kljax.runs.adapter import cast
+from kljax.runs.checkpoints import Checkpoints, load_params, save_params
+from kljax.runs.setup import Task, base_identity, base_path, fits_in_float32, is_as_it_is, say
+from kljax.types import Params, struct
+
+RESULT, HUGGINGFACE = "result.json", "huggingface"
+
+LOWER_IS_BETTER = ("loss",)  # of what pretrain.watch can name
+
+
+@struct
+class Trained:
+    """Parameters, optimiser, the key of a step's noise and the step, from which the data position follows."""
+
+    params: Params
+    opt_state: Any
+    key: Leaf
+    step: Leaf
+
+
+@struct
+class FitState:
+    """What is trained, with what early stopping remembers."""
+
+    train: Trained
+    best_params: Params
+    best: Leaf  # the watched figure, negative where higher is better
+    looks_since_best: Leaf
+
+
+@dataclass(frozen=True)
+class Program:
+    """The compiled parts of a fit, whose parameters have the form of its step: layers in a loop, or one by one."""
+
+    init: Callable[[], FitState]
+    step: Callable[[Trained, Rows], tuple[Trained, dict[str, Array], UpdateCheck]]
+    outputs: Callable[[Params, Rows], np.ndarray]
+    shapes: FitState
+    shardings: FitState
+
+
+def ensure_base(task: Task) -> Path:
+    """The directory of the config's fitted model, fitted first where it is not there yet. An interrupted fit goes on.
+
+    It is fitted, and kept, in float32: `load_base` gives it as the run holds it. What is not a decoder is written as a Hugging
+    Face directory, too: <directory>/huggingface.
+    """
+    path = base_path(task)
+    if (path / RESULT).exists():
+        return path
+    config_file.check_owner(path, base_identity(task))
+    directory.check_numerics(path)
+    identity = base_identity(task)
+    if fits_in_float32(task):
+        task = replace(task, model=replace(task.model, param_dtype="float32"))
+    kind = kind_of(task)
+    if kind != "decoder":
+        huggingface.check_exportable(task.model, kind, task.tokenizer)
+    with working("encoding the training rows"):
+        objective = objectives.build(task)
+    chosen = {"unroll_layers": _is_unrolled(task)}
+    if note := directory.circumstances_note(path, chosen):  # a fit that was interrupted goes on
+        say(note)
+    directory.create(path, identity, chosen)
+    task.tokenizer.save_pretrained(str(path / "tokenizer"))
+    outputs = _compile_outputs(task, objective)
+    if task.config.pretrain.steps:
+        params, steps = _fit(task, objective, _compile(task, objective, outputs), path)
+    else:
+        params, steps = _start(task, objective), 0
+    looked_at = {} if steps else {"held_out_rows": count(objective.held_out)}  # not all, of a language model
+    with working("taking the fitted model's figures"):
+        result = {"steps": steps} | looked_at | _result(task, objective, outputs, params)
+    params = in_units(stack(params), *objective.units)
+    divergence.check_result(task, params)
+    save_params(path, params)
+    if kind != "decoder":
+        _save(path / HUGGINGFACE, task, params, objective.labels)
+    directory.write_atomically(path / RESULT, json_text(result, indent=2) + "\n")
+    return path
+
+
+def find_base(task: Task) -> Path:
+    """Where the model is that RL starts from: `ensure_base`, or the files of a model that is taken as it is."""
+    return task.pretrained.path if is_as_it_is(task) else ensure_base(task)  # pyright: ignore
+
+
+def load_base(task: Task, path: Path) -> Params:
+    """The model in `path`, which `find_base` found, in the precision in which the config holds it."""
+    if is_as_it_is(task):
+        arch, files = task.architecture, task.pretrained
+        return huggingface.load_params(files, "decoder", arch.shapes, arch.shardings)  # pyright: ignore
+    params = load_params(path, task.architecture.shapes, task.architecture.shardings)
+    dtype = task.model.param_dtype
+    return params if all(leaf.dtype == dtype for leaf in jax.tree.leaves(params)) else cast(params, dtype)
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """The figures of a fitted model, held out and on the test rows."""
+    return damaged.read_json(path / RESULT, "delete it, and the same command writes it again")
+
+
+def check_export(task: Task) -> None:
+    """Refuse a `run.export_to` that cannot be written, before anything is fitted."""
+    if (out := task.config.run.export_to) is None:
+        return
+    huggingface.check_exportable(task.model, kind_of(task), task.tokenizer)
+    if (there := Path(out).expanduser()).exists():
+        raise UserError(f"run.export_to: '{there}' is there already, expected a path that is free, or null.")
+
+
+def export_base(task: Task, path: Path) -> None:
+    """Write the fitted model in `path` to `run.export_to`, if that is given, as a Hugging Face directory."""
+    if (out := task.config.run.export_to) is None:
+        return
+    target = Path(out).expanduser()
+    if (path / HUGGINGFACE).exists():
+        shutil.copytree(path / HUGGINGFACE, target)
+    else:
+        arch = task.architecture
+        _save(target, task, load_params(path, arch.shapes, arch.shardings), labels=())
+
+
+def _save(out: Path, task: Task, params: Params, labels: tuple[str, ...]) -> None:
+    kind = kind_of(task)
+    if not out.exists():  # or else a fit was interrupted after it had written it whole
+        # What reads texts is to read them as it was fitted, wherever it is loaded; what writes them continues a prompt.
+        tokenizer = task.tokenizer if kind == "decoder" else tokenizers.with_ends(task.tokenizer)
+        ends, dtype = task.generation.ends, str(jnp.result_type(*jax.tree.leaves(params)))
+        huggingface.save(out, kind, task.model, task.vocab_size, params, tokenizer, dtype, labels, ends=ends)
+
+
+def _start(task: Task, objective: Objective) -> Params:
+    """The parameters before the first step: an imported model's as far as it has them, fresh ones for the rest."""
+    arch, config = objective.architecture, task.config.pretrain
+    if task.pretrained is None:
+        return arch.init(config.seed)
+    kind = kind_of(task)
+    with working(f"reading the weights of {task.pretrained.path}"):
+        given = huggingface.load_params(task.pretrained, kind, arch.shapes, arch.shardings)
+    there = {path for path, _ in tree_leaves_with_path(given)}
+    if not config.steps and (lacking := [path for path, _ in tree_leaves_with_path(arch.shapes) if path not in there]):
+        raise UserError(
+            f"pretrain.steps: got 0 (the model as it is), but '{task.pretrained.path}' has no "
+            f"{keystr(lacking[0], simple=True, separator='.')} for pretrain/objective={config.objective.kind}; expected a "
+            "number >= 1, to fit it."
+        )
+    scale, shift = objective.units
+    return arch.complete(in_units(given, 1 / scale, -shift / scale), config.seed)
+
+
+def _fit(task: Task, objective: Objective, program: Program, path: Path) -> tuple[Params, int]:
+    """The best parameters, and how many steps were taken."""
+    checkpoints = Checkpoints(path)
+    checks = FitChecks(task, path, checkpoints)
+    if done := checkpoints.steps():
+        state = checkpoints.restore(done[-1], program.shapes, program.shardings)
+        checks.restored(done[-1], _kept(state))
+    else:
+        state = _begin(task, objective, program)
+    first = int(state.train.step)
+    if first:
+        say(f"Going on with the fit of {path} at step {first} of {task.config.pretrain.steps}.")
+    log = directory.MetricsLog(path, first, base_identity(task))
+    try:
+        with StopRequest() as stop, ProgressBar(f"base model {path.name}", first, task.config.pretrain.steps) as bar:
+            state = _take_steps(task, objective, program, state, checks, log, stop, bar)
+        checks.learnt(int(state.train.step), int(state.looks_since_best))
+    finally:
+        checkpoints.close()
+        log.close()
+    return state.best_params, int(state.train.step)
+
+
+def _take_steps(
+    task: Task,
+    objective: Objective,
+    program: Program,
+    state: FitState,
+    checks: FitChecks,
+    log: directory.MetricsLog,
+    stop: StopRequest,
+    bar: ProgressBar,
+) -> FitState:
+    config, sharding = task.config.pretrain, batch_sharding(task.mesh)
+    first, shown, started, unchecked, compiling = int(state.train.step), {}, time.perf_counter(), [], {}
+    for step in range(first, config.steps):
+        if int(state.looks_since_best) >= config.patience:
+            break
+        trained, metrics, check = program.step(state.train, jax.device_put(objective.batch(step), sharding))
+        state = replace(state, train=trained)
+        if step == first:
+            compiling = {"time/compile": time.perf_counter() - started}
+        unchecked.append((step + 1, check))
+        look, stopping = (step + 1) % config.eval_every == 0 or step + 1 == config.steps, stop.asked
+        while len(unchecked) > (0 if look or stopping else 1):  # one late: the device never waits for the host
+            checks.update(*unchecked.pop(0))
+        if look:
+            values = {name: float(value) for name, value in metrics.items()}
+            values |= _look(objective, program, trained.params, partial(checks.held_out, step + 1))
+            state = _remember(state, values[f"fit/held_out_{watched(task, objective)}"], task)
+            log.write(step, values | {"time/seconds": time.perf_counter() - started} | compiling)
+            compiling = {}
+            shown = _shown(values, objective, watched(task, objective))
+        if look or stopping:
+            checks.state(step + 1, _kept(state))
+            checks.checkpoints.save(step + 1, state)
+        bar.show(step + 1, shown)
+        if stopping:
+            raise Interrupted(
+                f"Stopped while fitting the base model, saved at step {step + 1}. The same command goes on from there."
+            )
+    return state
+
+
+def _kept(state: FitState) -> tuple[Trained, Params]:
+    """All of a state that has to be finite: the best figure is infinite in states of older versions before the first look."""
+    return state.train, state.best_params
+
+
+def _is_unrolled(task: Task) -> bool:
+    """Whether a fit's program holds each layer by itself."""
+    return unrolls(task.config.run.unroll_layers, task.model.layers, task.config.pretrain.steps)
+
+
+def _begin(task: Task, objective: Objective, program: Program) -> FitState:
+    """The state before the first update, whose parameters are the best so far."""
+    state, name = program.init(), watched(task, objective)
+    with working("compiling the held-out figures"), ending_at_once():
+        values = _look(objective, program, state.best_params, partial(divergence.check_as_it_is, task, part="held-out"))
+    figure = values[f"fit/held_out_{name}"]
+    if not math.isfinite(figure):
+        raise UserError(
+            f"pretrain.watch: {name} is not defined for the held-out rows ({figure}), and no best parameters would be found; "
+            "expected other held-out rows (data.held_out_fraction), or another figure."
+        )
+    return replace(state, best=jax.device_put(_signed(figure, task), replicated(task.mesh)))
+
+
+def _look(objective: Objective, program: Program, params: Params, check: Callable[[np.ndarray], None]) -> dict[str, float]:
+    """The held-out figures that are single numbers, of outputs that passed the check; matrices wait for the result."""
+    outputs = program.outputs(params, objective.held_out)
+    check(outputs)
+    figures = objective.figures(outputs, objective.held_out)
+    return {f"fit/held_out_{name}": value for name, value in figures.items() if not isinstance(value, list)}
+
+
+def _remember(state: FitState, figure: float, task: Task) -> FitState:
+    """Keep the parameters if they are the best so far."""
+    signed = _signed(figure, task)
+    if signed < np.asarray(state.best):
+        whole = replicated(task.mesh)
+        best_params = jax.tree.map(jnp.copy, state.train.params)
+        best, looks = jax.device_put((signed, np.int32(0)), whole)
+        return replace(state, best_params=best_params, best=best, looks_since_best=looks)
+    return replace(state, looks_since_best=state.looks_since_best + 1)
+
+
+def _signed(figure: float, task: Task) -> np.float32:
+    """The watched figure, negative where higher is better."""
+    return np.float32(figure if task.config.pretrain.watch in LOWER_IS_BETTER else -figure)
+
+
+def _shown(values: dict[str, float], objective: Objective, watched: str) -> dict[str, float]:
+    shown = {"train": values[f"fit/train_{objective.loss_name}"], "held-out": values[f"fit/held_out_{objective.loss_name}"]}
+    return shown if watched == objective.loss_name else shown | {watched: values[f"fit/held_out_{watched}"]}
+
+
+def _compile(task: Task, objective: Objective, outputs: Callable[[Params, Rows], np.ndarray]) -> Program:
+    config, arch = task.config.pretrain, objective.architecture
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    whole = replicated(task.mesh)
+
+    def begin(params: Params) -> Trained:
+        return Trained(params, optimizer.init(params), jax.random.key(config.seed), jnp.zeros((), jnp.int32))
+
+    form = form_of(_is_unrolled(task), task.model.layers)
+    stacked = jax.eval_shape(begin, arch.shapes)
+    moments = opt_shardings(stacked.opt_state, optimizer, arch.shardings, arch.mesh)
+    shapes, shardings = form(stacked), form(Trained(arch.shardings, moments, whole, whole))
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    counter = jax.ShapeDtypeStruct((), jnp.int32)
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None, None))
+    def step(state: Trained, batch: Any):
+        key = jax.random.fold_in(state.key, state.step)
+
+        def loss(params):
+            return objective.loss(nnx.merge(arch.graphdef, params), batch, key)
+
+        value, gradients = jax.value_and_grad(loss)(state.params)
+        changes, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        new = replace(state, params=optax.apply_updates(state.params, changes), opt_state=opt_state, step=state.step + 1)
+        norm = optax.tree.norm(gradients)
+        check = UpdateCheck(value, norm, finite((new.params, new.opt_state)))
+        return new, {f"fit/train_{objective.loss_name}": value, "fit/grad_norm": norm}, check
+
+    def init() -> FitState:
+        params = jax.jit(form, out_shardings=shardings.params)(_start(task, objective))
+        # Copied: a step donates its state, and these parameters are the best ones so far.
+        train = jax.jit(lambda params: begin(jax.tree.map(jnp.copy, params)), out_shardings=shardings)(params)
+        infinity, zero = jax.device_put((np.float32(np.inf), np.int32(0)), whole)
+        return FitState(train, params, infinity, zero)
+
+    return Program(
+        init=init,
+        step=step,
+        outputs=outputs,
+        shapes=FitState(shapes, shapes.params, number, counter),
+        shardings=FitState(shardings, shardings.params, whole, whole),
+    )
+
+
+def _compile_outputs(task: Task, objective: Objective) -> Callable[[Params, Rows], np.ndarray]:
+    """The objective's outputs for each row, in batches of one shape: the last is filled up with rows that are not counted."""
+    size, sharding = task.config.pretrain.batch, batch_sharding(task.mesh)
+
+    @jax.jit
+    def outputs(params, batch):
+        return objective.outputs(nnx.merge(objective.architecture.graphdef, params), batch)
+
+    def over_rows(params: Params, rows: Rows) -> np.ndarray:
+        total, parts = count(rows), []
+        for start in range(0, total, size):
+            batch = jax.device_put(take(rows, np.arange(start, start + size) % total), sharding)
+            parts.append(np.asarray(outputs(params, batch)))
+        return np.concatenate(parts)[:total]
+
+    return over_rows
+
+
+def _result(task: Task, objective: Objective, outputs: Callable[[Params, Rows], np.ndarray], params: Params) -> Figures:
+    """Figures of the parameters that were kept: held_out_… and test/…; one that is not defined is null."""
+    held_out = outputs(params, objective.held_out)
+    divergence.check_as_it_is(task, held_out, "held-out")
+    figures = {f"held_out_{name}": value for name, value in objective.figures(held_out, objective.held_out).items()}
+    figures |= objective.summary(held_out)
+    if objective.test is not None:
+        of_test = outputs(params, objective.test)
+        divergence.check_as_it_is(task, of_test, "test")
+        figures |= {f"test/{name}": value for name, value in objective.figures(of_test, objective.test).items()}
+    if objective.labels:
+        figures["labels"] = list(objective.labels)
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in figures.items()}

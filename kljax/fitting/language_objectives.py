@@ -1,0 +1,139 @@
+"""Objectives that learn to write text: the next token, and BERT's hidden ones."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from kljax.config import EncoderConfig, MaskedToken
+from kljax.data import bigram, grammar, labelled
+from kljax.data.batches import TokenRows, conversation_rows, token_rows
+from kljax.data.labelled import Texts
+from kljax.data.text import is_conversation, whole_column
+from kljax.devices.state import architecture
+from kljax.errors import UserError
+from kljax.fitting import masked_tokens
+from kljax.fitting.metrics import Figures
+from kljax.fitting.objective import Objective, Rows, each_split
+from kljax.kl.sequences import masked_sum
+from kljax.models.encoder import MaskedLm
+from kljax.models.scoring import token_logp
+from kljax.runs.setup import Task
+
+AS_IT_IS = 200  # held-out rows at which a model is looked at that is not fitted: it may be large
+
+
+def next_token(task: Task) -> Objective:
+    """A decoder's maximum likelihood: forward KL(data‖model) up to the data's entropy. Figures are nats a token."""
+    config, arch = task.config.pretrain, task.architecture
+
+    def windows(rows: datasets.Dataset, part: str) -> TokenRows:
+        values = whole_column(rows, task.splits.column)
+        made = conversation_rows if is_conversation(values[0]) else token_rows
+        return made(task.tokenizer, values, config.length)
+
+    train, held_out, test = each_split(task, windows)
+    _check_windows(task, held_out)
+    seen = _looked_at(task)
+    held_out = TokenRows(held_out.tokens[seen], held_out.mask[seen])
+
+    def nats(model: Any, rows: Texts, key: Any = None) -> Array:
+        return -masked_sum(token_logp(model, rows.tokens, rows.mask, dropout_key=key), rows.mask[:, 1:])  # pyright: ignore
+
+    def mean(outputs: np.ndarray, rows: Texts) -> float:
+        return float(outputs.sum(dtype=np.float64) / rows.mask[:, 1:].sum())
+
+    def summary(outputs: np.ndarray) -> Figures:
+        baseline = bigram.held_out_nats(train, held_out, task.vocab_size)
+        return {
+            "held_out_perplexity_tok": math.exp(mean(outputs, Texts(held_out.tokens, held_out.mask))),
+            "bigram_nats_tok": baseline,
+            "bigram_perplexity_tok": math.exp(baseline),
+        } | (_grammar_figures(task.texts(task.splits.held_out), outputs, held_out) if _of_grammar(task) else {})
+
+    return Objective(
+        architecture=arch,
+        batch=lambda step: Texts(*train.batch(config.seed, step, config.batch)),
+        held_out=Texts(held_out.tokens, held_out.mask),
+        test=None if test is None else Texts(test.tokens[seen], test.mask[seen]),
+        loss=lambda model, rows, key: nats(model, rows, key).sum() / rows.mask[:, 1:].sum(),
+        outputs=nats,
+        figures=lambda outputs, rows: {"nats_tok": mean(outputs, rows)},
+        loss_name="nats_tok",
+        summary=summary,
+    )
+
+
+def _looked_at(task: Task) -> slice:
+    """Which held-out rows: the first, where the model is used as it is."""
+    return slice(None) if task.config.pretrain.steps else slice(AS_IT_IS)
+
+
+def _of_grammar(task: Task) -> bool:
+    return task.config.data.source.kind == "grammar"
+
+
+def _check_windows(task: Task, held_out: TokenRows) -> None:
+    """The grammar's exact log-probs are of whole sentences, so each has to fit into one window."""
+    if _of_grammar(task) and len(held_out.tokens) != len(task.splits.held_out):
+        longest = max(len(text.split()) for text in task.texts(task.splits.held_out)) + 2
+        raise UserError(
+            f"pretrain.length: got {task.config.pretrain.length}, expected at least {longest}, so that the grammar's longest "
+            "sentence with its beginning and end fits into one window."
+        )
+
+
+def _grammar_figures(texts: Sequence[str], nats: np.ndarray, held_out: TokenRows) -> Figures:
+    truth = np.array([grammar.logp(text) for text in texts[: len(nats)]])
+    excess = nats + truth  # −log p_model − (−log p_data): its mean over data is the forward KL
+    return {
+        "grammar_entropy_nats_tok": grammar.entropy_per_token(),
+        "forward_kl_data_model_seq": float(excess.mean()),
+        "forward_kl_data_model_seq_se": float(excess.std(ddof=1) / math.sqrt(len(excess))),
+        "forward_kl_data_model_tok": float(excess.sum() / held_out.mask[:, 1:].sum()),
+    }
+
+
+def masked_token(task: Task) -> Objective:
+    """BERT's: which token stood where one is hidden. `loss` is nats a hidden token, `accuracy` how many are found."""
+    config, model = task.config.pretrain, task.model
+    assert isinstance(config.objective, MaskedToken)
+    if not isinstance(model, EncoderConfig):
+        raise UserError(
+            "model: got a decoder, which sees no token after the hidden one; expected an encoder for "
+            "pretrain/objective=masked_token, such as model=bert."
+        )
+    recipe = masked_tokens.recipe(task.tokenizer, config.objective.probability)
+
+    def pieces(rows: datasets.Dataset, part: str) -> Texts:
+        return labelled.text_pieces(task.tokenizer, task.texts(rows), config.length)
+
+    def hidden_once(rows: Texts) -> masked_tokens.Masked:
+        tokens, mask = (jnp.asarray(array[_looked_at(task)]) for array in (rows.tokens, rows.mask))
+        return jax.tree.map(np.asarray, masked_tokens.hide(jax.random.key(config.seed), tokens, mask, recipe))
+
+    def loss(model: Any, rows: Any, key: Key[Array, ""]) -> Array:
+        hide_key, dropout_key = jax.random.split(key)
+        hidden = masked_tokens.hide(hide_key, rows.tokens, rows.mask, recipe)
+        nats = -masked_sum(masked_tokens.target_logp(model, hidden, dropout_key), hidden.chosen)  # pyright: ignore
+        return nats.sum() / jnp.maximum(hidden.chosen.sum(), 1)
+
+    def figures(outputs: np.ndarray, rows: Rows) -> Figures:
+        nats, right, chosen = outputs.sum(axis=0, dtype=np.float64)
+        return {"loss": float(nats / max(chosen, 1)), "accuracy": float(right / max(chosen, 1))}
+
+    train, held_out, test = each_split(task, pieces)
+    return Objective(
+        architecture=architecture(lambda rngs: MaskedLm(model, task.vocab_size, rngs=rngs), task.mesh),
+        batch=lambda step: labelled.batch(train, config.seed, step, config.batch),
+        held_out=hidden_once(held_out),
+        test=None if test is None else hidden_once(test),
+        loss=loss,
+        outputs=masked_tokens.found,
+        figures=figures,
+    )

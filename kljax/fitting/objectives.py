@@ -1,0 +1,60 @@
+"""The objectives of supervised fitting, each a row of the table at the end."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kljax.data import augmentation
+from kljax.errors import UserError
+from kljax.fitting.language_objectives import masked_token, next_token
+from kljax.fitting.objective import Objective
+from kljax.fitting.text_objectives import classification, preference, rated_pairs, regression
+from kljax.models.huggingface.names import Kind
+from kljax.runs.setup import Task
+
+
+def build(task: Task) -> Objective:
+    """The config's objective, its data made ready, or a `UserError` about what does not fit it."""
+    config = task.config.pretrain
+    row = OBJECTIVES[config.objective.kind]
+    if config.watch not in row.watch:
+        raise UserError(
+            f"pretrain.watch: got {config.watch}, a figure that pretrain/objective={config.objective.kind} does not have; "
+            f"expected {' or '.join(row.watch)}."
+        )
+    if row.kind != "classifier" and not augmentation.is_off(config.augmentation):
+        raise UserError(
+            f"pretrain.augmentation: pretrain/objective={config.objective.kind} would learn to write the noise; expected 0 "
+            "for delete, swap and mask."
+        )
+    return row.build(task)
+
+
+def kind_of(task: Task) -> Kind:
+    """What the objective's model is called in a Hugging Face directory."""
+    return OBJECTIVES[task.config.pretrain.objective.kind].kind
+
+
+def watched(task: Task, objective: Objective) -> str:
+    """The name of the held-out figure by which the best parameters are known."""
+    watch = task.config.pretrain.watch
+    return objective.loss_name if watch == "loss" else watch
+
+
+@dataclass(frozen=True)
+class Row:
+    """How an objective is built, what its model is called in a file, and which held-out figures can be watched."""
+
+    build: Callable[[Task], Objective]
+    kind: Kind
+    watch: tuple[str, ...]
+
+
+OBJECTIVES = {
+    "next_token": Row(next_token, "decoder", ("loss",)),
+    "masked_token": Row(masked_token, "masked_lm", ("loss", "accuracy")),
+    "classification": Row(classification, "classifier", ("loss", "accuracy", "f1")),
+    "regression": Row(regression, "classifier", ("loss", "agreement")),
+    "preference": Row(preference, "classifier", ("loss", "agreement")),
+    "rated_pairs": Row(rated_pairs, "classifier", ("loss", "agreement")),
+}
+"""`pretrain.objective.kind` → what it is."""

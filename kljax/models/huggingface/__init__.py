@@ -1,0 +1,1 @@
+"""Models, tokenizers' files and adapters of Hugging Face, in and out."""

@@ -1,0 +1,216 @@
+"""Policy, reference and base model on held-out prompts: rewards and exact KLs with standard errors, samples side by side.
+
+KL(pi‖rho) is taken in states that pi visits, KL(rho‖pi) in states that *rho* visits: each is then the KL between the two
+distributions over sequences, by the chain rule. Where top-k or top-p cut the sampling, pi is the policy so cut: the one that
+samples. The `base` is the model that the policy started from; it has figures of its own where the reference is another one.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from kljax.config import Config, EvaluationConfig, to_dict
+from kljax.data.batches import PromptRows
+from kljax.errors import UserError
+from kljax.interrupt import ending_at_once
+from kljax.progress import working
+from kljax.rewards import combination
+from kljax.runs.enumeration import enumerate_task
+from kljax.runs.intervals import clustered, numbered
+from kljax.runs.looking import Sequences, Values, check_figures, check_parameters, look_at
+from kljax.runs.regularisation import ablation_note
+from kljax.runs.restore import RestoredRun
+
+Column = tuple[Values, Values | None]
+"""Values of sequences and their weights (None: 1), whose ratio of sums is a metric."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics by name, what they are of, what a reader must know of them; means by distinct prompt, some samples.
+
+    `settings` are those that were asked for, `of` is what there was. An entry of `by_prompt` has the plain means of a prompt's
+    completions by the metric's name, and how many these are.
+    """
+
+    step: int
+    settings: dict[str, Any]
+    of: dict[str, Any]
+    metrics: dict[str, float]
+    notes: list[str]
+    by_prompt: list[dict[str, Any]]
+    samples: list[dict[str, Any]]
+
+
+def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
+    """Sample policy, reference and base on the first `config.prompts` held-out prompts and compare them.
+
+    Raises:
+        UserError: where a parameter, a reward, a KL or what a reward logs is not finite.
+    """
+    began = time.perf_counter()
+    models = {"policy": run.policy, "reference": run.reference} | ({"base": run.base} if _has_base(run) else {})
+    for name, params in models.items():
+        check_parameters(run, name, params)
+    prompts = run.held_out_prompts()
+    look = look_at(run, prompts, config)
+    others = tuple(params for name, params in models.items() if name != "policy")
+    count = min(config.prompts, len(prompts.tokens))
+    with working(f"evaluating {' and '.join(models)} on {count} held-out prompts"), ending_at_once():
+        found = {"policy": look(run.policy, others)}
+        found |= {name: look(params, (run.policy,)) for name, params in models.items() if name != "policy"}
+    check_figures(run, found)
+    ids = _prompt_ids(prompts, len(found["policy"].prompts) // config.samples)
+    groups = np.repeat(numbered(ids), config.samples)
+    columns = _columns(run.task.config, found)
+    metrics = _means(columns, groups)
+    for name, of in found.items():
+        metrics |= {of_model(name, metric): mean for metric, mean in of.logged.items()}
+    metrics["kl/beta"] = run.beta
+    metrics["reward/reference_std"] = float(found["reference"].reward.std(ddof=1))
+    if run.task.config.run.oracle_every:
+        trained = run.prompts()
+        reward = combination.build(run.task.config.reward, run.task.tokenizer, trained.rows.column_names)
+        metrics |= enumerate_task(run.task, trained, reward, run.reference).metrics(run.policy, run.beta)
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise UserError(f"evaluation: {name} is {value} at step {run.step} of {run.path}, expected a finite number.")
+    of = _what_of(run, config, ids)
+    by_prompt = _by_prompt(columns, ids, found["policy"].prompts, config.samples)
+    metrics["time/evaluation"] = time.perf_counter() - began
+    said = [
+        f"reward.{name}, of weight 0, is no finite number for some completion, and left out."
+        for name in sorted(without_value(run.task.config, found))
+    ]
+    said += notes(run, config, of)
+    return Evaluation(run.step, to_dict(config), of, metrics, said, by_prompt, _samples(found, config.samples))
+
+
+def of_model(model: str, metric: str) -> str:
+    """The name that a metric of the policy has of another model: reward/mean, reward/base_mean."""
+    return metric if model == "policy" else metric.replace("/", f"/{model}_", 1)
+
+
+def groups_of(of: Mapping[str, Any]) -> int:
+    """How many independent groups the standard errors are of: distinct prompts, or completions of the only one."""
+    return of["distinct_prompts"] if of["distinct_prompts"] > 1 else of["prompts"] * of["samples"]
+
+
+def notes(run: RestoredRun, config: EvaluationConfig, of: Mapping[str, Any]) -> list[str]:
+    """Sentences on what the figures do not say of themselves."""
+    of_run = run.task.config
+    found = [note] if (note := ablation_note(of_run.kl)) else []
+    if config.top_k or config.top_p < 1:
+        found.append(
+            f"evaluation.top_k={config.top_k}, top_p={config.top_p:g}: tokens are drawn from distributions that are cut; every "
+            "KL is that of the cut, renormalised distribution to the other model's whole one."
+        )
+    if of_run.reward_scale != "none":
+        found.append(f"reward_scale={of_run.reward_scale} rescales beta; kl/beta_effective in metrics.jsonl is what acts.")
+    if (kind := of_run.reference.refresh.kind) != "never":
+        found.append(f"reference.refresh={kind}: the reference is the one in force in step {max(run.step - 1, 0)}.")
+    if run.base is None:
+        found.append("The base model is not kept in this run, which an older version made: nothing is said of it.")
+    if of["prompts"] < config.prompts:
+        found.append(f"evaluation.prompts={config.prompts}, and there are {of['prompts']} held-out prompts; each is used.")
+    if of["distinct_prompts"] == 1:
+        found.append("All prompts are the same: errors are those of its completions.")
+    return found
+
+
+def _columns(config: Config, found: Mapping[str, Sequences]) -> dict[str, Column]:
+    """Values and weights of each metric. Names without a model are the policy's."""
+    policy = found["policy"]
+    columns: dict[str, Column] = {}
+    for name, of in found.items():
+        columns[of_model(name, "reward/mean")] = of.reward, None
+        columns[of_model(name, "rollout/length")] = of.length, None
+        for term, values in of.terms.items():
+            if term in without_value(config, found):
+                continue
+            applies = ~np.isnan(values) | (config.reward[term].kind == "jax")  # a Python reward can say None
+            columns[of_model(name, f"reward/terms/{term}")] = np.where(applies, values, 0.0), applies.astype(np.float64)
+    for kl, (name, of) in zip(policy.kls, [each for each in found.items() if each[0] != "policy"], strict=True):
+        to, gain = ("", "reward/gain") if name == "reference" else ("_to_base", "reward/gain_over_base")
+        columns[gain] = policy.reward - of.reward, None
+        columns[f"kl/reverse_exact{to}_seq"] = kl, None
+        columns[f"kl/reverse_exact{to}_tok"] = kl, policy.length
+        columns[f"kl/forward_exact{to}_seq"] = of.kls[0], None
+        columns[f"kl/forward_exact{to}_tok"] = of.kls[0], of.length
+    return columns
+
+
+def without_value(config: Config, found: Mapping[str, Sequences]) -> set[str]:
+    """JAX terms of weight 0 that are no number for some completion: they trained nothing, and are left out."""
+    free = [name for name, term in config.reward.items() if term.kind == "jax" and not term.weight]
+    return {name for name in free if not all(np.isfinite(of.terms[name]).all() for of in found.values())}
+
+
+def _means(columns: Mapping[str, Column], groups: Int[np.ndarray, "B"]) -> dict[str, float]:
+    """Mean and standard error of each column that has a value; completions of one prompt are a group."""
+    if groups.max() == 0:
+        groups = np.arange(len(groups))
+    metrics = {}
+    for name, (values, weights) in columns.items():
+        weights = np.ones_like(values) if weights is None else weights
+        if weights.any():  # a term may apply to nothing
+            found = clustered(values, weights, groups)
+            metrics[name], metrics[f"{name}_se"] = found.mean, found.se
+    return metrics
+
+
+def _prompt_ids(prompts: PromptRows, count: int) -> list[str]:
+    """A digest of the tokens of each prompt, by which it is known."""
+    rows = zip(prompts.tokens[:count], prompts.mask[:count], strict=True)
+    return [hashlib.blake2b(row[mask].tobytes(), digest_size=8).hexdigest() for row, mask in rows]
+
+
+def _what_of(run: RestoredRun, config: EvaluationConfig, ids: list[str]) -> dict[str, Any]:
+    """Describe what the figures are of: how many prompts and completions, by which noise, sampled how."""
+    rollout = run.task.config.rollout
+    return {
+        "prompts": len(ids),
+        "distinct_prompts": len(set(ids)),
+        "samples": config.samples,
+        "seed": config.seed,
+        "run_seed": run.task.config.seed,
+        "temperature": rollout.temperature,
+        "max_new_tokens": rollout.max_new_tokens,
+        "top_k": config.top_k,
+        "top_p": config.top_p,
+    }
+
+
+def _by_prompt(columns: Mapping[str, Column], ids: list[str], prompts: list[str], samples: int) -> list[dict[str, Any]]:
+    groups = np.repeat(numbered(ids), samples)
+    counts = np.bincount(groups)
+    means = {name: np.bincount(groups, values) / counts for name, (values, weights) in columns.items() if weights is None}
+    first = {prompt: row for row, prompt in reversed(list(enumerate(ids)))}
+    return [
+        {"prompt": prompts[first[prompt] * samples], "id": prompt, "completions": int(counts[group])}
+        | {name: float(each[group]) for name, each in means.items()}
+        for group, prompt in enumerate(dict.fromkeys(ids))
+    ]
+
+
+def _samples(found: Mapping[str, Sequences], samples: int) -> list[dict[str, Any]]:
+    """The first completion of each prompt by each model."""
+    prompts = found["policy"].prompts
+    return [
+        {"prompt": prompts[i]}
+        | {name: of.completions[i] for name, of in found.items()}
+        | {f"{name}_reward": float(of.reward[i]) for name, of in found.items()}
+        for i in range(0, len(prompts), samples)
+    ]
+
+
+def _has_base(run: RestoredRun) -> bool:
+    """Whether the policy started from another model than the one that it is held to."""
+    reference = run.task.config.reference
+    return run.base is not None and (reference.path is not None or reference.refresh.kind != "never")

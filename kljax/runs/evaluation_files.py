@@ -1,0 +1,76 @@
+"""Where evaluations lie in a run's directory: evaluation/step_000080.json is the run's own, others say how they differ."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kljax.config import EvaluationConfig, to_dict
+from kljax.errors import UserError
+from kljax.json_text import strict_json_text
+from kljax.runs.directory import write_atomically
+from kljax.runs.evaluation import Evaluation
+
+FOLDER = "evaluation"
+
+
+def save_own(evaluation: Evaluation, run: Path) -> Path:
+    """Write what the run says of itself: step_<step>.json."""
+    return _write(evaluation, run / FOLDER / f"{_step(evaluation)}.json")
+
+
+def save_analysis(evaluation: Evaluation, run: Path, own: EvaluationConfig) -> Path:
+    """Write an evaluation beside the run's own, never over it; the same settings and step give the same file.
+
+    The name says which settings are not the run's `own`. Where none differ it is the run's own evaluation: written if it is not
+    there yet. One that an older version wrote stays, and the name then says all settings.
+    """
+    asked, usual = evaluation.settings, to_dict(own)
+    differing = {name: value for name, value in asked.items() if value != usual[name]}
+    file = _named(evaluation, run, differing)
+    if file.exists() and not differing:
+        there = _read(file)
+        if there.get("settings") == asked:
+            return file
+        file = _named(evaluation, run, asked)
+    return _write(evaluation, file)
+
+
+def load_all(run: Path) -> list[dict[str, Any]]:
+    """All evaluations of a run, by step, its own first."""
+    files = sorted((run / FOLDER).glob("step_*.json"), key=lambda file: (_number(file), len(file.name), file.name))
+    return [_read(file) for file in files]
+
+
+def _number(file: Path) -> int:
+    """The step that a file's name begins with."""
+    digits = file.stem.split("_")[1]
+    return int(digits) if digits.isdecimal() else 0
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_bytes())
+        if not isinstance(found["step"], int) or not isinstance(found["metrics"], dict):
+            raise TypeError
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{file} cannot be read as an evaluation; remove it, then experiments/analyze.py run={file.parents[1]} makes one."
+        ) from None
+    return found
+
+
+def _named(evaluation: Evaluation, run: Path, settings: Mapping[str, Any]) -> Path:
+    name = "_".join([_step(evaluation), *(f"{key}-{value}" for key, value in settings.items())])
+    return run / FOLDER / f"{name}.json"
+
+
+def _step(evaluation: Evaluation) -> str:
+    return f"step_{evaluation.step:06d}"
+
+
+def _write(evaluation: Evaluation, file: Path) -> Path:
+    file.parent.mkdir(exist_ok=True)
+    write_atomically(file, strict_json_text(asdict(evaluation), str(file), indent=2) + "\n")
+    return file

@@ -1,0 +1,164 @@
+"""Policy and reference of a run as plain decoders, and a run in the place of a Hugging Face directory: `runs/x@200`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import jax
+from jax.sharding import Mesh
+
+from kljax.config import Config
+from kljax.data import tokenizers
+from kljax.devices.mesh import replicated
+from kljax.devices.state import Architecture, decoder_architecture
+from kljax.errors import UserError
+from kljax.kl.controllers import ControllerState
+from kljax.models.huggingface import models as huggingface
+from kljax.runs import config_file, directory
+from kljax.runs.adapter import Adaptation, adaptation, moving_shapes
+from kljax.runs.checkpoints import Checkpoints, check_finite, load_frozen, load_start
+from kljax.runs.regularisation import make_controller
+from kljax.types import Params
+
+LATEST = "latest"
+EXPORTED = "exported"
+"""Where a run keeps those of its steps that other runs begin from, as Hugging Face directories."""
+
+
+@dataclass(frozen=True)
+class RestoredModels:
+    """Policy and reference of one step of a run as plain decoders, and the `beta` that the step before it used.
+
+    A `reference` that moves is the one in force during that step. `base` is the model that the policy started from: the very
+    object that `reference` is, where they are one, and None of an older run that has not kept it. `adapters` are LoRA's.
+    """
+
+    step: int
+    architecture: Architecture
+    policy: Params
+    reference: Params
+    beta: float
+    base: Params
+    adapters: Params
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Those fields of a train state that make models."""
+
+    params: Params
+    controller: ControllerState
+    reference: Params
+
+
+def run_and_step(path: str, field: str) -> tuple[Path, int | Literal["latest"]] | None:
+    """The run and the step that `path` names, as in runs/x@200 or runs/x (its last); None where it names no run."""
+    name, at, step = path.rpartition("@")
+    folder = Path(path).expanduser()
+    if (folder / config_file.CONFIG).exists():
+        return folder, LATEST
+    if not at or not (Path(name).expanduser() / config_file.CONFIG).exists():
+        return None
+    if step != LATEST and not step.isdecimal():
+        raise UserError(f"{field}: got {path!r}, expected the number of a step or latest after '@'.")
+    return Path(name).expanduser(), LATEST if step == LATEST else int(step)
+
+
+def as_directory(path: str, field: str, mesh: Mesh) -> str:
+    """A run's policy as a Hugging Face directory, written into the run once for each step; any other path as it is."""
+    if (found := run_and_step(path, field)) is None:
+        return path
+    run, step = found
+    if "rollout" not in config_file.read_config(run):
+        return _fitted(run, path, field)
+    chosen = _steps(run, step, field)
+    out = run / EXPORTED / str(chosen)
+    if not out.exists():
+        config = config_file.read_run_config(run)
+        models = restore_models(run, chosen, mesh)
+        model, vocab_size = directory.read_model(run)
+        out.parent.mkdir(exist_ok=True)
+        tokenizer = tokenizers.load(run / "tokenizer", field)
+        huggingface.save(
+            out, "decoder", model, vocab_size, models.policy, tokenizer, "float32",  # merged adapters are
+            ends=directory.read_ends(run), rollout=config.rollout,
+        )  # fmt: skip
+    return str(out)
+
+
+def _fitted(run: Path, path: str, field: str) -> str:
+    if path.rpartition("@")[0] and not Path(path).expanduser().exists():
+        raise UserError(f"{field}: {run} is a fit, of which only the best step is kept; expected {run} without '@'.")
+    if (run / "huggingface").is_dir():
+        return str(run / "huggingface")
+    raise UserError(
+        f"{field}: {run} is a language model that was fitted here, expected an RLHF run or a Hugging Face directory: write it "
+        "as one with experiments/pretrain.py … run.export_to=DIR."
+    )
+
+
+def _steps(run: Path, asked: int | Literal["latest"], field: str) -> int:
+    checkpoints = Checkpoints(run)
+    try:
+        return _choose(checkpoints.steps(), asked, run, field)
+    finally:
+        checkpoints.close()
+
+
+def restore_models(path: Path, step: int | Literal["latest"], mesh: Mesh) -> RestoredModels:
+    """Policy and reference of the run's `step`, without its data."""
+    config = config_file.read_run_config(path)
+    model, vocab_size = directory.read_model(path)
+    arch = decoder_architecture(model, vocab_size, mesh)
+    adapted = adaptation(arch, config.adapter)
+    base, reference, frozen_hash = load_frozen(path, arch.shapes, arch.shardings)
+    checkpoints = Checkpoints(path)
+    try:
+        chosen = _choose(checkpoints.steps(), step, path)
+        state = _restore_parts(config, checkpoints, chosen, adapted, frozen_hash)
+        others = ", ".join(str(other) for other in checkpoints.steps() if other < chosen)
+        way_out = f"Choose an earlier step ({others})" if others else "Restore the file, or run it anew (name=…)"
+        check_finite(path / "checkpoints" / str(chosen), (state.params, state.reference), way_out)
+        beta = _beta(checkpoints, chosen, state)
+    finally:
+        checkpoints.close()
+    lora = adapted.adapter is not None
+    start = base if lora else _start(config, path, arch, reference)
+    if state.reference is not None:
+        reference = adapted.merged(state.reference, base)
+    adapters = state.params if lora else None
+    return RestoredModels(chosen, arch, adapted.merged(state.params, base), reference, beta, start, adapters)
+
+
+def _beta(checkpoints: Checkpoints, step: int, state: _Parts) -> float:
+    """That of the last step; of an older checkpoint, and before the first step, that of the next one."""
+    used = checkpoints.about(step).get("beta")
+    return max(float(state.controller.beta if used is None else used), 0.0)
+
+
+def _start(config: Config, path: Path, arch: Architecture, reference: Params) -> Params:
+    """The base model of a run without adapters: what was saved as such, or else the first reference, where that is it."""
+    start = load_start(path, arch.shapes, arch.shardings)
+    return reference if start is None and config.reference.path is None else start
+
+
+def _restore_parts(config: Config, checkpoints: Checkpoints, step: int, adapted: Adaptation, frozen_hash: str) -> _Parts:
+    """Of the state what makes models: the optimiser's moments, two thirds of it, stay on disk."""
+    controller = jax.eval_shape(make_controller(config).init)
+    whole = replicated(adapted.architecture.mesh)
+    shapes = {"params": adapted.shapes, "controller": controller}
+    shardings = {"params": adapted.shardings, "controller": jax.tree.map(lambda _: whole, controller)}
+    if (moving := moving_shapes(adapted, config.reference)) is not None:
+        shapes["reference"], shardings["reference"] = moving, adapted.shardings
+    found = checkpoints.restore_parts(step, shapes, shardings, frozen_hash)
+    return _Parts(found["params"], found["controller"], found.get("reference"))
+
+
+def _choose(steps: list[int], asked: int | Literal["latest"], path: Path, field: str = "step") -> int:
+    if not steps:
+        raise UserError(f"run: {path} has no checkpoint yet; run.save_every says how often one is written.")
+    if asked == "latest":
+        return steps[-1]
+    if asked not in steps:
+        raise UserError(f"{field}: {path} has no checkpoint of step {asked}; it has: {', '.join(map(str, steps))}.")
+    return asked

@@ -1,0 +1,232 @@
+"""What a config asks for, made ready and checked before anything compiles: text, tokenizer, prompts, mesh, model."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import jax
+from jax.sharding import Mesh
+
+from kljax.config import Config, DecoderConfig, EncoderConfig, HuggingFaceModel, PretrainedTokenizer, to_dict
+from kljax.config.validation import check_lengths, without_defaults
+from kljax.data import tokenizers
+from kljax.data.batches import PromptRows, prompt_rows
+from kljax.data.text import Splits, is_conversation, load_splits, whole_column
+from kljax.devices import mesh as meshes
+from kljax.devices.resources import check_jax, divide_cpu
+from kljax.devices.state import Architecture, decoder_architecture
+from kljax.errors import UserError
+from kljax.json_text import key_text
+from kljax.models.huggingface import generation_settings
+from kljax.models.huggingface import models as huggingface
+from kljax.models.huggingface.generation_settings import GenerationSettings
+from kljax.models.sampling import Sampler
+from kljax.progress import console, working
+from kljax.runs import directory
+from kljax.runs.models import as_directory
+from kljax.types import Tokenizer
+
+HASHED_AT_ONCE = 1000  # rows: one by one, `datasets` takes ten times as long
+
+
+@dataclass(frozen=True)
+class Task:
+    """The ingredients that base model, RLHF and analysis share.
+
+    `pretrained` is where the model's weights are, if anywhere; `generation` says which tokens end a completion; `made_prompts`
+    are those to train on, where they have been made already.
+    """
+
+    config: Config
+    mesh: Mesh
+    loaded: Splits | None  # None: not yet; a run that is looked at needs none of its data
+    tokenizer: Tokenizer
+    model: DecoderConfig | EncoderConfig
+    vocab_size: int
+    pretrained: huggingface.Pretrained | None
+    generation: GenerationSettings
+    made_prompts: PromptRows | None = None
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The rows of the config's data."""
+        return load_splits(self.config.data) if self.loaded is None else self.loaded
+
+    @property
+    def decoder(self) -> DecoderConfig:
+        """The model's parts; an encoder writes no text."""
+        if isinstance(self.model, EncoderConfig):
+            raise UserError(
+                "model: got an encoder, which writes no text; expected a decoder, such as model=gpt2. Encoders are for "
+                "experiments/pretrain.py with pretrain/objective=classification, regression, masked_token, preference or "
+                "rated_pairs."
+            )
+        return self.model
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The decoder without its parameters."""
+        return decoder_architecture(self.decoder, self.vocab_size, self.mesh)
+
+    @cached_property
+    def rows_digest(self) -> str:
+        """SHA-256 of the rows that a fit sees."""
+        digest = hashlib.sha256()
+        for split in (self.splits.train, self.splits.held_out, self.splits.test):
+            for some in [] if split is None else split.iter(HASHED_AT_ONCE):  # every column: labels and ratings, too
+                digest.update(repr(some).encode())
+        return digest.hexdigest()
+
+    def prompts(self) -> PromptRows:
+        """Prompts to train on."""
+        return self._prompts(self.splits.prompts) if self.made_prompts is None else self.made_prompts
+
+    def held_out_prompts(self) -> PromptRows:
+        """Prompts that no training step sees."""
+        return self._prompts(self.splits.held_out)
+
+    def _prompts(self, rows: datasets.Dataset) -> PromptRows:
+        data = self.config.data
+        with working("encoding the prompts"):
+            return prompt_rows(self.tokenizer, rows, data.prompt, data.seed, self.splits.column, say)
+
+    def texts(self, rows: datasets.Dataset) -> list[str]:
+        """The texts of some rows of the splits; conversations are none."""
+        values = whole_column(rows, self.splits.column)
+        if values and is_conversation(values[0]):
+            raise UserError(
+                f"data.source.column: '{self.splits.column}' holds conversations, expected texts: pretrain/objective="
+                f"{self.config.pretrain.objective.kind} and tokenizer={self.config.tokenizer.kind} work on them."
+            )
+        return values
+
+    def sampler(self, samples: int) -> Sampler:
+        """The config's way of sampling, `samples` completions a prompt: whole, as where top-k or top-p cut the distribution
+        that is sampled it would not be the one that is scored, and no KL that is logged would be of the policy that acts.
+        """
+        rollout = self.config.rollout
+        return Sampler(
+            samples=samples,
+            max_new_tokens=rollout.max_new_tokens,
+            temperature=rollout.temperature,
+            top_k=0,
+            top_p=1.0,
+            eos_ids=self.generation.ends,
+            pad_id=self.tokenizer.pad_token_id,  # pyright: ignore
+            cache_dtype=rollout.cache_dtype,
+        )
+
+
+def prepare(config: Config) -> Task:
+    """Load the data, build or load the tokenizer, lay out the mesh, look at the model; refuse what does not fit."""
+    mesh = meshes.build(config.mesh)
+    pretrained = None
+    if isinstance(config.model, HuggingFaceModel):
+        source = replace(config.model, path=as_directory(config.model.path, "model.path", mesh))
+        with working(f"looking at the files of {source.path}"):
+            pretrained = huggingface.describe(source)
+    with working("reading the data"):
+        splits = load_splits(config.data, say)
+    # Without need of one, a tokenizer that is trained here has no mask token: the policy could write it.
+    masks = config.pretrain.objective.kind == "masked_token" or config.pretrain.augmentation.mask > 0
+    special = tokenizers.SPECIAL | (tokenizers.MASK if masks else {})
+    with working("making the tokenizer" if pretrained is None else "reading the tokenizer"):
+        tokenizer = tokenizers.build(config.tokenizer, _to_train_on(config, splits), special)
+    return make_task(config, mesh, splits, tokenizer, pretrained)
+
+
+def _to_train_on(config: Config, splits: Splits) -> list[str]:
+    """What a tokenizer is trained on; one that comes with files needs nothing."""
+    if isinstance(config.tokenizer, PretrainedTokenizer):
+        return []
+    values = whole_column(splits.train, splits.column)
+    if is_conversation(values[0]):
+        raise UserError(
+            f"tokenizer: got {config.tokenizer.kind} for conversations, expected a tokenizer with a chat template "
+            "(tokenizer=pretrained)."
+        )
+    return values
+
+
+def say(sentence: str) -> None:
+    """Print what the launch has guessed, converted or left out."""
+    console.print(sentence, soft_wrap=True, markup=False)
+
+
+def make_task(
+    config: Config,
+    mesh: Mesh,
+    splits: Splits,
+    tokenizer: Tokenizer,
+    pretrained: huggingface.Pretrained | None,
+) -> Task:
+    """The task, its sizes checked."""
+    if pretrained is not None:
+        model, vocab_size = pretrained.config, pretrained.vocab_size
+        huggingface.check_tokenizer(pretrained, tokenizer)
+        tokenizers.check_same(pretrained.tokenizer_path, tokenizer, "tokenizer")
+        check_lengths(config, model.context)
+    else:
+        assert not isinstance(config.model, HuggingFaceModel)
+        model, vocab_size = config.model, len(tokenizer)
+    meshes.check_sizes(config, model, vocab_size, mesh)
+    return Task(config, mesh, splits, tokenizer, model, vocab_size, pretrained, _generation(config, tokenizer, pretrained))
+
+
+def _generation(config: Config, tokenizer: Tokenizer, pretrained: huggingface.Pretrained | None) -> GenerationSettings:
+    """Of a model that comes with its files, what these say, where it is to write."""
+    writes = config.pretrain.objective.kind == "next_token" and isinstance(pretrained and pretrained.config, DecoderConfig)
+    if pretrained is None or not writes:
+        return generation_settings.of_tokenizer(tokenizer)
+    folder = pretrained.path
+    if pretrained.adapter is not None and (pretrained.adapter.path / generation_settings.FILE).exists():
+        folder = pretrained.adapter.path
+    return generation_settings.read(folder, tokenizer, pretrained.vocab_size, "model.path")
+
+
+def set_up_process(config: Config) -> None:
+    """What the config says of this process as a whole. Before the first use of a device."""
+    divide_cpu(config)
+    check_jax()
+    use_compilation_cache(config.run.compilation_cache)
+
+
+def use_compilation_cache(folder: str) -> None:
+    """Keep compiled programs on disk, so that a second launch starts fast."""
+    jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a launch has some thirty small ones, 30 ms each
+
+
+def base_path(task: Task) -> Path:
+    """Where the config's base model lies: its name tells the text, tokenizer, model and recipe that it was made from."""
+    digest = hashlib.sha256(key_text(without_defaults(base_identity(task))).encode())
+    return Path(task.config.run.root) / "bases" / f"{task.config.name}-{digest.hexdigest()[:8]}"
+
+
+def is_as_it_is(task: Task) -> bool:
+    """Whether RL starts from an imported model as its files have it: nothing is fitted, and no copy of it is kept."""
+    return task.pretrained is not None and not task.config.pretrain.steps
+
+
+def fits_in_float32(task: Task) -> bool:
+    """Whether a fit holds its parameters otherwise than the model is held later, when they are frozen."""
+    return task.config.pretrain.steps > 0 and task.model.param_dtype != "float32"
+
+
+def base_identity(task: Task) -> dict[str, Any]:
+    """All that the base model depends on."""
+    values = to_dict(task.config)
+    data = {key: value for key, value in values["data"].items() if key != "prompt"}
+    weights = {} if task.pretrained is None else {"weights": task.pretrained.fingerprint}
+    numerics = {"numerics": found} if (found := directory.numerics()) else {}
+    if fits_in_float32(task):  # older versions have fitted these in lower precision
+        numerics |= {"fitted_in": "float32"}
+    return (
+        {"data": data, "rows": task.rows_digest}
+        | numerics
+        | weights
+        | {key: values[key] for key in ("tokenizer", "model", "pretrain")}
+    )
