@@ -115,9 +115,7 @@ def test_the_analysis_config_is_valid():
 
 
 def schemas():
-    return [
-        value for value in vars(schema).values() if is_dataclass(value) and getattr(value, "__module__", "") == schema.__name__
-    ]
+    return [value for value in vars(schema).values() if is_dataclass(value)]
 
 
 WHERE = {
