@@ -23,7 +23,7 @@ def run(config: AnalysisConfig) -> None:
 
     use_compilation_cache(config.compilation_cache)
     restored = restore(Path(config.run), config.step, config.mesh)
-    own = restored.task.config.evaluation
+    own = restored.setup.config.evaluation
     asked = {name: value for name in to_dict(own) if (value := getattr(config, name)) is not None}
     result = evaluation.evaluate(restored, replace(own, **asked))
     file = evaluation_files.save_analysis(result, restored.path, own)

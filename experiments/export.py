@@ -24,11 +24,13 @@ def run(config: ExportConfig) -> None:
     use_compilation_cache(config.compilation_cache)
     adapter_export.check(config)
     restored = restore(Path(config.run), config.step, config.mesh)
-    task, out = restored.task, Path(config.out)
+    setup, out = restored.setup, Path(config.out)
     note = None
     if config.merge:
-        written = {"ends": task.generation.ends, "rollout": task.config.rollout}
-        huggingface.save(out, "decoder", task.model, task.vocab_size, restored.policy, task.tokenizer, config.dtype, **written)
+        written = {"ends": setup.generation.ends, "rollout": setup.config.rollout}
+        huggingface.save(
+            out, "decoder", setup.model, setup.vocab_size, restored.policy, setup.tokenizer, config.dtype, **written
+        )
     else:
         note = adapter_export.export(restored, config)
     console.print(f"Step {restored.step} of {config.run} written to {out}", soft_wrap=True)

@@ -19,10 +19,10 @@ def run(config: Config) -> None:
         from kljax.runs.setup import prepare, set_up_process
 
     set_up_process(config)
-    task = prepare(config)
-    check_export(task)
-    path = ensure_base(task)
-    export_base(task, path)
+    setup = prepare(config)
+    check_export(setup)
+    path = ensure_base(setup)
+    export_base(setup, path)
     tables.show_base(read_result(path), path)
 
 

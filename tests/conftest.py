@@ -101,11 +101,11 @@ def base_models_are_fitted_once(tmp_path_factory):
     """A run gets a copy of the base model that an earlier one with the same recipe has fitted: the files are its own."""
     fit, kept = fitting.ensure_base, tmp_path_factory.mktemp("bases")
 
-    def ensure_base(task):
-        path = base_path(task)
+    def ensure_base(setup):
+        path = base_path(setup)
         if (kept / path.name).exists() and not path.exists():
             shutil.copytree(kept / path.name, path)
-        elif fit(task) and not (kept / path.name).exists():
+        elif fit(setup) and not (kept / path.name).exists():
             shutil.copytree(path, kept / path.name)
         return path
 
@@ -119,13 +119,15 @@ def steps_are_compiled_once():
     """Trainers of configs that differ in names and seeds alone take their steps by one program."""
     make, known = trainer._step_taker, {}
 
-    def step_taker(task, prompts, parts, host):
+    def step_taker(setup, prompts, parts, host):
         if host is not None:
-            return make(task, prompts, parts, host)
-        config = {key: value for key, value in to_dict(task.config).items() if key not in ("name", "seed", "run", "evaluation")}
+            return make(setup, prompts, parts, host)
+        config = {
+            key: value for key, value in to_dict(setup.config).items() if key not in ("name", "seed", "run", "evaluation")
+        }
         chosen = parts.sampler.eos_ids, parts.keep_activations, is_unrolled(parts.shardings)
-        key = json.dumps([config, task.vocab_size, *chosen], sort_keys=True)
-        return known.setdefault(key, make(task, prompts, parts, host))
+        key = json.dumps([config, setup.vocab_size, *chosen], sort_keys=True)
+        return known.setdefault(key, make(setup, prompts, parts, host))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "_step_taker", step_taker)

@@ -50,8 +50,8 @@ def run(config: Config) -> Outcome:
     """Train, restore the last step, and measure it by enumeration."""
     restored = restore(train(config), "latest", config.mesh)
     prompts = restored.prompts()
-    reward = combination.build(config.reward, restored.task.tokenizer, prompts.rows.column_names)
-    exact = enumerate_task(restored.task, prompts, reward, restored.reference)
+    reward = combination.build(config.reward, restored.setup.tokenizer, prompts.rows.column_names)
+    exact = enumerate_task(restored.setup, prompts, reward, restored.reference)
     metrics = exact.metrics(restored.policy, restored.beta)
     to_theory = float("nan")
     if kind := RESTING_POINTS.get(config.kl.penalty):

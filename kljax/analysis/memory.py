@@ -34,13 +34,13 @@ def measure(config: Config, steps: int = 2) -> Memory:
     """Memory of `steps` steps after a first one, which compiles."""
     if not STATUS.exists():
         raise UserError(f"memory is read from {STATUS}, which this system does not have; expected Linux.")
-    task = prepare(config)
-    base_path = find_base(task)
-    trainer = build_trainer(task)
+    setup = prepare(config)
+    base_path = find_base(setup)
+    trainer = build_trainer(setup)
     _release()
     before = _resident("VmRSS")
-    base = load_base(task, base_path)
-    reference = first_reference(task, base)
+    base = load_base(setup, base_path)
+    reference = first_reference(setup, base)
     state, frozen = trainer.initial_state(base, reference), trainer.freeze(base, reference)
     sizes = [_bytes(tree) for tree in (state.params, state.opt_state, (frozen, state.reference))]
     del base, reference  # what a run still needs of them is in `frozen`

@@ -51,8 +51,8 @@ def measure(config: Config, steps: int) -> Figures:
     first, seconds = time_steps(it, programs["step"], steps)
     peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")  # before any other program has run
     seconds |= time_parts(it, programs, steps)
-    ceiling, sizes, task = measure_ceiling(config.model.dtype), it.sizes, it.trainer.task
-    work = step_work(task.decoder, task.vocab_size, sizes, cache_dtype=config.rollout.cache_dtype)
+    ceiling, sizes, setup = measure_ceiling(config.model.dtype), it.sizes, it.trainer.setup
+    work = step_work(setup.decoder, setup.vocab_size, sizes, cache_dtype=config.rollout.cache_dtype)
     update = (work["reference"].flops + work["update"].flops) / seconds["update"]
     return {
         "dtype": config.model.dtype,

@@ -18,7 +18,7 @@ from kljax.benchmark.timing import WARM, Subject, Timed, sizes_of, timed_step
 from kljax.errors import UserError
 from kljax.json_text import json_text
 from kljax.progress import console
-from kljax.runs.setup import Task
+from kljax.runs.setup import Setup
 
 Figures = dict[str, Any]
 """The JSON object of a script."""
@@ -64,10 +64,10 @@ PEERS = {
 """In the order of their turns, after ours."""
 
 
-def contestants(task: Task, steps: int, pythons: Mapping[str, Path | None], scripts: Path) -> list[Contestant]:
+def contestants(setup: Setup, steps: int, pythons: Mapping[str, Path | None], scripts: Path) -> list[Contestant]:
     """The peers whose interpreter is given (by library), set to the task's sizes."""
-    if task.config.adapter.kind != "none":
-        raise UserError(f"--peers: got adapter={task.config.adapter.kind}, expected none: the peers train every parameter.")
+    if setup.config.adapter.kind != "none":
+        raise UserError(f"--peers: got adapter={setup.config.adapter.kind}, expected none: the peers train every parameter.")
     given = {library: python for library, python in pythons.items() if python is not None}
     if not given:
         raise UserError(
@@ -78,7 +78,7 @@ def contestants(task: Task, steps: int, pythons: Mapping[str, Path | None], scri
         if not python.is_file():
             raise UserError(f"--{library}-python: '{python}' is no file, expected a Python that has {library}.")
     chosen = {name: peer for name, peer in PEERS.items() if peer.library in given}
-    return [Contestant(name, _command(peer, given[peer.library], scripts, task, steps)) for name, peer in chosen.items()]
+    return [Contestant(name, _command(peer, given[peer.library], scripts, setup, steps)) for name, peer in chosen.items()]
 
 
 def as_peer(it: Subject, steps: int) -> None:
@@ -140,33 +140,33 @@ def parse(printed: str) -> tuple[list[float], Figures] | None:
     return (steps, figures) if whole else None
 
 
-def _command(peer: Peer, python: Path, scripts: Path, task: Task, steps: int) -> tuple[str, ...]:
+def _command(peer: Peer, python: Path, scripts: Path, setup: Setup, steps: int) -> tuple[str, ...]:
     script = scripts / peer.script
     if not script.is_file():
         raise UserError(
             f"--peers-scripts: {scripts.resolve()} has no {peer.script}; expected the folder of the peers' scripts, which are "
             "not part of this repository."
         )
-    loaded = ("--model", str(task.pretrained.path)) if task.pretrained is not None and peer.loads_models else ()
-    return (str(python), str(script), *peer.flags, *loaded, *_size_flags(task, steps))
+    loaded = ("--model", str(setup.pretrained.path)) if setup.pretrained is not None and peer.loads_models else ()
+    return (str(python), str(script), *peer.flags, *loaded, *_size_flags(setup, steps))
 
 
-def _size_flags(task: Task, steps: int) -> list[str]:
+def _size_flags(setup: Setup, steps: int) -> list[str]:
     """The flags by which every script knows its sizes."""
-    model, sizes = task.decoder, sizes_of(task.config)
+    model, sizes = setup.decoder, sizes_of(setup.config)
     flags = {
         "steps": steps,
         "batch": sizes.rows,
         "group": sizes.samples,
         "prompt": sizes.prompt_length,
         "new": sizes.new_tokens,
-        "vocab": task.vocab_size,
+        "vocab": setup.vocab_size,
         "d": model.d_model,
         "layers": model.layers,
         "heads": model.heads,
         "kv-heads": model.kv_heads,
         "mlp": model.d_mlp,
-        "beta": task.config.kl.beta,
+        "beta": setup.config.kl.beta,
     }
     return [text for name, value in flags.items() for text in (f"--{name}", str(value))]
 

@@ -40,8 +40,8 @@ HEADS = {
 
 def figures(ceiling: Ceiling, it: Subject, measured: Measurement, loop: Loop | None) -> Figures:
     """What was measured of one size, the floors worked out."""
-    task = it.trainer.task
-    about = task.decoder, task.vocab_size, it.sizes, task.config.adapter.kind == "lora", task.config.rollout.cache_dtype
+    setup = it.trainer.setup
+    about = setup.decoder, setup.vocab_size, it.sizes, setup.config.adapter.kind == "lora", setup.config.rollout.cache_dtype
     work, repeated = step_work(*about), step_work(*about, repeated=True)
     floor, as_peers_do = _floors(work, ceiling, COLUMNS), _floors(repeated, ceiling, AS_PEERS_DO)
     seconds = {name: _timed(getattr(measured, name)) for name in COLUMNS}
@@ -49,10 +49,10 @@ def figures(ceiling: Ceiling, it: Subject, measured: Measurement, loop: Loop | N
         "ceiling": asdict(ceiling),
         "sizes": {
             "parameters": it.parameters,
-            "vocab_size": task.vocab_size,
+            "vocab_size": setup.vocab_size,
             "rollout": asdict(it.sizes),
-            "model": to_dict(task.decoder),
-            "adapter": to_dict(task.config.adapter),
+            "model": to_dict(setup.decoder),
+            "adapter": to_dict(setup.config.adapter),
         },
         "seconds": seconds,
         "work": {name: asdict(part) for name, part in work.items()},

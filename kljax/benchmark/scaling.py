@@ -134,7 +134,7 @@ def lay_out(compose: Compose, label: str, changed: Overrides = ()) -> Layout:
     mesh = [f"mesh.{axis}={size}" for axis, size in zip(("data", "fsdp", "tensor"), MESHES[label], strict=True)]
     config = compose((*DISTRIBUTED, *changed, *mesh))
     trainer = build_trainer(prepare(config))
-    arch = trainer.task.architecture
+    arch = trainer.setup.architecture
     params = _abstract(trainer.form(arch.shapes), trainer.form(arch.shardings))
     reference = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, config.reference.dtype, sharding=p.sharding), params)
     state, frozen = _abstract(trainer.shapes, trainer.parts.shardings), trainer.freeze(params, reference)
@@ -261,8 +261,8 @@ def _step_and_inputs(it: Subject) -> tuple[Any, ...]:
 
 
 def _cost(label: str, it: Subject, program: Program, step: Timed, compile_seconds: float) -> Cost:
-    task = it.trainer.task
-    work = step_work(task.decoder, task.vocab_size, it.sizes)
+    setup = it.trainer.setup
+    work = step_work(setup.decoder, setup.vocab_size, it.sizes)
     flops = sum(part.flops for part in work.values())
     return Cost(label, it.sizes, it.parameters, flops, step, compile_seconds, program.temporaries)
 

@@ -20,7 +20,7 @@ from kljax.errors import UserError
 from kljax.models.huggingface import models as huggingface
 from kljax.runs.adapter import Frozen
 from kljax.runs.reference import first_reference
-from kljax.runs.setup import Task, prepare
+from kljax.runs.setup import Setup, prepare
 from kljax.training.recorder import Recorder
 from kljax.training.step import Parts, compile_halves, compile_step, score_rollout
 from kljax.training.trainer import Trainer, build_trainer
@@ -92,12 +92,12 @@ class Subject:
     @property
     def sizes(self) -> Sizes:
         """The sizes of its rollouts."""
-        return sizes_of(self.trainer.task.config)
+        return sizes_of(self.trainer.setup.config)
 
     @property
     def parameters(self) -> int:
         """Numbers in the model, adapters left out."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self.trainer.task.architecture.shapes))
+        return sum(leaf.size for leaf in jax.tree.leaves(self.trainer.setup.architecture.shapes))
 
     def take_step(self, step: int) -> Any:
         """Its metrics and outcome; the device may still be at work."""
@@ -114,15 +114,15 @@ def sizes_of(config: Config) -> Sizes:
 
 def subject(config: Config) -> Subject:
     """The config's trainer with fresh parameters, or those of its Hugging Face model. No base model is fitted for it."""
-    task = prepare(config)
-    trainer = build_trainer(task)
+    setup = prepare(config)
+    trainer = build_trainer(setup)
     _check(trainer)
     # Completions of one length make steps of one length: no token ends them.
     parts = replace(trainer.parts, sampler=replace(trainer.parts.sampler, eos_ids=()))
     step = compile_step(parts)
     trainer = replace(trainer, parts=parts, take_step=lambda state, frozen, batch: step(state, frozen, batch.prompts))
-    params = _params(task)
-    reference = first_reference(task, params)
+    params = _params(setup)
+    reference = first_reference(setup, params)
     return Subject(trainer, trainer.freeze(params, reference), trainer.initial_state(params, reference))
 
 
@@ -187,12 +187,12 @@ def time_loop(it: Subject) -> Loop:
 
     Each turn is as long as the log's longest interval, so that its share of everything that a run writes is in it.
     """
-    run = it.trainer.task.config.run
+    run = it.trainer.setup.config.run
     turn = max(run.sample_every, run.log_every)
-    task = replace(it.trainer.task, config=replace(it.trainer.task.config, steps=ROUNDS * turn))
+    setup = replace(it.trainer.setup, config=replace(it.trainer.setup.config, steps=ROUNDS * turn))
     timed_step(it, 0)
     bare, looped = [], []
-    with tempfile.TemporaryDirectory() as folder, Recorder(task, Path(folder) / "loop", first=0) as recorder:
+    with tempfile.TemporaryDirectory() as folder, Recorder(setup, Path(folder) / "loop", first=0) as recorder:
         for first in range(0, ROUNDS * turn, turn):
             bare.append(_bare(it, turn) / turn)
             began = time.perf_counter()
@@ -206,7 +206,7 @@ def time_loop(it: Subject) -> Loop:
 
 def _check(trainer: Trainer) -> None:
     """Refuse what is not the step whose work is known."""
-    config, devices = trainer.task.config, trainer.task.mesh.size
+    config, devices = trainer.setup.config, trainer.setup.mesh.size
     if trainer.reward.host is not None:
         raise UserError("reward: got one that Python computes, expected JAX alone: one compiled step. Give reward=even_tokens.")
     if not trainer.prompts.mask.all():
@@ -220,11 +220,11 @@ def _check(trainer: Trainer) -> None:
         raise UserError(f"mesh: got {devices} devices, expected the one whose ceiling is measured. Give mesh.data=1.")
 
 
-def _params(task: Task) -> Params:
-    arch, seed = task.architecture, task.config.seed
-    if task.pretrained is None:
+def _params(setup: Setup) -> Params:
+    arch, seed = setup.architecture, setup.config.seed
+    if setup.pretrained is None:
         return arch.init(seed)
-    return arch.complete(huggingface.load_params(task.pretrained, "decoder", arch.shapes, arch.shardings), seed)
+    return arch.complete(huggingface.load_params(setup.pretrained, "decoder", arch.shapes, arch.shardings), seed)
 
 
 def timed(program: Callable[..., Any], *inputs: Any) -> tuple[Any, float]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 from kljax.devices.state import not_finite
 from kljax.errors import UserError
 from kljax.runs.checkpoints import Checkpoints
-from kljax.runs.setup import Task, say
+from kljax.runs.setup import Setup, say
 from kljax.types import struct
 
 
@@ -28,7 +28,7 @@ class UpdateCheck:
 class FitChecks:
     """Refuses what a fit must not go on with, save or hand on. Updates are counted from 1."""
 
-    task: Task
+    setup: Setup
     path: Path
     checkpoints: Checkpoints
 
@@ -37,7 +37,7 @@ class FitChecks:
         check = jax.device_get(check)
         if not np.isfinite(check.loss):
             found = f"the training loss is {check.loss}, of parameters that are finite"
-            self._refuse(number, found, of_the_model(self.task) if number == 1 else None)
+            self._refuse(number, found, of_the_model(self.setup) if number == 1 else None)
         if not np.isfinite(check.gradient_norm):
             self._refuse(number, f"the training loss is {check.loss:.4g}, but its gradient has the norm {check.gradient_norm}")
         if not check.made:
@@ -64,12 +64,12 @@ class FitChecks:
 
     def learnt(self, done: int, looks_since_best: int) -> None:
         """UserError where no look found random parameters better than they were; a model that was imported stays as it was."""
-        config = self.task.config.pretrain
+        config = self.setup.config.pretrain
         looks = done // config.eval_every + (done == config.steps and done % config.eval_every > 0)
         if looks_since_best < looks:
             return
         found = f"in none of {looks} looks was the held-out {config.watch} better than before the first update"
-        if self.task.pretrained is not None:
+        if self.setup.pretrained is not None:
             return say(f"pretrain: {found}, and the model stays as it was. {self._lower().capitalize()} may better it.")
         raise UserError(
             f"pretrain: nothing was learnt: {found}, when the parameters were random; expected {self._lower()}, or more "
@@ -85,11 +85,11 @@ class FitChecks:
                 "command would come to the same update."
             )
         lower = f"Expected {self._lower()}: that is another fit, which begins anew in a directory of its own."
-        steps = self.task.config.pretrain.steps
+        steps = self.setup.config.pretrain.steps
         raise UserError(f"pretrain: the fit diverged at update {number} of {steps}: {found}. {kept} {way_out or lower}")
 
     def _lower(self) -> str:
-        return f"a lower pretrain.optimizer.learning_rate (now {self.task.config.pretrain.optimizer.learning_rate:g})"
+        return f"a lower pretrain.optimizer.learning_rate (now {self.setup.config.pretrain.optimizer.learning_rate:g})"
 
 
 def no_number(outputs: np.ndarray, part: str) -> str | None:
@@ -98,21 +98,21 @@ def no_number(outputs: np.ndarray, part: str) -> str | None:
     return f"{outputs[tuple(bad[0])]} for {part} row {bad[0][0]}" if len(bad) else None
 
 
-def check_as_it_is(task: Task, outputs: np.ndarray, part: str) -> None:
+def check_as_it_is(setup: Setup, outputs: np.ndarray, part: str) -> None:
     """UserError where a model that was not changed, or is finished, gives no number for a row."""
     if (found := no_number(outputs, part)) is not None:
-        raise UserError(f"pretrain: the model gives {found}, though its parameters are finite. {of_the_model(task)}")
+        raise UserError(f"pretrain: the model gives {found}, though its parameters are finite. {of_the_model(setup)}")
 
 
-def of_the_model(task: Task) -> str:
+def of_the_model(setup: Setup) -> str:
     """Why finite parameters give no number, and what to do about it."""
-    dtype = task.model.dtype
-    whose = "the model's sizes" if task.pretrained is None else f"the weights in '{task.pretrained.path}'"
+    dtype = setup.model.dtype
+    whose = "the model's sizes" if setup.pretrained is None else f"the weights in '{setup.pretrained.path}'"
     expected = f"look at {whose}" if dtype == "float32" else f"expected model.dtype=float32, or look at {whose}"
     return f"No update is the cause of that, but what is computed in {dtype}, which cannot hold it; {expected}."
 
 
-def check_result(task: Task, params: Any) -> None:
+def check_result(setup: Setup, params: Any) -> None:
     """UserError where parameters that are to be kept are not finite, such as in the units of ratings that are too large."""
     if (name := not_finite(params)) is not None:
         raise UserError(

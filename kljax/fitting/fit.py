@@ -40,7 +40,7 @@ from kljax.progress import ProgressBar, working
 from kljax.runs import config_file, damaged, directory
 from kljax.runs.adapter import cast
 from kljax.runs.checkpoints import Checkpoints, load_params, save_params
-from kljax.runs.setup import Task, base_identity, base_path, fits_in_float32, is_as_it_is, say
+from kljax.runs.setup import Setup, base_identity, base_path, fits_in_float32, is_as_it_is, say
 from kljax.types import Params, struct
 
 RESULT, HUGGINGFACE = "result.json", "huggingface"
@@ -79,59 +79,59 @@ class Program:
     shardings: FitState
 
 
-def ensure_base(task: Task) -> Path:
+def ensure_base(setup: Setup) -> Path:
     """The directory of the config's fitted model, fitted first where it is not there yet. An interrupted fit goes on.
 
     It is fitted, and kept, in float32: `load_base` gives it as the run holds it. What is not a decoder is written as a Hugging
     Face directory, too: <directory>/huggingface.
     """
-    path = base_path(task)
+    path = base_path(setup)
     if (path / RESULT).exists():
         return path
-    config_file.check_owner(path, base_identity(task))
+    config_file.check_owner(path, base_identity(setup))
     directory.check_numerics(path)
-    identity = base_identity(task)
-    if fits_in_float32(task):
-        task = replace(task, model=replace(task.model, param_dtype="float32"))
-    kind = kind_of(task)
+    identity = base_identity(setup)
+    if fits_in_float32(setup):
+        setup = replace(setup, model=replace(setup.model, param_dtype="float32"))
+    kind = kind_of(setup)
     if kind != "decoder":
-        huggingface.check_exportable(task.model, kind, task.tokenizer)
+        huggingface.check_exportable(setup.model, kind, setup.tokenizer)
     with working("encoding the training rows"):
-        objective = objectives.build(task)
-    chosen = {"unroll_layers": _is_unrolled(task)}
+        objective = objectives.build(setup)
+    chosen = {"unroll_layers": _is_unrolled(setup)}
     if note := directory.circumstances_note(path, chosen):  # a fit that was interrupted goes on
         say(note)
     directory.create(path, identity, chosen)
-    task.tokenizer.save_pretrained(str(path / "tokenizer"))
-    outputs = _compile_outputs(task, objective)
-    if task.config.pretrain.steps:
-        params, steps = _fit(task, objective, _compile(task, objective, outputs), path)
+    setup.tokenizer.save_pretrained(str(path / "tokenizer"))
+    outputs = _compile_outputs(setup, objective)
+    if setup.config.pretrain.steps:
+        params, steps = _fit(setup, objective, _compile(setup, objective, outputs), path)
     else:
-        params, steps = _start(task, objective), 0
+        params, steps = _start(setup, objective), 0
     looked_at = {} if steps else {"held_out_rows": count(objective.held_out)}  # not all, of a language model
     with working("taking the fitted model's figures"):
-        result = {"steps": steps} | looked_at | _result(task, objective, outputs, params)
+        result = {"steps": steps} | looked_at | _result(setup, objective, outputs, params)
     params = in_units(stack(params), *objective.units)
-    divergence.check_result(task, params)
+    divergence.check_result(setup, params)
     save_params(path, params)
     if kind != "decoder":
-        _save(path / HUGGINGFACE, task, params, objective.labels)
+        _save(path / HUGGINGFACE, setup, params, objective.labels)
     directory.write_atomically(path / RESULT, json_text(result, indent=2) + "\n")
     return path
 
 
-def find_base(task: Task) -> Path:
+def find_base(setup: Setup) -> Path:
     """Where the model is that RL starts from: `ensure_base`, or the files of a model that is taken as it is."""
-    return task.pretrained.path if is_as_it_is(task) else ensure_base(task)  # pyright: ignore
+    return setup.pretrained.path if is_as_it_is(setup) else ensure_base(setup)  # pyright: ignore
 
 
-def load_base(task: Task, path: Path) -> Params:
+def load_base(setup: Setup, path: Path) -> Params:
     """The model in `path`, which `find_base` found, in the precision in which the config holds it."""
-    if is_as_it_is(task):
-        arch, files = task.architecture, task.pretrained
+    if is_as_it_is(setup):
+        arch, files = setup.architecture, setup.pretrained
         return huggingface.load_params(files, "decoder", arch.shapes, arch.shardings)  # pyright: ignore
-    params = load_params(path, task.architecture.shapes, task.architecture.shardings)
-    dtype = task.model.param_dtype
+    params = load_params(path, setup.architecture.shapes, setup.architecture.shardings)
+    dtype = setup.model.param_dtype
     return params if all(leaf.dtype == dtype for leaf in jax.tree.leaves(params)) else cast(params, dtype)
 
 
@@ -140,48 +140,48 @@ def read_result(path: Path) -> dict[str, Any]:
     return damaged.read_json(path / RESULT, "delete it, and the same command writes it again")
 
 
-def check_export(task: Task) -> None:
+def check_export(setup: Setup) -> None:
     """Refuse a `run.export_to` that cannot be written, before anything is fitted."""
-    if (out := task.config.run.export_to) is None:
+    if (out := setup.config.run.export_to) is None:
         return
-    huggingface.check_exportable(task.model, kind_of(task), task.tokenizer)
+    huggingface.check_exportable(setup.model, kind_of(setup), setup.tokenizer)
     if (there := Path(out).expanduser()).exists():
         raise UserError(f"run.export_to: '{there}' is there already, expected a path that is free, or null.")
 
 
-def export_base(task: Task, path: Path) -> None:
+def export_base(setup: Setup, path: Path) -> None:
     """Write the fitted model in `path` to `run.export_to`, if that is given, as a Hugging Face directory."""
-    if (out := task.config.run.export_to) is None:
+    if (out := setup.config.run.export_to) is None:
         return
     target = Path(out).expanduser()
     if (path / HUGGINGFACE).exists():
         shutil.copytree(path / HUGGINGFACE, target)
     else:
-        arch = task.architecture
-        _save(target, task, load_params(path, arch.shapes, arch.shardings), labels=())
+        arch = setup.architecture
+        _save(target, setup, load_params(path, arch.shapes, arch.shardings), labels=())
 
 
-def _save(out: Path, task: Task, params: Params, labels: tuple[str, ...]) -> None:
-    kind = kind_of(task)
+def _save(out: Path, setup: Setup, params: Params, labels: tuple[str, ...]) -> None:
+    kind = kind_of(setup)
     if not out.exists():  # or else a fit was interrupted after it had written it whole
         # What reads texts is to read them as it was fitted, wherever it is loaded; what writes them continues a prompt.
-        tokenizer = task.tokenizer if kind == "decoder" else tokenizers.with_ends(task.tokenizer)
-        ends, dtype = task.generation.ends, str(jnp.result_type(*jax.tree.leaves(params)))
-        huggingface.save(out, kind, task.model, task.vocab_size, params, tokenizer, dtype, labels, ends=ends)
+        tokenizer = setup.tokenizer if kind == "decoder" else tokenizers.with_ends(setup.tokenizer)
+        ends, dtype = setup.generation.ends, str(jnp.result_type(*jax.tree.leaves(params)))
+        huggingface.save(out, kind, setup.model, setup.vocab_size, params, tokenizer, dtype, labels, ends=ends)
 
 
-def _start(task: Task, objective: Objective) -> Params:
+def _start(setup: Setup, objective: Objective) -> Params:
     """The parameters before the first step: an imported model's as far as it has them, fresh ones for the rest."""
-    arch, config = objective.architecture, task.config.pretrain
-    if task.pretrained is None:
+    arch, config = objective.architecture, setup.config.pretrain
+    if setup.pretrained is None:
         return arch.init(config.seed)
-    kind = kind_of(task)
-    with working(f"reading the weights of {task.pretrained.path}"):
-        given = huggingface.load_params(task.pretrained, kind, arch.shapes, arch.shardings)
+    kind = kind_of(setup)
+    with working(f"reading the weights of {setup.pretrained.path}"):
+        given = huggingface.load_params(setup.pretrained, kind, arch.shapes, arch.shardings)
     there = {path for path, _ in tree_leaves_with_path(given)}
     if not config.steps and (lacking := [path for path, _ in tree_leaves_with_path(arch.shapes) if path not in there]):
         raise UserError(
-            f"pretrain.steps: got 0 (the model as it is), but '{task.pretrained.path}' has no "
+            f"pretrain.steps: got 0 (the model as it is), but '{setup.pretrained.path}' has no "
             f"{keystr(lacking[0], simple=True, separator='.')} for pretrain/objective={config.objective.kind}; expected a "
             "number >= 1, to fit it."
         )
@@ -189,22 +189,22 @@ def _start(task: Task, objective: Objective) -> Params:
     return arch.complete(in_units(given, 1 / scale, -shift / scale), config.seed)
 
 
-def _fit(task: Task, objective: Objective, program: Program, path: Path) -> tuple[Params, int]:
+def _fit(setup: Setup, objective: Objective, program: Program, path: Path) -> tuple[Params, int]:
     """The best parameters, and how many steps were taken."""
     checkpoints = Checkpoints(path)
-    checks = FitChecks(task, path, checkpoints)
+    checks = FitChecks(setup, path, checkpoints)
     if done := checkpoints.steps():
         state = checkpoints.restore(done[-1], program.shapes, program.shardings)
         checks.restored(done[-1], _kept(state))
     else:
-        state = _begin(task, objective, program)
+        state = _begin(setup, objective, program)
     first = int(state.train.step)
     if first:
-        say(f"Going on with the fit of {path} at step {first} of {task.config.pretrain.steps}.")
-    log = directory.MetricsLog(path, first, base_identity(task))
+        say(f"Going on with the fit of {path} at step {first} of {setup.config.pretrain.steps}.")
+    log = directory.MetricsLog(path, first, base_identity(setup))
     try:
-        with StopRequest() as stop, ProgressBar(f"base model {path.name}", first, task.config.pretrain.steps) as bar:
-            state = _take_steps(task, objective, program, state, checks, log, stop, bar)
+        with StopRequest() as stop, ProgressBar(f"base model {path.name}", first, setup.config.pretrain.steps) as bar:
+            state = _take_steps(setup, objective, program, state, checks, log, stop, bar)
         checks.learnt(int(state.train.step), int(state.looks_since_best))
     finally:
         checkpoints.close()
@@ -213,7 +213,7 @@ def _fit(task: Task, objective: Objective, program: Program, path: Path) -> tupl
 
 
 def _take_steps(
-    task: Task,
+    setup: Setup,
     objective: Objective,
     program: Program,
     state: FitState,
@@ -222,7 +222,7 @@ def _take_steps(
     stop: StopRequest,
     bar: ProgressBar,
 ) -> FitState:
-    config, sharding = task.config.pretrain, batch_sharding(task.mesh)
+    config, sharding = setup.config.pretrain, batch_sharding(setup.mesh)
     first, shown, started, unchecked, compiling = int(state.train.step), {}, time.perf_counter(), [], {}
     for step in range(first, config.steps):
         if int(state.looks_since_best) >= config.patience:
@@ -238,10 +238,10 @@ def _take_steps(
         if look:
             values = {name: float(value) for name, value in metrics.items()}
             values |= _look(objective, program, trained.params, partial(checks.held_out, step + 1))
-            state = _remember(state, values[f"fit/held_out_{watched(task, objective)}"], task)
+            state = _remember(state, values[f"fit/held_out_{watched(setup, objective)}"], setup)
             log.write(step, values | {"time/seconds": time.perf_counter() - started} | compiling)
             compiling = {}
-            shown = _shown(values, objective, watched(task, objective))
+            shown = _shown(values, objective, watched(setup, objective))
         if look or stopping:
             checks.state(step + 1, _kept(state))
             checks.checkpoints.save(step + 1, state)
@@ -258,23 +258,23 @@ def _kept(state: FitState) -> tuple[Trained, Params]:
     return state.train, state.best_params
 
 
-def _is_unrolled(task: Task) -> bool:
+def _is_unrolled(setup: Setup) -> bool:
     """Whether a fit's program holds each layer by itself."""
-    return unrolls(task.config.run.unroll_layers, task.model.layers, task.config.pretrain.steps)
+    return unrolls(setup.config.run.unroll_layers, setup.model.layers, setup.config.pretrain.steps)
 
 
-def _begin(task: Task, objective: Objective, program: Program) -> FitState:
+def _begin(setup: Setup, objective: Objective, program: Program) -> FitState:
     """The state before the first update, whose parameters are the best so far."""
-    state, name = program.init(), watched(task, objective)
+    state, name = program.init(), watched(setup, objective)
     with working("compiling the held-out figures"), ending_at_once():
-        values = _look(objective, program, state.best_params, partial(divergence.check_as_it_is, task, part="held-out"))
+        values = _look(objective, program, state.best_params, partial(divergence.check_as_it_is, setup, part="held-out"))
     figure = values[f"fit/held_out_{name}"]
     if not math.isfinite(figure):
         raise UserError(
             f"pretrain.watch: {name} is not defined for the held-out rows ({figure}), and no best parameters would be found; "
             "expected other held-out rows (data.held_out_fraction), or another figure."
         )
-    return replace(state, best=jax.device_put(_signed(figure, task), replicated(task.mesh)))
+    return replace(state, best=jax.device_put(_signed(figure, setup), replicated(setup.mesh)))
 
 
 def _look(objective: Objective, program: Program, params: Params, check: Callable[[np.ndarray], None]) -> dict[str, float]:
@@ -285,20 +285,20 @@ def _look(objective: Objective, program: Program, params: Params, check: Callabl
     return {f"fit/held_out_{name}": value for name, value in figures.items() if not isinstance(value, list)}
 
 
-def _remember(state: FitState, figure: float, task: Task) -> FitState:
+def _remember(state: FitState, figure: float, setup: Setup) -> FitState:
     """Keep the parameters if they are the best so far."""
-    signed = _signed(figure, task)
+    signed = _signed(figure, setup)
     if signed < np.asarray(state.best):
-        whole = replicated(task.mesh)
+        whole = replicated(setup.mesh)
         best_params = jax.tree.map(jnp.copy, state.train.params)
         best, looks = jax.device_put((signed, np.int32(0)), whole)
         return replace(state, best_params=best_params, best=best, looks_since_best=looks)
     return replace(state, looks_since_best=state.looks_since_best + 1)
 
 
-def _signed(figure: float, task: Task) -> np.float32:
+def _signed(figure: float, setup: Setup) -> np.float32:
     """The watched figure, negative where higher is better."""
-    return np.float32(figure if task.config.pretrain.watch in LOWER_IS_BETTER else -figure)
+    return np.float32(figure if setup.config.pretrain.watch in LOWER_IS_BETTER else -figure)
 
 
 def _shown(values: dict[str, float], objective: Objective, watched: str) -> dict[str, float]:
@@ -306,15 +306,15 @@ def _shown(values: dict[str, float], objective: Objective, watched: str) -> dict
     return shown if watched == objective.loss_name else shown | {watched: values[f"fit/held_out_{watched}"]}
 
 
-def _compile(task: Task, objective: Objective, outputs: Callable[[Params, Rows], np.ndarray]) -> Program:
-    config, arch = task.config.pretrain, objective.architecture
+def _compile(setup: Setup, objective: Objective, outputs: Callable[[Params, Rows], np.ndarray]) -> Program:
+    config, arch = setup.config.pretrain, objective.architecture
     optimizer = make_optimizer(config.optimizer, config.steps)
-    whole = replicated(task.mesh)
+    whole = replicated(setup.mesh)
 
     def begin(params: Params) -> Trained:
         return Trained(params, optimizer.init(params), jax.random.key(config.seed), jnp.zeros((), jnp.int32))
 
-    form = form_of(_is_unrolled(task), task.model.layers)
+    form = form_of(_is_unrolled(setup), setup.model.layers)
     stacked = jax.eval_shape(begin, arch.shapes)
     moments = opt_shardings(stacked.opt_state, optimizer, arch.shardings, arch.mesh)
     shapes, shardings = form(stacked), form(Trained(arch.shardings, moments, whole, whole))
@@ -336,7 +336,7 @@ def _compile(task: Task, objective: Objective, outputs: Callable[[Params, Rows],
         return new, {f"fit/train_{objective.loss_name}": value, "fit/grad_norm": norm}, check
 
     def init() -> FitState:
-        params = jax.jit(form, out_shardings=shardings.params)(_start(task, objective))
+        params = jax.jit(form, out_shardings=shardings.params)(_start(setup, objective))
         # Copied: a step donates its state, and these parameters are the best ones so far.
         train = jax.jit(lambda params: begin(jax.tree.map(jnp.copy, params)), out_shardings=shardings)(params)
         infinity, zero = jax.device_put((np.float32(np.inf), np.int32(0)), whole)
@@ -351,9 +351,9 @@ def _compile(task: Task, objective: Objective, outputs: Callable[[Params, Rows],
     )
 
 
-def _compile_outputs(task: Task, objective: Objective) -> Callable[[Params, Rows], np.ndarray]:
+def _compile_outputs(setup: Setup, objective: Objective) -> Callable[[Params, Rows], np.ndarray]:
     """The objective's outputs for each row, in batches of one shape: the last is filled up with rows that are not counted."""
-    size, sharding = task.config.pretrain.batch, batch_sharding(task.mesh)
+    size, sharding = setup.config.pretrain.batch, batch_sharding(setup.mesh)
 
     @jax.jit
     def outputs(params, batch):
@@ -369,15 +369,15 @@ def _compile_outputs(task: Task, objective: Objective) -> Callable[[Params, Rows
     return over_rows
 
 
-def _result(task: Task, objective: Objective, outputs: Callable[[Params, Rows], np.ndarray], params: Params) -> Figures:
+def _result(setup: Setup, objective: Objective, outputs: Callable[[Params, Rows], np.ndarray], params: Params) -> Figures:
     """Figures of the parameters that were kept: held_out_… and test/…; one that is not defined is null."""
     held_out = outputs(params, objective.held_out)
-    divergence.check_as_it_is(task, held_out, "held-out")
+    divergence.check_as_it_is(setup, held_out, "held-out")
     figures = {f"held_out_{name}": value for name, value in objective.figures(held_out, objective.held_out).items()}
     figures |= objective.summary(held_out)
     if objective.test is not None:
         of_test = outputs(params, objective.test)
-        divergence.check_as_it_is(task, of_test, "test")
+        divergence.check_as_it_is(setup, of_test, "test")
         figures |= {f"test/{name}": value for name, value in objective.figures(of_test, objective.test).items()}
     if objective.labels:
         figures["labels"] = list(objective.labels)

@@ -23,23 +23,23 @@ from kljax.fitting.objective import Objective, Rows, each_split
 from kljax.kl.sequences import masked_sum
 from kljax.models.encoder import MaskedLm
 from kljax.models.scoring import token_logp
-from kljax.runs.setup import Task
+from kljax.runs.setup import Setup
 
 AS_IT_IS = 200  # held-out rows at which a model is looked at that is not fitted: it may be large
 
 
-def next_token(task: Task) -> Objective:
+def next_token(setup: Setup) -> Objective:
     """A decoder's maximum likelihood: forward KL(data‖model) up to the data's entropy. Figures are nats a token."""
-    config, arch = task.config.pretrain, task.architecture
+    config, arch = setup.config.pretrain, setup.architecture
 
     def windows(rows: datasets.Dataset, part: str) -> TokenRows:
-        values = whole_column(rows, task.splits.column)
+        values = whole_column(rows, setup.splits.column)
         made = conversation_rows if is_conversation(values[0]) else token_rows
-        return made(task.tokenizer, values, config.length)
+        return made(setup.tokenizer, values, config.length)
 
-    train, held_out, test = each_split(task, windows)
-    _check_windows(task, held_out)
-    seen = _looked_at(task)
+    train, held_out, test = each_split(setup, windows)
+    _check_windows(setup, held_out)
+    seen = _looked_at(setup)
     held_out = TokenRows(held_out.tokens[seen], held_out.mask[seen])
 
     def nats(model: Any, rows: Texts, key: Any = None) -> Array:
@@ -49,12 +49,12 @@ def next_token(task: Task) -> Objective:
         return float(outputs.sum(dtype=np.float64) / rows.mask[:, 1:].sum())
 
     def summary(outputs: np.ndarray) -> Figures:
-        baseline = bigram.held_out_nats(train, held_out, task.vocab_size)
+        baseline = bigram.held_out_nats(train, held_out, setup.vocab_size)
         return {
             "held_out_perplexity_tok": math.exp(mean(outputs, Texts(held_out.tokens, held_out.mask))),
             "bigram_nats_tok": baseline,
             "bigram_perplexity_tok": math.exp(baseline),
-        } | (_grammar_figures(task.texts(task.splits.held_out), outputs, held_out) if _of_grammar(task) else {})
+        } | (_grammar_figures(setup.texts(setup.splits.held_out), outputs, held_out) if _of_grammar(setup) else {})
 
     return Objective(
         architecture=arch,
@@ -69,21 +69,21 @@ def next_token(task: Task) -> Objective:
     )
 
 
-def _looked_at(task: Task) -> slice:
+def _looked_at(setup: Setup) -> slice:
     """Which held-out rows: the first, where the model is used as it is."""
-    return slice(None) if task.config.pretrain.steps else slice(AS_IT_IS)
+    return slice(None) if setup.config.pretrain.steps else slice(AS_IT_IS)
 
 
-def _of_grammar(task: Task) -> bool:
-    return task.config.data.source.kind == "grammar"
+def _of_grammar(setup: Setup) -> bool:
+    return setup.config.data.source.kind == "grammar"
 
 
-def _check_windows(task: Task, held_out: TokenRows) -> None:
+def _check_windows(setup: Setup, held_out: TokenRows) -> None:
     """The grammar's exact log-probs are of whole sentences, so each has to fit into one window."""
-    if _of_grammar(task) and len(held_out.tokens) != len(task.splits.held_out):
-        longest = max(len(text.split()) for text in task.texts(task.splits.held_out)) + 2
+    if _of_grammar(setup) and len(held_out.tokens) != len(setup.splits.held_out):
+        longest = max(len(text.split()) for text in setup.texts(setup.splits.held_out)) + 2
         raise UserError(
-            f"pretrain.length: got {task.config.pretrain.length}, expected at least {longest}, so that the grammar's longest "
+            f"pretrain.length: got {setup.config.pretrain.length}, expected at least {longest}, so that the grammar's longest "
             "sentence with its beginning and end fits into one window."
         )
 
@@ -99,22 +99,22 @@ def _grammar_figures(texts: Sequence[str], nats: np.ndarray, held_out: TokenRows
     }
 
 
-def masked_token(task: Task) -> Objective:
+def masked_token(setup: Setup) -> Objective:
     """BERT's: which token stood where one is hidden. `loss` is nats a hidden token, `accuracy` how many are found."""
-    config, model = task.config.pretrain, task.model
+    config, model = setup.config.pretrain, setup.model
     assert isinstance(config.objective, MaskedToken)
     if not isinstance(model, EncoderConfig):
         raise UserError(
             "model: got a decoder, which sees no token after the hidden one; expected an encoder for "
             "pretrain/objective=masked_token, such as model=bert."
         )
-    recipe = masked_tokens.recipe(task.tokenizer, config.objective.probability)
+    recipe = masked_tokens.recipe(setup.tokenizer, config.objective.probability)
 
     def pieces(rows: datasets.Dataset, part: str) -> Texts:
-        return labelled.text_pieces(task.tokenizer, task.texts(rows), config.length)
+        return labelled.text_pieces(setup.tokenizer, setup.texts(rows), config.length)
 
     def hidden_once(rows: Texts) -> masked_tokens.Masked:
-        tokens, mask = (jnp.asarray(array[_looked_at(task)]) for array in (rows.tokens, rows.mask))
+        tokens, mask = (jnp.asarray(array[_looked_at(setup)]) for array in (rows.tokens, rows.mask))
         return jax.tree.map(np.asarray, masked_tokens.hide(jax.random.key(config.seed), tokens, mask, recipe))
 
     def loss(model: Any, rows: Any, key: Key[Array, ""]) -> Array:
@@ -127,9 +127,9 @@ def masked_token(task: Task) -> Objective:
         nats, right, chosen = outputs.sum(axis=0, dtype=np.float64)
         return {"loss": float(nats / max(chosen, 1)), "accuracy": float(right / max(chosen, 1))}
 
-    train, held_out, test = each_split(task, pieces)
+    train, held_out, test = each_split(setup, pieces)
     return Objective(
-        architecture=architecture(lambda rngs: MaskedLm(model, task.vocab_size, rngs=rngs), task.mesh),
+        architecture=architecture(lambda rngs: MaskedLm(model, setup.vocab_size, rngs=rngs), setup.mesh),
         batch=lambda step: labelled.batch(train, config.seed, step, config.batch),
         held_out=hidden_once(held_out),
         test=None if test is None else hidden_once(test),

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from kljax.devices.state import Architecture
 from kljax.fitting.metrics import Figures
-from kljax.runs.setup import Task
+from kljax.runs.setup import Setup
 from kljax.types import Params
 
 T = TypeVar("T")
@@ -47,8 +47,8 @@ def in_units(params: Params, scale: float, shift: float) -> Params:
     return {**params, "out": moved}
 
 
-def each_split(task: Task, make: Callable[[datasets.Dataset, str], T]) -> tuple[T, T, T | None]:
+def each_split(setup: Setup, make: Callable[[datasets.Dataset, str], T]) -> tuple[T, T, T | None]:
     """Training, held-out and test rows, each made ready."""
-    splits = task.splits
+    splits = setup.splits
     test = None if splits.test is None else make(splits.test, "test")
     return make(splits.train, "training"), make(splits.held_out, "held-out"), test

@@ -9,12 +9,12 @@ from kljax.fitting.language_objectives import masked_token, next_token
 from kljax.fitting.objective import Objective
 from kljax.fitting.text_objectives import classification, preference, rated_pairs, regression
 from kljax.models.huggingface.names import Kind
-from kljax.runs.setup import Task
+from kljax.runs.setup import Setup
 
 
-def build(task: Task) -> Objective:
+def build(setup: Setup) -> Objective:
     """The config's objective, its data made ready, or a `UserError` about what does not fit it."""
-    config = task.config.pretrain
+    config = setup.config.pretrain
     row = OBJECTIVES[config.objective.kind]
     if config.watch not in row.watch:
         raise UserError(
@@ -26,17 +26,17 @@ def build(task: Task) -> Objective:
             f"pretrain.augmentation: pretrain/objective={config.objective.kind} would learn to write the noise; expected 0 "
             "for delete, swap and mask."
         )
-    return row.build(task)
+    return row.build(setup)
 
 
-def kind_of(task: Task) -> Kind:
+def kind_of(setup: Setup) -> Kind:
     """What the objective's model is called in a Hugging Face directory."""
-    return OBJECTIVES[task.config.pretrain.objective.kind].kind
+    return OBJECTIVES[setup.config.pretrain.objective.kind].kind
 
 
-def watched(task: Task, objective: Objective) -> str:
+def watched(setup: Setup, objective: Objective) -> str:
     """The name of the held-out figure by which the best parameters are known."""
-    watch = task.config.pretrain.watch
+    watch = setup.config.pretrain.watch
     return objective.loss_name if watch == "loss" else watch
 
 
@@ -44,7 +44,7 @@ def watched(task: Task, objective: Objective) -> str:
 class Row:
     """How an objective is built, what its model is called in a file, and which held-out figures can be watched."""
 
-    build: Callable[[Task], Objective]
+    build: Callable[[Setup], Objective]
     kind: Kind
     watch: tuple[str, ...]
 

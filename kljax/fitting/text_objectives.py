@@ -19,34 +19,34 @@ from kljax.fitting import metrics as supervised_metrics
 from kljax.fitting.metrics import Figures
 from kljax.fitting.objective import Objective, each_split
 from kljax.models.classifier import Classifier
-from kljax.runs.setup import Task
+from kljax.runs.setup import Setup
 
 LARGEST = 1e18  # of a rating: its square is a float32
 PARTNERS, HELD_OUT_PARTNERS = 2, 3  # streams of random numbers beside that of the augmentation
 
 
-def classification(task: Task) -> Objective:
+def classification(setup: Setup) -> Objective:
     """Cross-entropy with the classes' names as they are in the data, or in the order in which an imported model has them."""
-    config = task.config.pretrain
+    config = setup.config.pretrain
     assert isinstance(config.objective, Classification)
     supervised_metrics.require_sklearn()
     column = config.objective.label
-    classes = labelled.class_names(task.splits.train, column, "training")
-    if task.pretrained is not None and set(task.pretrained.labels) == set(classes):
-        classes = task.pretrained.labels
-    _check_as_it_is(task, "single_label_classification", classes)
+    classes = labelled.class_names(setup.splits.train, column, "training")
+    if setup.pretrained is not None and set(setup.pretrained.labels) == set(classes):
+        classes = setup.pretrained.labels
+    _check_as_it_is(setup, "single_label_classification", classes)
 
     def rows_of(rows: datasets.Dataset, part: str) -> Labelled:
-        return Labelled(_whole(task, rows), labelled.class_indices(rows, column, classes, part))
+        return Labelled(_whole(setup, rows), labelled.class_indices(rows, column, classes, part))
 
     def loss(model: Any, rows: Any, key: Key[Array, ""]) -> Array:
         logits = model(rows.texts.tokens, rows.texts.mask, key)
         return optax.softmax_cross_entropy_with_integer_labels(logits, rows.label).mean()
 
-    train, held_out, test = each_split(task, rows_of)
+    train, held_out, test = each_split(setup, rows_of)
     return Objective(
-        architecture=_classifier(task, len(classes)),
-        batch=_labelled_batches(task, train),
+        architecture=_classifier(setup, len(classes)),
+        batch=_labelled_batches(setup, train),
         held_out=held_out,
         test=test,
         loss=loss,
@@ -56,14 +56,14 @@ def classification(task: Task) -> Objective:
     )
 
 
-def regression(task: Task) -> Objective:
+def regression(setup: Setup) -> Objective:
     """Squared error, in units of the training ratings' variance: the model is fitted to (rating − mean)/deviation.
 
     A model that is used as it is gives ratings in their own units already.
     """
-    config = task.config.pretrain
+    config = setup.config.pretrain
     assert isinstance(config.objective, Regression)
-    _check_as_it_is(task, "regression")
+    _check_as_it_is(setup, "regression")
     column = config.objective.label
 
     def ratings(rows: datasets.Dataset, part: str) -> Float[np.ndarray, "rows"]:
@@ -75,7 +75,7 @@ def regression(task: Task) -> Objective:
             )
         return known
 
-    known = ratings(task.splits.train, "training")
+    known = ratings(setup.splits.train, "training")
     mean, deviation = (float(known.mean()), float(known.std())) if config.steps else (0.0, 1.0)
     if deviation == 0:
         raise UserError(
@@ -84,7 +84,7 @@ def regression(task: Task) -> Objective:
 
     def rows_of(rows: datasets.Dataset, part: str) -> Labelled:
         standard = (ratings(rows, part) - mean) / deviation
-        return Labelled(_whole(task, rows), standard.astype(np.float32))
+        return Labelled(_whole(setup, rows), standard.astype(np.float32))
 
     def score(model: Any, rows: Any, key: Any = None) -> Array:
         return model(rows.texts.tokens, rows.texts.mask, key)[:, 0]
@@ -93,11 +93,11 @@ def regression(task: Task) -> Objective:
         loss = {"loss": float(np.mean((outputs - rows.label) ** 2, dtype=np.float64))}
         return loss | supervised_metrics.regression(outputs * deviation + mean, rows.label * deviation + mean)
 
-    train, held_out, test = each_split(task, rows_of)
-    offset = 0.0 if isinstance(task.model, EncoderConfig) else mean  # a decoder's head has no bias that could hold it
+    train, held_out, test = each_split(setup, rows_of)
+    offset = 0.0 if isinstance(setup.model, EncoderConfig) else mean  # a decoder's head has no bias that could hold it
     return Objective(
-        architecture=_classifier(task, 1),
-        batch=_labelled_batches(task, train),
+        architecture=_classifier(setup, 1),
+        batch=_labelled_batches(setup, train),
         held_out=held_out,
         test=test,
         loss=lambda model, rows, key: jnp.mean((score(model, rows, key) - rows.label) ** 2),
@@ -109,44 +109,44 @@ def regression(task: Task) -> Objective:
     )
 
 
-def preference(task: Task) -> Objective:
+def preference(setup: Setup) -> Objective:
     """Bradley–Terry on given pairs."""
-    objective = task.config.pretrain.objective
+    objective = setup.config.pretrain.objective
     assert isinstance(objective, Preference)
 
     def pairs(rows: datasets.Dataset, part: str) -> Texts:
         return labelled.text_pairs(
-            task.tokenizer, task.texts(rows), rows, objective.rejected, task.config.pretrain.length, part
+            setup.tokenizer, setup.texts(rows), rows, objective.rejected, setup.config.pretrain.length, part
         )
 
-    train, held_out, test = each_split(task, pairs)
-    config = task.config.pretrain
-    return _bradley_terry(task, lambda step: labelled.batch(train, config.seed, step, config.batch), held_out, test)
+    train, held_out, test = each_split(setup, pairs)
+    config = setup.config.pretrain
+    return _bradley_terry(setup, lambda step: labelled.batch(train, config.seed, step, config.batch), held_out, test)
 
 
-def rated_pairs(task: Task) -> Objective:
+def rated_pairs(setup: Setup) -> Objective:
     """Bradley–Terry on rated texts: each text once an epoch, beside another that is rated differently, anew each time.
 
     Each held-out text is looked at once, always beside the same.
     """
-    config, objective = task.config.pretrain, task.config.pretrain.objective
+    config, objective = setup.config.pretrain, setup.config.pretrain.objective
     assert isinstance(objective, RatedPairs)
 
     def rated(rows: datasets.Dataset, part: str) -> tuple[Texts, labelled.Partners]:
         known = labelled.ratings(rows, objective.label, part)
-        return _whole(task, rows), labelled.partners(known, objective.margin, part)
+        return _whole(setup, rows), labelled.partners(known, objective.margin, part)
 
     def once(rows: tuple[Texts, labelled.Partners]) -> Texts:
         texts, found = rows
         return take(texts, found.draw(found.first, np.random.default_rng((config.seed, 0, HELD_OUT_PARTNERS))))
 
-    (texts, found), held_out, test = each_split(task, rated)
+    (texts, found), held_out, test = each_split(setup, rated)
 
     def batch(step: int) -> Texts:
         first = labelled.batch(found.first, config.seed, step, config.batch)
         return take(texts, found.draw(first, np.random.default_rng((config.seed, step, PARTNERS))))
 
-    return _bradley_terry(task, batch, once(held_out), None if test is None else once(test))
+    return _bradley_terry(setup, batch, once(held_out), None if test is None else once(test))
 
 
 def bradley_terry(scores: Float[Array, "B 2"]) -> Float[Array, ""]:
@@ -154,15 +154,15 @@ def bradley_terry(scores: Float[Array, "B 2"]) -> Float[Array, ""]:
     return -jax.nn.log_sigmoid(scores[:, 0] - scores[:, 1]).mean()
 
 
-def _check_as_it_is(task: Task, problem: str, classes: tuple[str, ...] = ()) -> None:
+def _check_as_it_is(setup: Setup, problem: str, classes: tuple[str, ...] = ()) -> None:
     """Refuse a model that is used as it is where its outputs mean something else than the objective's."""
-    pretrained = task.pretrained
-    if task.config.pretrain.steps or pretrained is None or not pretrained.outputs:
+    pretrained = setup.pretrained
+    if setup.config.pretrain.steps or pretrained is None or not pretrained.outputs:
         return
     if pretrained.problem != problem:
         raise UserError(
             f"pretrain.steps: got 0 (the model as it is), but '{pretrained.path}' is for {pretrained.problem} (problem_type in "
-            f"its config.json), and pretrain/objective={task.config.pretrain.objective.kind} reads {problem}; expected a "
+            f"its config.json), and pretrain/objective={setup.config.pretrain.objective.kind} reads {problem}; expected a "
             "number >= 1, to fit it."
         )
     if classes and pretrained.labels != tuple(classes):
@@ -173,16 +173,16 @@ def _check_as_it_is(task: Task, problem: str, classes: tuple[str, ...] = ()) -> 
         )
 
 
-def _bradley_terry(task: Task, batch: Callable[[int], Texts], held_out: Texts, test: Texts | None) -> Objective:
-    _check_as_it_is(task, "regression")
+def _bradley_terry(setup: Setup, batch: Callable[[int], Texts], held_out: Texts, test: Texts | None) -> Objective:
+    _check_as_it_is(setup, "regression")
 
     def scores(model: Any, rows: Any, key: Any = None) -> Array:
         flat = rows.tokens.shape[-1]
         return model(rows.tokens.reshape(-1, flat), rows.mask.reshape(-1, flat), key)[:, 0].reshape(-1, 2)
 
-    noisy = _noise(task)
+    noisy = _noise(setup)
     return Objective(
-        architecture=_classifier(task, 1),
+        architecture=_classifier(setup, 1),
         batch=lambda step: noisy(batch(step), step),
         held_out=held_out,
         test=test,
@@ -193,23 +193,23 @@ def _bradley_terry(task: Task, batch: Callable[[int], Texts], held_out: Texts, t
     )
 
 
-def _whole(task: Task, rows: datasets.Dataset) -> Texts:
-    return labelled.whole_texts(task.tokenizer, task.texts(rows), task.config.pretrain.length)
+def _whole(setup: Setup, rows: datasets.Dataset) -> Texts:
+    return labelled.whole_texts(setup.tokenizer, setup.texts(rows), setup.config.pretrain.length)
 
 
-def _classifier(task: Task, outputs: int) -> Architecture:
-    return architecture(lambda rngs: Classifier(task.model, task.vocab_size, outputs, rngs=rngs), task.mesh)
+def _classifier(setup: Setup, outputs: int) -> Architecture:
+    return architecture(lambda rngs: Classifier(setup.model, setup.vocab_size, outputs, rngs=rngs), setup.mesh)
 
 
-def _noise(task: Task) -> Callable[[Texts, int], Texts]:
+def _noise(setup: Setup) -> Callable[[Texts, int], Texts]:
     """The texts of a step's batch, augmented."""
-    config = task.config.pretrain
-    mask_id = augmentation.mask_token(config.augmentation, task.tokenizer)
+    config = setup.config.pretrain
+    mask_id = augmentation.mask_token(config.augmentation, setup.tokenizer)
     return lambda texts, step: augmentation.augment(texts, config.augmentation, mask_id, config.seed, step)
 
 
-def _labelled_batches(task: Task, train: Labelled) -> Callable[[int], Labelled]:
-    config, noisy = task.config.pretrain, _noise(task)
+def _labelled_batches(setup: Setup, train: Labelled) -> Callable[[int], Labelled]:
+    config, noisy = setup.config.pretrain, _noise(setup)
 
     def batch(step: int) -> Labelled:
         rows = labelled.batch(train, config.seed, step, config.batch)

@@ -33,7 +33,7 @@ def export(restored: RestoredRun, config: ExportConfig) -> str | None:
 
     UserError where their base is not, to the last bit, the model that they were trained over.
     """
-    task, run = restored.task, restored.task.config
+    setup, run = restored.setup, restored.setup.config
     source, field = _base(run, config)
     source = _like(source, restored)
     try:
@@ -50,11 +50,11 @@ def export(restored: RestoredRun, config: ExportConfig) -> str | None:
     base = str(directory.resolve()) if directory.is_dir() else source.path
     adapter, revision = run.adapter, source.revision
     assert adapter.kind == "lora"
-    out, params, tokenizer = Path(config.out), restored.adapters, task.tokenizer
-    peft_export.save(out, task.decoder, adapter, params, tokenizer, config.dtype, base=base, revision=revision)
-    if task.decoder.param_dtype == "float32":
+    out, params, tokenizer = Path(config.out), restored.adapters, setup.tokenizer
+    peft_export.save(out, setup.decoder, adapter, params, tokenizer, config.dtype, base=base, revision=revision)
+    if setup.decoder.param_dtype == "float32":
         return None
-    return f"They were trained over {base} in {task.decoder.param_dtype}: load it in that precision, as dtype=…, too."
+    return f"They were trained over {base} in {setup.decoder.param_dtype}: load it in that precision, as dtype=…, too."
 
 
 def _base(run: Config, config: ExportConfig) -> tuple[HuggingFaceModel | str, str]:
@@ -71,7 +71,7 @@ def _base(run: Config, config: ExportConfig) -> tuple[HuggingFaceModel | str, st
 
 def _like(source: HuggingFaceModel | str, restored: RestoredRun) -> HuggingFaceModel:
     """What of the source is ours to say, such as dtypes, is that of the run's decoder."""
-    decoder = restored.task.decoder
+    decoder = restored.setup.decoder
     path, revision, base = (source, None, None) if isinstance(source, str) else (source.path, source.revision, source.base)
     return HuggingFaceModel(
         kind="huggingface",
@@ -89,8 +89,8 @@ def _like(source: HuggingFaceModel | str, restored: RestoredRun) -> HuggingFaceM
 
 
 def _check_same(path: str, field: str, pretrained: huggingface.Pretrained, restored: RestoredRun) -> None:
-    task, arch = restored.task, restored.task.architecture
-    if pretrained.config != task.decoder:
+    setup, arch = restored.setup, restored.setup.architecture
+    if pretrained.config != setup.decoder:
         differing = "its config.json says so"
     else:
         theirs = huggingface.load_params(pretrained, "decoder", arch.shapes, arch.shardings)

@@ -23,7 +23,7 @@ from kljax.kl.sequences import masked_sum
 from kljax.models.scoring import score
 from kljax.progress import working
 from kljax.rewards.combination import Reward, score_texts
-from kljax.runs.setup import Task
+from kljax.runs.setup import Setup
 from kljax.types import Params, Rollout
 
 
@@ -62,12 +62,12 @@ class Enumeration:
 
 
 @working("enumerating all completions")
-def enumerate_task(task: Task, prompts: PromptRows, reward: Reward, reference: Params) -> Enumeration:
+def enumerate_task(setup: Setup, prompts: PromptRows, reward: Reward, reference: Params) -> Enumeration:
     """List every completion of the distinct prompts, or a `UserError` that says how many there are."""
     rows, of_row, count = _distinct(prompts)
-    tree = completion_tree(task, prompts)
+    tree = completion_tree(setup, prompts)
     rollouts = [_all_completions(tree, prompts.tokens[row], prompts.mask[row]) for row in rows]
-    graphdef, temperature = task.architecture.graphdef, task.sampler(1).scoring_temperature
+    graphdef, temperature = setup.architecture.graphdef, setup.sampler(1).scoring_temperature
 
     @jax.jit
     def logp_of(params: Params, rollout: Rollout) -> Any:
@@ -89,7 +89,7 @@ def enumerate_task(task: Task, prompts: PromptRows, reward: Reward, reference: P
         if reward.reads_columns:
             found, times = _by_columns(prompts, np.flatnonzero(of_row == prompt))
         each = [
-            reward.total(terms | score_texts(reward.host, task.tokenizer, prompts, np.array([row]), rollout)) for row in found
+            reward.total(terms | score_texts(reward.host, setup.tokenizer, prompts, np.array([row]), rollout)) for row in found
         ]
         return np.average(np.asarray(each, np.float64), axis=0, weights=times)
 
@@ -97,10 +97,10 @@ def enumerate_task(task: Task, prompts: PromptRows, reward: Reward, reference: P
     return Enumeration(tree, count / count.sum(), logp(reference), rewards, logp)
 
 
-def completion_tree(task: Task, prompts: PromptRows) -> oracle.Tree:
+def completion_tree(setup: Setup, prompts: PromptRows) -> oracle.Tree:
     """All completions of a prompt, or a `UserError` that says how many there are; nothing is computed."""
     try:
-        tree = oracle.Tree(task.vocab_size, task.config.rollout.max_new_tokens, task.generation.ends)
+        tree = oracle.Tree(setup.vocab_size, setup.config.rollout.max_new_tokens, setup.generation.ends)
     except ValueError as error:
         raise UserError(f"run.oracle_every: this task cannot be enumerated ({error}) Set it to 0.") from None
     distinct = len(_distinct(prompts)[0])

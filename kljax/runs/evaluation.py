@@ -68,16 +68,16 @@ def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
     check_figures(run, found)
     ids = _prompt_ids(prompts, len(found["policy"].prompts) // config.samples)
     groups = np.repeat(numbered(ids), config.samples)
-    columns = _columns(run.task.config, found)
+    columns = _columns(run.setup.config, found)
     metrics = _means(columns, groups)
     for name, of in found.items():
         metrics |= {of_model(name, metric): mean for metric, mean in of.logged.items()}
     metrics["kl/beta"] = run.beta
     metrics["reward/reference_std"] = float(found["reference"].reward.std(ddof=1))
-    if run.task.config.run.oracle_every:
+    if run.setup.config.run.oracle_every:
         trained = run.prompts()
-        reward = combination.build(run.task.config.reward, run.task.tokenizer, trained.rows.column_names)
-        metrics |= enumerate_task(run.task, trained, reward, run.reference).metrics(run.policy, run.beta)
+        reward = combination.build(run.setup.config.reward, run.setup.tokenizer, trained.rows.column_names)
+        metrics |= enumerate_task(run.setup, trained, reward, run.reference).metrics(run.policy, run.beta)
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise UserError(f"evaluation: {name} is {value} at step {run.step} of {run.path}, expected a finite number.")
@@ -86,7 +86,7 @@ def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
     metrics["time/evaluation"] = time.perf_counter() - began
     said = [
         f"reward.{name}, of weight 0, is no finite number for some completion, and left out."
-        for name in sorted(without_value(run.task.config, found))
+        for name in sorted(without_value(run.setup.config, found))
     ]
     said += notes(run, config, of)
     return Evaluation(run.step, to_dict(config), of, metrics, said, by_prompt, _samples(found, config.samples))
@@ -104,7 +104,7 @@ def groups_of(of: Mapping[str, Any]) -> int:
 
 def notes(run: RestoredRun, config: EvaluationConfig, of: Mapping[str, Any]) -> list[str]:
     """Sentences on what the figures do not say of themselves."""
-    of_run = run.task.config
+    of_run = run.setup.config
     found = [note] if (note := ablation_note(of_run.kl)) else []
     if config.top_k or config.top_p < 1:
         found.append(
@@ -173,13 +173,13 @@ def _prompt_ids(prompts: PromptRows, count: int) -> list[str]:
 
 def _what_of(run: RestoredRun, config: EvaluationConfig, ids: list[str]) -> dict[str, Any]:
     """Describe what the figures are of: how many prompts and completions, by which noise, sampled how."""
-    rollout = run.task.config.rollout
+    rollout = run.setup.config.rollout
     return {
         "prompts": len(ids),
         "distinct_prompts": len(set(ids)),
         "samples": config.samples,
         "seed": config.seed,
-        "run_seed": run.task.config.seed,
+        "run_seed": run.setup.config.seed,
         "temperature": rollout.temperature,
         "max_new_tokens": rollout.max_new_tokens,
         "top_k": config.top_k,
@@ -212,5 +212,5 @@ def _samples(found: Mapping[str, Sequences], samples: int) -> list[dict[str, Any
 
 def _has_base(run: RestoredRun) -> bool:
     """Whether the policy started from another model than the one that it is held to."""
-    reference = run.task.config.reference
+    reference = run.setup.config.reference
     return run.base is not None and (reference.path is not None or reference.refresh.kind != "never")

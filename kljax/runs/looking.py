@@ -53,25 +53,25 @@ def look_at(run: RestoredRun, prompts: PromptRows, config: EvaluationConfig) -> 
 
     The noise follows from both seeds, that of the evaluation and that of the run, and is the same for every model.
     """
-    task = run.task
-    reward = combination.build(task.config.reward, task.tokenizer, prompts.rows.column_names)
-    sampler = replace(task.sampler(config.samples), top_k=config.top_k, top_p=config.top_p)
-    program = _compile(task.architecture.graphdef, reward, sampler)
-    reward_params = jax.device_put(reward.params, replicated(task.mesh))
-    count, batch = min(config.prompts, len(prompts.tokens)), task.config.rollout.prompts
-    noise = _noise(config.seed, task.config.seed)
+    setup = run.setup
+    reward = combination.build(setup.config.reward, setup.tokenizer, prompts.rows.column_names)
+    sampler = replace(setup.sampler(config.samples), top_k=config.top_k, top_p=config.top_p)
+    program = _compile(setup.architecture.graphdef, reward, sampler)
+    reward_params = jax.device_put(reward.params, replicated(setup.mesh))
+    count, batch = min(config.prompts, len(prompts.tokens)), setup.config.rollout.prompts
+    noise = _noise(config.seed, setup.config.seed)
 
     def look(sampled: Params, others: tuple[Params, ...]) -> Sequences:
-        parts, logged, state = [], Logged(), TrainerState(run.step, task.config.steps)
+        parts, logged, state = [], Logged(), TrainerState(run.step, setup.config.steps)
         for i, start in enumerate(range(0, count, batch)):
             rows = np.arange(start, start + batch) % len(prompts.tokens)  # the last batch is filled up
-            chosen = prompts.select(rows, batch_sharding(task.mesh))
+            chosen = prompts.select(rows, batch_sharding(setup.mesh))
             made = program(sampled, others, reward_params, chosen, jax.random.fold_in(noise, i))
             rows = rows[: count - start]
             rollout, terms, kls, length = _first(made, len(rows) * config.samples)
-            texts = completion_texts(task.tokenizer, rollout)
+            texts = completion_texts(setup.tokenizer, rollout)
             if reward.host:
-                terms |= score_texts(reward.host, task.tokenizer, prompts, rows, rollout, state, logged)
+                terms |= score_texts(reward.host, setup.tokenizer, prompts, rows, rollout, state, logged)
             wide = jax.tree.map(lambda x: np.asarray(x, np.float64), (reward.total(terms), terms, kls, length))
             parts.append(Sequences(*wide, prompts=texts[0], completions=texts[1], logged={}))
         return replace(_join(parts), logged=logged.means())
@@ -130,9 +130,9 @@ def check_figures(run: RestoredRun, found: Mapping[str, Sequences]) -> None:
     for name, of in found.items():
         # NaN of a Python term is None; of the sum it is not. The term is named, where it is one.
         for term, values in of.terms.items():
-            if not run.task.config.reward[term].weight:  # is reported where it is a number, and trained nothing
+            if not run.setup.config.reward[term].weight:  # is reported where it is a number, and trained nothing
                 continue
-            python = run.task.config.reward[term].kind == "python"
+            python = run.setup.config.reward[term].kind == "python"
             _check_finite(run, f"reward.{term}", name, of, np.where(np.isnan(values), 0.0, values) if python else values)
         _check_finite(run, "reward (the weighted sum)", name, of, of.reward)
         for values in of.kls:

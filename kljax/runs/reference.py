@@ -13,7 +13,7 @@ from kljax.runs import config_file, directory
 from kljax.runs.adapter import cast
 from kljax.runs.checkpoints import load_params
 from kljax.runs.models import LATEST, restore_models, run_and_step
-from kljax.runs.setup import Task, base_path, is_as_it_is
+from kljax.runs.setup import Setup, base_path, is_as_it_is
 from kljax.types import Params
 
 FIELD = "reference.path"
@@ -21,38 +21,38 @@ HOW = ("context", "dropout", "dtype", "param_dtype", "remat", "logit_chunk", "vo
 """How a model is held and computed, not what it computes."""
 
 
-def first_reference(task: Task, base: Params) -> Params:
+def first_reference(setup: Setup, base: Params) -> Params:
     """The config's reference, in its precision. The base model itself, not a copy, where that is what it asks for."""
-    config = task.config.reference
-    if config.path is None and task.config.adapter.kind == "lora":
+    config = setup.config.reference
+    if config.path is None and setup.config.adapter.kind == "lora":
         return base  # in whatever precision it is held
-    params = base if config.path is None else _load(task, config.path)
+    params = base if config.path is None else _load(setup, config.path)
     if all(leaf.dtype == config.dtype for leaf in jax.tree.leaves(params)):
         return params
     return cast(params, config.dtype)
 
 
-def check_reference(task: Task) -> None:
+def check_reference(setup: Setup) -> None:
     """Refuse a reference that does not go with the policy, before anything is fitted or compiled.
 
     Where the base model is still to be fitted its weights are read, too, and dropped: that they hold NaN is not to be said
     after hours. Where it is there already they are read soon enough.
     """
-    if task.config.reference.path is not None:
-        _look(task, task.config.reference.path)
-        if not is_as_it_is(task) and not (base_path(task) / "result.json").exists():
-            _load(task, task.config.reference.path)
+    if setup.config.reference.path is not None:
+        _look(setup, setup.config.reference.path)
+        if not is_as_it_is(setup) and not (base_path(setup) / "result.json").exists():
+            _load(setup, setup.config.reference.path)
 
 
-def _look(task: Task, path: str) -> tuple[Path, int | Literal["latest"]] | huggingface.Pretrained:
+def _look(setup: Setup, path: str) -> tuple[Path, int | Literal["latest"]] | huggingface.Pretrained:
     """The run and its step, or what the Hugging Face directory says, after all checks that need no weights."""
-    config, model = task.config.reference, task.decoder
+    config, model = setup.config.reference, setup.decoder
     if found := run_and_step(path, FIELD):
         run, step = found
         for name in ("revision", "base"):
             if (given := getattr(config, name)) is not None:
                 raise UserError(f"reference.{name}: got '{given}', but {run} is a run, which has none; expected null.")
-        tokenizers.check_same(run / "tokenizer", task.tokenizer, FIELD)
+        tokenizers.check_same(run / "tokenizer", setup.tokenizer, FIELD)
         if "rollout" in config_file.read_config(run):
             _check_parts(path, directory.read_model(run)[0], model)
         elif step != LATEST:
@@ -72,21 +72,21 @@ def _look(task: Task, path: str) -> tuple[Path, int | Literal["latest"]] | huggi
         vocab_chunk=model.vocab_chunk,
     )
     pretrained = huggingface.describe(source, FIELD)
-    tokenizers.check_same(pretrained.tokenizer_path, task.tokenizer, FIELD)
+    tokenizers.check_same(pretrained.tokenizer_path, setup.tokenizer, FIELD)
     _check_parts(path, pretrained.config, model)
     return pretrained
 
 
-def _load(task: Task, path: str) -> Params:
+def _load(setup: Setup, path: str) -> Params:
     """The policy of a run at its last step or another, the base model of experiments/pretrain.py, or a Hugging Face model."""
-    arch, found = task.architecture, _look(task, path)
+    arch, found = setup.architecture, _look(setup, path)
     if isinstance(found, huggingface.Pretrained):
-        shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, task.config.reference.dtype), arch.shapes)
+        shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, setup.config.reference.dtype), arch.shapes)
         return huggingface.load_params(found, "decoder", shapes, arch.shardings)
     run, step = found
     if "rollout" not in config_file.read_config(run):
         return load_params(run, arch.shapes, arch.shardings)
-    models = restore_models(run, step, task.mesh)
+    models = restore_models(run, step, setup.mesh)
     _check_shapes(run, models.policy, arch.shapes)
     return models.policy
 

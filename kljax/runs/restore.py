@@ -14,17 +14,17 @@ from kljax.progress import working
 from kljax.runs import directory, prompt_files
 from kljax.runs.config_file import read_run_config
 from kljax.runs.models import restore_models
-from kljax.runs.setup import Task
+from kljax.runs.setup import Setup
 from kljax.types import Params
 
 
 @dataclass(frozen=True)
 class RestoredRun:
-    """The models of one step of a run, and the task that they are for."""
+    """The models of one step of a run, and what is made ready of its config."""
 
     path: Path
     step: int
-    task: Task
+    setup: Setup
     policy: Params
     reference: Params
     beta: float
@@ -34,12 +34,12 @@ class RestoredRun:
     def held_out_prompts(self) -> PromptRows:
         """Those that the run has kept; of an older run those of its data."""
         kept = prompt_files.read(self.path, "held_out")
-        return self.task.held_out_prompts() if kept is None else kept
+        return self.setup.held_out_prompts() if kept is None else kept
 
     def prompts(self) -> PromptRows:
         """The prompts that it was trained on: kept by a run whose task is enumerated, or else those of its data."""
         kept = prompt_files.read(self.path, "prompts")
-        return self.task.prompts() if kept is None else kept
+        return self.setup.prompts() if kept is None else kept
 
 
 def restore(path: Path, step: int | Literal["latest"], mesh: MeshConfig) -> RestoredRun:
@@ -53,5 +53,5 @@ def restore(path: Path, step: int | Literal["latest"], mesh: MeshConfig) -> Rest
         models = restore_models(path, step, built)
     tokenizer = tokenizers.load(path / "tokenizer", field="run")
     generation = GenerationSettings(directory.read_ends(path), directory.MODEL, {})
-    task = Task(config, built, None, tokenizer, model, vocab_size, None, generation)
-    return RestoredRun(path, models.step, task, models.policy, models.reference, models.beta, models.base, models.adapters)
+    setup = Setup(config, built, None, tokenizer, model, vocab_size, None, generation)
+    return RestoredRun(path, models.step, setup, models.policy, models.reference, models.beta, models.base, models.adapters)

@@ -33,7 +33,7 @@ HASHED_AT_ONCE = 1000  # rows: one by one, `datasets` takes ten times as long
 
 
 @dataclass(frozen=True)
-class Task:
+class Setup:
     """The ingredients that base model, RLHF and analysis share.
 
     `pretrained` is where the model's weights are, if anywhere; `generation` says which tokens end a completion; `made_prompts`
@@ -120,7 +120,7 @@ class Task:
         )
 
 
-def prepare(config: Config) -> Task:
+def prepare(config: Config) -> Setup:
     """Load the data, build or load the tokenizer, lay out the mesh, look at the model; refuse what does not fit."""
     mesh = meshes.build(config.mesh)
     pretrained = None
@@ -135,7 +135,7 @@ def prepare(config: Config) -> Task:
     special = tokenizers.SPECIAL | (tokenizers.MASK if masks else {})
     with working("making the tokenizer" if pretrained is None else "reading the tokenizer"):
         tokenizer = tokenizers.build(config.tokenizer, _to_train_on(config, splits), special)
-    return make_task(config, mesh, splits, tokenizer, pretrained)
+    return make_setup(config, mesh, splits, tokenizer, pretrained)
 
 
 def _to_train_on(config: Config, splits: Splits) -> list[str]:
@@ -156,14 +156,14 @@ def say(sentence: str) -> None:
     console.print(sentence, soft_wrap=True, markup=False)
 
 
-def make_task(
+def make_setup(
     config: Config,
     mesh: Mesh,
     splits: Splits,
     tokenizer: Tokenizer,
     pretrained: huggingface.Pretrained | None,
-) -> Task:
-    """The task, its sizes checked."""
+) -> Setup:
+    """The ingredients, their sizes checked."""
     if pretrained is not None:
         model, vocab_size = pretrained.config, pretrained.vocab_size
         huggingface.check_tokenizer(pretrained, tokenizer)
@@ -173,7 +173,7 @@ def make_task(
         assert not isinstance(config.model, HuggingFaceModel)
         model, vocab_size = config.model, len(tokenizer)
     meshes.check_sizes(config, model, vocab_size, mesh)
-    return Task(config, mesh, splits, tokenizer, model, vocab_size, pretrained, _generation(config, tokenizer, pretrained))
+    return Setup(config, mesh, splits, tokenizer, model, vocab_size, pretrained, _generation(config, tokenizer, pretrained))
 
 
 def _generation(config: Config, tokenizer: Tokenizer, pretrained: huggingface.Pretrained | None) -> GenerationSettings:
@@ -200,32 +200,32 @@ def use_compilation_cache(folder: str) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a launch has some thirty small ones, 30 ms each
 
 
-def base_path(task: Task) -> Path:
+def base_path(setup: Setup) -> Path:
     """Where the config's base model lies: its name tells the text, tokenizer, model and recipe that it was made from."""
-    digest = hashlib.sha256(key_text(without_defaults(base_identity(task))).encode())
-    return Path(task.config.run.root) / "bases" / f"{task.config.name}-{digest.hexdigest()[:8]}"
+    digest = hashlib.sha256(key_text(without_defaults(base_identity(setup))).encode())
+    return Path(setup.config.run.root) / "bases" / f"{setup.config.name}-{digest.hexdigest()[:8]}"
 
 
-def is_as_it_is(task: Task) -> bool:
+def is_as_it_is(setup: Setup) -> bool:
     """Whether RL starts from an imported model as its files have it: nothing is fitted, and no copy of it is kept."""
-    return task.pretrained is not None and not task.config.pretrain.steps
+    return setup.pretrained is not None and not setup.config.pretrain.steps
 
 
-def fits_in_float32(task: Task) -> bool:
+def fits_in_float32(setup: Setup) -> bool:
     """Whether a fit holds its parameters otherwise than the model is held later, when they are frozen."""
-    return task.config.pretrain.steps > 0 and task.model.param_dtype != "float32"
+    return setup.config.pretrain.steps > 0 and setup.model.param_dtype != "float32"
 
 
-def base_identity(task: Task) -> dict[str, Any]:
+def base_identity(setup: Setup) -> dict[str, Any]:
     """All that the base model depends on."""
-    values = to_dict(task.config)
+    values = to_dict(setup.config)
     data = {key: value for key, value in values["data"].items() if key != "prompt"}
-    weights = {} if task.pretrained is None else {"weights": task.pretrained.fingerprint}
+    weights = {} if setup.pretrained is None else {"weights": setup.pretrained.fingerprint}
     numerics = {"numerics": found} if (found := directory.numerics()) else {}
-    if fits_in_float32(task):  # older versions have fitted these in lower precision
+    if fits_in_float32(setup):  # older versions have fitted these in lower precision
         numerics |= {"fitted_in": "float32"}
     return (
-        {"data": data, "rows": task.rows_digest}
+        {"data": data, "rows": setup.rows_digest}
         | numerics
         | weights
         | {key: values[key] for key in ("tokenizer", "model", "pretrain")}

@@ -42,32 +42,32 @@ def train(config: Config) -> Path:
         config_file.check_owner(path, config_file.identity(config))
     directory.check_numerics(path)
     check_version(path)
-    task = with_steps(prepare(config))
-    config = task.config
+    setup = with_steps(prepare(config))
+    config = setup.config
     config_file.check_owner(path, config_file.identity(config))
-    directory.check_ends(path, task.generation, task.tokenizer)
-    trainer = build_trainer(task)
-    directory.check_model(path, task.decoder, task.vocab_size, trainer.reward.models)
-    check_reference(task)
-    parts = {"prompts": trainer.prompts, "held_out": task.held_out_prompts()}
+    directory.check_ends(path, setup.generation, setup.tokenizer)
+    trainer = build_trainer(setup)
+    directory.check_model(path, setup.decoder, setup.vocab_size, trainer.reward.models)
+    check_reference(setup)
+    parts = {"prompts": trainer.prompts, "held_out": setup.held_out_prompts()}
     digests = prompt_files.check(path, parts)
     some = zip(trainer.prompts.tokens[:256], trainer.prompts.mask[:256], strict=True)
-    directory.check_tokenizer(path, task.tokenizer, [row[mask].tolist() for row, mask in some])
+    directory.check_tokenizer(path, setup.tokenizer, [row[mask].tolist() for row, mask in some])
     if config.run.oracle_every:
-        completion_tree(task, trainer.prompts)
+        completion_tree(setup, trainer.prompts)
     adapter = config.adapter
-    of_adapter = None if adapter.kind == "none" else targets_note(task.decoder, adapter)
-    of_layers = layers_note(config.run.unroll_layers, task.decoder.layers, config.steps)
+    of_adapter = None if adapter.kind == "none" else targets_note(setup.decoder, adapter)
+    of_layers = layers_note(config.run.unroll_layers, setup.decoder.layers, config.steps)
     for note in (ablation_note(config.kl), of_adapter, of_layers):
         if note:
             console.print(note, soft_wrap=True)
-    if task.pretrained is not None:
-        for sentence in generation_settings.sentences(task.generation, task.tokenizer, config.rollout):
+    if setup.pretrained is not None:
+        for sentence in generation_settings.sentences(setup.generation, setup.tokenizer, config.rollout):
             say(sentence)
-    base_path = find_base(task)
+    base_path = find_base(setup)
     with working("reading the base model" + (" and the reference" if config.reference.path else "")):
-        base = load_base(task, base_path)
-        reference = first_reference(task, base)
+        base = load_base(setup, base_path)
+        reference = first_reference(setup, base)
     began = time.perf_counter()
     with working("compiling the training step"), ending_at_once():
         kl_at_start = check_zero_kl(trainer, base, reference)
@@ -79,7 +79,7 @@ def train(config: Config) -> Path:
     config_file.check_owner(path, config_file.identity(config))  # again: a command beside this one may have been faster
     directory.create(path, {**config_file.identity(config), "run": directory.to_dict(config)["run"]}, chosen)
     prompt_files.record(path, parts, digests, whole=("held_out", "prompts") if config.run.oracle_every else ("held_out",))
-    task.tokenizer.save_pretrained(str(path / "tokenizer"))
+    setup.tokenizer.save_pretrained(str(path / "tokenizer"))
     with working("saving the reference"):
         frozen_hash = save_frozen(path, reference if frozen.base is None else base, reference)
         if frozen.base is None and reference is not base and (config.reference.path is not None or state.reference is not None):
@@ -89,9 +89,9 @@ def train(config: Config) -> Path:
         "sha256": frozen_hash,
         "reverse_kl_at_start_tok_max": kl_at_start,
     }
-    samples = {"ends": task.generation.ends, "not_followed": task.generation.not_followed(config.rollout)}
+    samples = {"ends": setup.generation.ends, "not_followed": setup.generation.not_followed(config.rollout)}
     samples["rewards"] = trainer.reward.models
-    directory.write_model(path, task.decoder, task.vocab_size, about, **samples)
+    directory.write_model(path, setup.decoder, setup.vocab_size, about, **samples)
     checkpoints = Checkpoints(path)
     try:
         if done := checkpoints.steps():
@@ -131,7 +131,7 @@ class _Run:
 
     @property
     def config(self) -> Config:
-        return self.trainer.task.config
+        return self.trainer.setup.config
 
     def save(self, step: int, state: TrainState, beta: float | None) -> None:
         """A state that is whole, with the beta that the step before it used; a UserError where a number in it is not finite."""
@@ -148,7 +148,7 @@ def _run(run: _Run, state: TrainState, compiling: float) -> None:
     elif config.kl.hard_budget is not None:
         run.save(0, state, None)
     exact = _enumerate(run) if config.run.oracle_every else None
-    recorder = Recorder(run.trainer.task, run.path, first, compiling)
+    recorder = Recorder(run.trainer.setup, run.path, first, compiling)
     try:
         with recorder, StopRequest() as stop:
             state = _take_steps(run, state, recorder, stop, exact)
@@ -172,7 +172,7 @@ def _run(run: _Run, state: TrainState, compiling: float) -> None:
 
 def _enumerate(run: _Run) -> Enumeration:
     trainer = run.trainer
-    return enumerate_task(trainer.task, trainer.prompts, trainer.reward, stack(frozen_reference(run.frozen)))
+    return enumerate_task(trainer.setup, trainer.prompts, trainer.reward, stack(frozen_reference(run.frozen)))
 
 
 def _take_steps(run: _Run, state: TrainState, recorder: Recorder, stop: StopRequest, exact: Enumeration | None) -> TrainState:

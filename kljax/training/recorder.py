@@ -18,7 +18,7 @@ from kljax.data.tokenizers import completion_ids, completion_texts
 from kljax.errors import NotFinite
 from kljax.progress import ProgressBar
 from kljax.runs import config_file, directory
-from kljax.runs.setup import Task
+from kljax.runs.setup import Setup
 from kljax.training.diagnosis import cause, fetched
 from kljax.training.step import Outcome
 
@@ -51,12 +51,12 @@ class Recorder:
     end of the step, which a thread waits for. What was done between has a time of its own, on the line of the step after it.
     """
 
-    def __init__(self, task: Task, path: Path, first: int, compiling: float | None = None):
-        self._task = task
-        self._run = task.config.run
-        self._metrics = directory.MetricsLog(path, first, config_file.identity(task.config))
+    def __init__(self, setup: Setup, path: Path, first: int, compiling: float | None = None):
+        self._task = setup
+        self._run = setup.config.run
+        self._metrics = directory.MetricsLog(path, first, config_file.identity(setup.config))
         self._samples = directory.JsonLines(path / "samples.jsonl", first)
-        self._bar = ProgressBar(path.name, first, task.config.steps, "first step")
+        self._bar = ProgressBar(path.name, first, setup.config.steps, "first step")
         self._waiting: _Waiting | None = None
         self._watch = ThreadPoolExecutor(max_workers=1)
         self._began = self._ready = self._since = time.perf_counter()

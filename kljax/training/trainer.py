@@ -23,7 +23,7 @@ from kljax.rewards.combination import score_texts
 from kljax.rewards.functions import Logged, TrainerState
 from kljax.runs.adapter import Frozen, adaptation, cast, freeze, make_refresh, moving_shapes
 from kljax.runs.regularisation import make_controller, make_divergence
-from kljax.runs.setup import Task
+from kljax.runs.setup import Setup
 from kljax.training.diagnosis import cause, fetched
 from kljax.training.step import Metrics, Outcome, Parts, compile_halves, compile_step
 from kljax.types import Params
@@ -49,7 +49,7 @@ TakeStep = Callable[[TrainState, Frozen, Batch], tuple[TrainState, Metrics, Outc
 class Trainer:
     """Everything that a run needs beside its state. `form` is that of its program: layers in a loop, or one by one."""
 
-    task: Task
+    setup: Setup
     prompts: PromptRows
     parts: Parts
     reward: combination.Reward
@@ -59,7 +59,7 @@ class Trainer:
 
     def initial_state(self, base: Params, reference: Params) -> TrainState:
         """The state before the first step: the policy is the base model."""
-        config, parts = self.task.config, self.parts
+        config, parts = self.setup.config, self.parts
         trained, moving = parts.adaptation.init(base, config.seed), None
         if self.shapes.reference is not None:
             moving = cast(reference if parts.adaptation.adapter is None else trained, config.reference.dtype)
@@ -67,15 +67,15 @@ class Trainer:
 
     def freeze(self, base: Params, reference: Params) -> Frozen:
         """Arguments of the step beside its state."""
-        reward = jax.device_put(self.reward.params, replicated(self.task.mesh))
+        reward = jax.device_put(self.reward.params, replicated(self.setup.mesh))
         ours = self._in_form(base)
         theirs = ours if reference is base else self._in_form(reference)
-        return freeze(self.parts.adaptation, self.task.config.reference, ours, theirs, reward)
+        return freeze(self.parts.adaptation, self.setup.config.reference, ours, theirs, reward)
 
     def _in_form(self, params: Params) -> Params:
         if not self.unrolled or is_unrolled(params):
             return params
-        return jax.jit(self.form, out_shardings=self.form(self.task.architecture.shardings))(params)
+        return jax.jit(self.form, out_shardings=self.form(self.setup.architecture.shardings))(params)
 
     @property
     def unrolled(self) -> bool:
@@ -84,9 +84,9 @@ class Trainer:
 
     def batch(self, step: int) -> Batch:
         """The prompts of `step`: a pure function of (seed, step)."""
-        config = self.task.config
+        config = self.setup.config
         rows = rows_at(config.seed, step, config.rollout.prompts, len(self.prompts.tokens))
-        return Batch(step, rows, self.prompts.select(rows, batch_sharding(self.task.mesh)), Logged())
+        return Batch(step, rows, self.prompts.select(rows, batch_sharding(self.setup.mesh)), Logged())
 
 
 def _check_sentiment(config: Config) -> None:
@@ -101,23 +101,23 @@ def _check_sentiment(config: Config) -> None:
             )
 
 
-def build_trainer(task: Task) -> Trainer:
+def build_trainer(setup: Setup) -> Trainer:
     """Choose the parts that the config names, and compile nothing yet."""
-    config = task.config
+    config = setup.config
     _check_sentiment(config)
     optimizer = rl_optimizer(config)
     controller = make_controller(config)
-    adapted = adaptation(task.architecture, config.adapter)
+    adapted = adaptation(setup.architecture, config.adapter)
     shapes = state_shapes(adapted.shapes, optimizer, controller, moving_shapes(adapted, config.reference))
-    held_out = task.splits.held_out.column_names  # a file of its own may have others, and its rows are rewarded, too
-    columns = [name for name in task.splits.prompts.column_names if name in held_out]
+    held_out = setup.splits.held_out.column_names  # a file of its own may have others, and its rows are rewarded, too
+    columns = [name for name in setup.splits.prompts.column_names if name in held_out]
     with working("reading the rewards"):
-        reward = combination.build(config.reward, task.tokenizer, columns)
-    form = form_of(unrolls(config.run.unroll_layers, task.decoder.layers, config.steps), task.decoder.layers)
+        reward = combination.build(config.reward, setup.tokenizer, columns)
+    form = form_of(unrolls(config.run.unroll_layers, setup.decoder.layers, config.steps), setup.decoder.layers)
     parts = Parts(
         adaptation=adapted,
-        shardings=form(state_shardings(shapes, optimizer, adapted.shardings, task.mesh)),
-        sampler=task.sampler(config.rollout.samples),
+        shardings=form(state_shardings(shapes, optimizer, adapted.shardings, setup.mesh)),
+        sampler=setup.sampler(config.rollout.samples),
         reward=reward,
         penalty=PENALTIES[config.kl.penalty],
         divergence=make_divergence(config.kl),
@@ -130,13 +130,13 @@ def build_trainer(task: Task) -> Trainer:
         learning_rate=rl_learning_rate(config),
         updates=config.rollout.updates,
         microbatches=config.rollout.microbatches,
-        keep_activations=keeps_activations(config, task.decoder, task.mesh.size),
+        keep_activations=keeps_activations(config, setup.decoder, setup.mesh.size),
     )
-    prompts = task.prompts()
-    return Trainer(task, prompts, parts, reward, _step_taker(task, prompts, parts, reward.host), form(shapes), form)
+    prompts = setup.prompts()
+    return Trainer(setup, prompts, parts, reward, _step_taker(setup, prompts, parts, reward.host), form(shapes), form)
 
 
-def _step_taker(task: Task, prompts: PromptRows, parts: Parts, host: combination.HostReward | None) -> TakeStep:
+def _step_taker(setup: Setup, prompts: PromptRows, parts: Parts, host: combination.HostReward | None) -> TakeStep:
     """One compiled program where every reward is on the device; two halves around the host's reward otherwise."""
     if host is None:
         step = compile_step(parts)
@@ -145,9 +145,9 @@ def _step_taker(task: Task, prompts: PromptRows, parts: Parts, host: combination
 
     def take_step(state: TrainState, frozen: Frozen, batch: Batch):
         rollout, terms, known = rollout_half(state, frozen, batch.prompts)
-        state_of = TrainerState(batch.step, task.config.steps)
-        host_terms = score_texts(host, task.tokenizer, prompts, batch.rows, rollout, state_of, batch.logged)
-        terms = terms | jax.device_put(host_terms, batch_sharding(task.mesh))
+        state_of = TrainerState(batch.step, setup.config.steps)
+        host_terms = score_texts(host, setup.tokenizer, prompts, batch.rows, rollout, state_of, batch.logged)
+        terms = terms | jax.device_put(host_terms, batch_sharding(setup.mesh))
         return update_half(state, frozen, rollout, terms, known)
 
     return take_step
@@ -159,15 +159,15 @@ def check_zero_kl(trainer: Trainer, base: Params, reference: Params) -> float:
     The step is taken from a state of its own, whose policy is the reference, and thrown away: what is checked is the program
     and the reference, not the state. Returns the largest KL of a state, nats: the noise of a reference in lower precision.
     """
-    config = trainer.task.config
-    twin = base if config.reference.path is None else cast(reference, trainer.task.model.param_dtype)
+    config = trainer.setup.config
+    twin = base if config.reference.path is None else cast(reference, trainer.setup.model.param_dtype)
     state, frozen = trainer.initial_state(twin, reference), trainer.freeze(twin, reference)
     _, metrics, _ = trainer.take_step(state, frozen, trainer.batch(0))
     values = fetched(metrics)
     if why := cause(values, config, begun=False):
         raise UserError(f"before the first step: {why}")
     kl, gap = values["kl/reverse_exact_tok_max"], values["rollout/logp_gap_max"]
-    coarsest = "bfloat16" if "bfloat16" in (trainer.task.model.dtype, config.rollout.cache_dtype) else "float32"
+    coarsest = "bfloat16" if "bfloat16" in (trainer.setup.model.dtype, config.rollout.cache_dtype) else "float32"
     most, limit = MAX_KL_AT_START[config.reference.dtype], MAX_LOGP_GAP[coarsest]
     if not kl < most:
         raise UserError(

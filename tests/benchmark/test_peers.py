@@ -35,7 +35,7 @@ def fake(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def task():
+def setup():
     return prepare(compose(["experiment=benchmark_xs", "mesh.data=1", "model.kv_heads=2"], Config))
 
 
@@ -68,14 +68,14 @@ def test_where_tcmalloc_is_installed_each_runs_with_it_too(monkeypatch):
     assert peers.run(other)[1]["preloaded"] == "libtcmalloc_minimal.so.none"
 
 
-def test_only_peers_whose_interpreter_is_given_run_and_they_know_the_sizes(task, scripts):
-    (tunix,) = peers.contestants(task, 6, {"trl": None, "tunix": Path(sys.executable)}, scripts)
+def test_only_peers_whose_interpreter_is_given_run_and_they_know_the_sizes(setup, scripts):
+    (tunix,) = peers.contestants(setup, 6, {"trl": None, "tunix": Path(sys.executable)}, scripts)
     assert tunix.name == "tunix grpo"
     assert tunix.command[:2] == (sys.executable, str(scripts / "tunix_grpo.py"))
     flags = dict(zip(tunix.command[2::2], tunix.command[3::2], strict=True))
     sizes = {"steps": 6, "batch": 256, "group": 4, "prompt": 8, "new": 24, "vocab": 128, "d": 64, "layers": 2, "heads": 4}
     assert flags == {f"--{name}": str(value) for name, value in (sizes | {"kv-heads": 2, "mlp": 168, "beta": 0.05}).items()}
-    both = peers.contestants(task, 6, {"trl": Path(sys.executable), "tunix": Path(sys.executable)}, scripts)
+    both = peers.contestants(setup, 6, {"trl": Path(sys.executable), "tunix": Path(sys.executable)}, scripts)
     assert [contestant.command[2:4] for contestant in both][1:] == [("--algo", "grpo"), ("--algo", "rloo")]
 
 
@@ -87,9 +87,9 @@ def test_only_peers_whose_interpreter_is_given_run_and_they_know_the_sizes(task,
         ({"trl": Path(sys.executable), "tunix": None}, False, r"^--peers-scripts: .* has no trl_rl.py; expected the folder"),
     ],
 )
-def test_what_is_missing_is_said(task, scripts, tmp_path, pythons, there, said):
+def test_what_is_missing_is_said(setup, scripts, tmp_path, pythons, there, said):
     with pytest.raises(UserError, match=said):
-        peers.contestants(task, 6, pythons, scripts if there else tmp_path / "nowhere")
+        peers.contestants(setup, 6, pythons, scripts if there else tmp_path / "nowhere")
 
 
 def test_adapters_have_no_peer(scripts):

@@ -115,8 +115,8 @@ def test_ways_take_turns_and_what_warms_up_is_left_out():
 def test_a_series_has_the_devices_of_its_config():
     there = jax.device_count()
     tiny = (*series.BASE, *TINY, "mesh.data=-1", f"rollout.prompts={there}")
-    assert scaling.as_configured(config, (*tiny, f"run.cpu_devices={there}")).trainer.task.mesh.size == there
-    assert scaling.on_one_device(config, tiny).trainer.task.mesh.size == 1
+    assert scaling.as_configured(config, (*tiny, f"run.cpu_devices={there}")).trainer.setup.mesh.size == there
+    assert scaling.on_one_device(config, tiny).trainer.setup.mesh.size == 1
     with pytest.raises(UserError, match=f"^run.cpu_devices: got {there + 1}"):
         scaling.as_configured(config, (*tiny, f"run.cpu_devices={there + 1}"))
 

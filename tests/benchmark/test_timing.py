@@ -123,7 +123,7 @@ def test_a_step_of_unknown_work_is_refused(tiny_benchmark, overrides, said):
 
 def test_several_devices_are_refused_where_each_has_a_ceiling_of_its_own(tiny_benchmark, monkeypatch):
     trainer = timing.subject(tiny_benchmark("mesh.data=2")).trainer
-    assert trainer.task.mesh.size == 2
+    assert trainer.setup.mesh.size == 2
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     with pytest.raises(UserError, match=r"^mesh: got 2 devices, expected the one whose ceiling is measured"):
         timing.subject(tiny_benchmark("mesh.data=2"))

@@ -47,8 +47,8 @@ def test_too_few_places_for_every_word_are_refused():
 
 @pytest.mark.parametrize(("size", "vocab", "prompt"), [("xs", 128, 8), ("s", 4096, 16), ("m", 8192, 32), ("gpu", 32768, 64)])
 def test_benchmarks_have_the_vocabulary_and_the_prompts_that_they_say(size, vocab, prompt):
-    task = prepare(compose([f"experiment=benchmark_{size}", "mesh.data=1", "model.layers=1"], Config))
-    assert task.vocab_size == vocab
-    mask = task.prompts().mask
+    setup = prepare(compose([f"experiment=benchmark_{size}", "mesh.data=1", "model.layers=1"], Config))
+    assert setup.vocab_size == vocab
+    mask = setup.prompts().mask
     assert mask.shape[1] == prompt
     assert mask.all()

@@ -24,14 +24,14 @@ DEVICES = 1
 def test_bytes_are_those_of_what_sampling_keeps(tiny, family):
     """But for the last token, which sampling never reads."""
     config = tiny(*family, "data.prompt.min_tokens=4", "rollout.max_new_tokens=20", "model.context=32")
-    task = prepare(config)
-    arch, prompts = task.architecture, task.prompts().select(np.arange(config.rollout.prompts))
+    setup = prepare(config)
+    arch, prompts = setup.architecture, setup.prompts().select(np.arange(config.rollout.prompts))
 
     def known(params):
-        return sample_with_activations(nnx.merge(arch.graphdef, params), prompts, jax.random.key(0), task.sampler(2))[1]
+        return sample_with_activations(nnx.merge(arch.graphdef, params), prompts, jax.random.key(0), setup.sampler(2))[1]
 
     kept = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(known, arch.shapes)))
-    assert 0.9 * activation_bytes(config, task.decoder) < kept <= activation_bytes(config, task.decoder)
+    assert 0.9 * activation_bytes(config, setup.decoder) < kept <= activation_bytes(config, setup.decoder)
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,11 @@ def test_weight_decay_is_decoupled_and_spares_vectors(tiny, form):
 
 def test_the_initial_state_is_a_copy(tiny):
     """A step donates its state; the reference must survive that."""
-    task = prepare(tiny())
-    optimizer, controller = make_optimizer(task.config.optimizer, 6), controllers.fixed(0.5)
-    shapes = state_shapes(task.architecture.shapes, optimizer, controller)
-    shardings = state_shardings(shapes, optimizer, task.architecture.shardings, task.mesh)
-    params = task.architecture.init(0)
+    setup = prepare(tiny())
+    optimizer, controller = make_optimizer(setup.config.optimizer, 6), controllers.fixed(0.5)
+    shapes = state_shapes(setup.architecture.shapes, optimizer, controller)
+    shardings = state_shardings(shapes, optimizer, setup.architecture.shardings, setup.mesh)
+    params = setup.architecture.init(0)
     state = initial_state(params, optimizer, controller, 0, shardings)
     jax.tree.map(lambda leaf: leaf.delete(), state)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))

@@ -68,9 +68,9 @@ def overrides(models, tiny_overrides):
     ]  # fmt: skip
 
 
-def read_back(path, task, base=None):
+def read_back(path, setup, base=None):
     pretrained = huggingface.describe(HuggingFaceModel(path=str(path), base=base, param_dtype="float32", **SOURCE))
-    arch = task.architecture
+    arch = setup.architecture
     return huggingface.load_params(pretrained, "decoder", arch.shapes, arch.shardings)
 
 
@@ -81,7 +81,7 @@ def test_in_through_training_and_out_again(overrides, models, tmp_path, compilat
     overrides = [*overrides, "rollout.temperature=0.9"]
     config = compose([override.replace(str(models / "llama"), str(copy)) for override in overrides], Config)
     edit(copy / "generation_config.json", temperature=0.9, repetition_penalty=1.1)
-    task = prepare(config)
+    setup = prepare(config)
     path = train(config)
     assert not (path.parents[1] / "bases").exists()  # the model is taken as it is: no copy of it is made
     told = capsys.readouterr().out
@@ -95,14 +95,14 @@ def test_in_through_training_and_out_again(overrides, models, tmp_path, compilat
     assert metrics[-1]["kl/reverse_exact_tok"] > 1e-4
     assert all(line["reward/mean"] == line["reward/terms/model"] != line["reward/terms/vader"] for line in metrics)
     assert metrics[0]["reward/terms/model"] != metrics[-1]["reward/terms/model"]
-    original = read_back(models / "llama", task)
+    original = read_back(models / "llama", setup)
     assert jax.tree.all(jax.tree.map(np.array_equal, restore(path, "latest", config.mesh).reference, original))
 
     out = tmp_path / "exported"
     cache = f"compilation_cache={compilation_cache}"
     call("export.py", cache, f"run={path}", f"out={out}", "step=4")
     merged = restore(path, 4, config.mesh).policy
-    assert jax.tree.all(jax.tree.map(np.array_equal, read_back(out, task), merged))
+    assert jax.tree.all(jax.tree.map(np.array_equal, read_back(out, setup), merged))
     written = json.loads((out / "config.json").read_text())
     assert (written["architectures"], written["eos_token_id"]) == (["LlamaForCausalLM"], [2, 4, 11])
     theirs = GenerationConfig.from_pretrained(out)
@@ -119,7 +119,7 @@ def test_in_through_training_and_out_again(overrides, models, tmp_path, compilat
     call("export.py", *asked, f"out={alone}", f"base={models / 'llama'}")
     values = json.loads((alone / "adapter_config.json").read_text())
     assert (values["base_model_name_or_path"], values["revision"]) == (str(models / "llama"), None)
-    for policy, again in zip(jax.tree.leaves(merged), jax.tree.leaves(read_back(alone, task)), strict=True):
+    for policy, again in zip(jax.tree.leaves(merged), jax.tree.leaves(read_back(alone, setup)), strict=True):
         np.testing.assert_allclose(again, policy, atol=1e-6)
     said = call("export.py", cache, f"run={path}", f"out={tmp_path / 'x'}", f"base={models / 'llama'}", code=2)
     assert "base: got" in said
@@ -130,22 +130,22 @@ def test_an_adapter_is_policy_reference_and_reward(overrides, models, tmp_path):
     """The policy begins as base and adapter together; held to the base, it is away from it at once."""
     rng = np.random.default_rng(0)
     adapters = {}
-    for name, task, head in (("llama", "CAUSAL_LM", {}), ("scorer", "SEQ_CLS", {"modules_to_save": ["score"]})):
+    for name, setup, head in (("llama", "CAUSAL_LM", {}), ("scorer", "SEQ_CLS", {"modules_to_save": ["score"]})):
         tensors = pairs(models / name, {"q_proj": 2, "up_proj": 2})
         if head:
             tensors["score.weight"] = rng.standard_normal((1, 16)).astype(np.float32)
         targets = ["q_proj", "up_proj"]
-        adapters[name] = write_adapter(tmp_path / name, models / name, tensors, target_modules=targets, task_type=task, **head)
+        adapters[name] = write_adapter(tmp_path / name, models / name, tensors, target_modules=targets, task_type=setup, **head)
     chosen = [f"model.path={adapters['llama']}", f"reference.path={models / 'llama'}", "adapter.targets=[q,gate]", "steps=2"]
     chosen += [f"reward.model.arguments.path={adapters['scorer']}", "optimizer.warmup_steps=0"]
     config = compose([*overrides, *chosen], Config)
     path = train(config)
     first = directory.read_lines(path / "metrics.jsonl")[0]
     assert first["kl/reverse_exact_tok"] > 1e-3
-    task = prepare(config)
+    setup = prepare(config)
     restored = restore(path, "latest", config.mesh)
-    assert jax.tree.all(jax.tree.map(np.array_equal, restored.base, read_back(adapters["llama"], task)))
-    assert jax.tree.all(jax.tree.map(np.array_equal, restored.reference, read_back(models / "llama", task)))
+    assert jax.tree.all(jax.tree.map(np.array_equal, restored.base, read_back(adapters["llama"], setup)))
+    assert jax.tree.all(jax.tree.map(np.array_equal, restored.reference, read_back(models / "llama", setup)))
     held = prepare(compose([*overrides, f"reference.path={adapters['llama']}"], Config))
     assert jax.tree.all(jax.tree.map(np.array_equal, first_reference(held, None), restored.base))
     moved = write_adapter(
@@ -180,7 +180,7 @@ def edit(file, **changes):
 def check_that_other_ends_are_not_resumed(config, path, model):
     """Nor with those of a run from before they were recorded, which ended with the tokenizer's own alone."""
     recorded = (path / "model.json").read_text()
-    assert restore(path, "latest", config.mesh).task.sampler(1).eos_ids == (2, 4, 11)
+    assert restore(path, "latest", config.mesh).setup.sampler(1).eos_ids == (2, 4, 11)
     edit(model / "generation_config.json", eos_token_id=[2, 4], temperature=0.5)
     expected = (
         r"its completions end with <eos> \(2\), . \(4\) or film \(11\), those of this launch with <eos> \(2\) or . \(4\), "
@@ -190,7 +190,7 @@ def check_that_other_ends_are_not_resumed(config, path, model):
     assert (path / "model.json").read_text() == recorded
     older = {key: value for key, value in json.loads(recorded).items() if key != "ends"}
     (path / "model.json").write_text(json.dumps(older))
-    assert restore(path, "latest", config.mesh).task.sampler(1).eos_ids == (2,)
+    assert restore(path, "latest", config.mesh).setup.sampler(1).eos_ids == (2,)
     with pytest.raises(
         UserError,
         match=r"end with <eos> \(2\), those of this launch with <eos> \(2\) or . \(4\), as gen.*the eos_token_id \[2\] ",
@@ -217,9 +217,9 @@ def test_a_base_model_ends_as_the_one_that_it_came_from(overrides, tmp_path):
 
 
 def test_a_hugging_face_directory_is_a_reference(overrides, models):
-    task = prepare(compose([*overrides, f"reference.path={models / 'llama'}", "reference.dtype=bfloat16"], Config))
-    expected = cast(read_back(models / "llama", task), "bfloat16")
-    assert jax.tree.all(jax.tree.map(np.array_equal, first_reference(task, None), expected))
+    setup = prepare(compose([*overrides, f"reference.path={models / 'llama'}", "reference.dtype=bfloat16"], Config))
+    expected = cast(read_back(models / "llama", setup), "bfloat16")
+    assert jax.tree.all(jax.tree.map(np.array_equal, first_reference(setup, None), expected))
 
 
 def test_an_encoder_is_refused_as_a_policy(tiny_overrides):

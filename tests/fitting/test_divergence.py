@@ -20,9 +20,9 @@ from kljax.runs.setup import base_path, prepare
 SHORT = ["pretrain.steps=20", "pretrain.eval_every=10"]
 
 
-def check_nothing_is_kept(task, steps=()):
+def check_nothing_is_kept(setup, steps=()):
     """Of a refused fit: the sound checkpoints before it, a log without NaN, and nothing that others take for a result."""
-    path = base_path(task)
+    path = base_path(setup)
     assert not any((path / name).exists() for name in ("result.json", "huggingface", "checkpoints/reference"))
     kept = checkpoints.Checkpoints(path)
     assert kept.steps() == list(steps)
@@ -36,7 +36,7 @@ def check_nothing_is_kept(task, steps=()):
 def planted(monkeypatch, change):
     """The task's objective with a part of it changed."""
     real = objectives.build
-    monkeypatch.setattr(fitting.objectives, "build", lambda task: change(real(task)))
+    monkeypatch.setattr(fitting.objectives, "build", lambda setup: change(real(setup)))
 
 
 def nan_from(update, taken):
@@ -73,27 +73,27 @@ def nan_from(update, taken):
 def test_a_diverged_fit_of_any_kind_is_refused_and_keeps_nothing(toy, objective, overrides, words):
     if objective == "masked_token":
         overrides = [*overrides, toy.echoes, "data.prompt_fraction=0.0"]
-    task = prepare(toy(objective, *SHORT, *overrides))
+    setup = prepare(toy(objective, *SHORT, *overrides))
     with pytest.raises(UserError) as raised:
-        ensure_base(task)
+        ensure_base(setup)
     sentence = str(raised.value)
     assert words in sentence
     assert "Nothing of it was saved; the same command would begin again" in sentence
-    assert f"a lower pretrain.optimizer.learning_rate (now {task.config.pretrain.optimizer.learning_rate:g})" in sentence
-    check_nothing_is_kept(task)
+    assert f"a lower pretrain.optimizer.learning_rate (now {setup.config.pretrain.optimizer.learning_rate:g})" in sentence
+    check_nothing_is_kept(setup)
 
 
 def test_the_first_bad_update_is_named_and_the_last_sound_checkpoint(toy, monkeypatch):
     """Found two updates later at most, not at the next look."""
     taken = []
     planted(monkeypatch, nan_from(13, taken))
-    task = prepare(toy("classification", *SHORT))
+    setup = prepare(toy("classification", *SHORT))
     with pytest.raises(UserError, match=r"at update 13 of 20: the training loss is nan.* is that of step 10, from which"):
-        ensure_base(task)
+        ensure_base(setup)
     assert max(taken) == 14
-    check_nothing_is_kept(task, [10])
+    check_nothing_is_kept(setup, [10])
     with pytest.raises(UserError, match="at update 13 of 20"):  # the same command
-        ensure_base(task)
+        ensure_base(setup)
 
 
 def test_a_gradient_without_a_norm_is_told_from_a_loss_without_a_number(toy, monkeypatch):
@@ -105,10 +105,10 @@ def test_a_gradient_without_a_norm_is_told_from_a_loss_without_a_number(toy, mon
         return replace(objective, loss=loss)
 
     planted(monkeypatch, change)
-    task = prepare(toy("classification", *SHORT))
+    setup = prepare(toy("classification", *SHORT))
     with pytest.raises(UserError, match=r"at update 1 of 20: the training loss is 0\.\d+, but its gradient has the norm"):
-        ensure_base(task)
-    check_nothing_is_kept(task)
+        ensure_base(setup)
+    check_nothing_is_kept(setup)
 
 
 def test_a_model_that_gives_no_number_for_held_out_rows_alone_is_refused(toy, monkeypatch):
@@ -124,51 +124,51 @@ def test_a_model_that_gives_no_number_for_held_out_rows_alone_is_refused(toy, mo
                 values[3, 1] = np.inf
             return values
 
-        monkeypatch.setattr(fitting, "_compile_outputs", lambda task, objective: outputs)
+        monkeypatch.setattr(fitting, "_compile_outputs", lambda setup, objective: outputs)
         return objective
 
-    task = prepare(toy("classification", *SHORT))
-    real = fitting._compile_outputs(task, objectives.build(task))
+    setup = prepare(toy("classification", *SHORT))
+    real = fitting._compile_outputs(setup, objectives.build(setup))
     planted(monkeypatch, change)
     first = 1
     with pytest.raises(UserError, match=r"the model gives inf for held-out row 3, .* No update is the cause .* in float32"):
-        ensure_base(task)
+        ensure_base(setup)
     first = 3
     with pytest.raises(UserError, match=r"at update 20 of 20: the training loss is finite, but the model gives inf for"):
-        ensure_base(task)
-    check_nothing_is_kept(task, [10])
+        ensure_base(setup)
+    check_nothing_is_kept(setup, [10])
 
 
 def test_random_parameters_are_no_fit(toy, monkeypatch):
     looks = iter(range(1, 99))
     planted(monkeypatch, lambda objective: replace(objective, figures=lambda outputs, rows: {"loss": float(next(looks))}))
-    task = prepare(toy("classification", *SHORT))
+    setup = prepare(toy("classification", *SHORT))
     with pytest.raises(UserError, match=r"nothing was learnt: in none of 2 looks .* or more pretrain.steps \(now 20\)"):
-        ensure_base(task)
-    assert not (base_path(task) / "result.json").exists()
+        ensure_base(setup)
+    assert not (base_path(setup) / "result.json").exists()
 
 
 def test_ratings_that_no_parameter_can_hold_are_refused(toy, tmp_path):
     file = tmp_path / "ratings.jsonl"
     file.write_text("".join(json.dumps({"text": f"word{i % 5} a", "rating": (i % 4) * 1e38}) + "\n" for i in range(60)))
-    task = prepare(toy("regression", *SHORT, f"data.source.path={file}"))
+    setup = prepare(toy("regression", *SHORT, f"data.source.path={file}"))
     with pytest.raises(UserError, match=r"holds [123]e\+38 in training row \d+, whose square is too large for .*1e\+18"):
-        ensure_base(task)
-    assert not base_path(task).exists()
+        ensure_base(setup)
+    assert not base_path(setup).exists()
     with pytest.raises(UserError, match=r"the fitted model holds a number that float32 cannot, in out.bias; expected smaller"):
-        divergence.check_result(task, {"out": {"bias": jnp.full(1, jnp.inf)}})
+        divergence.check_result(setup, {"out": {"bias": jnp.full(1, jnp.inf)}})
 
 
 def test_a_directory_of_a_diverged_fit_of_an_older_version_is_refused(tiny, tmp_path):
     """Weights with one NaN, as such a version kept them, and a checkpoint of one."""
-    task = prepare(tiny())
-    arch = task.architecture
+    setup = prepare(tiny())
+    arch = setup.architecture
     params = arch.init(0)
     params["final_norm"]["scale"] = params["final_norm"]["scale"].at[2].set(jnp.nan)
     save_params(tmp_path, params)
     with pytest.raises(UserError, match=r"reference holds a number that is not finite, in final_norm.scale: .* Remove "):
         load_params(tmp_path, arch.shapes, arch.shardings)
-    checks = divergence.FitChecks(task, tmp_path, checkpoints.Checkpoints(tmp_path / "fit"))
+    checks = divergence.FitChecks(setup, tmp_path, checkpoints.Checkpoints(tmp_path / "fit"))
     with pytest.raises(UserError, match=r"the checkpoint of step 7 in .* \(final_norm.scale\): an older version .* lower"):
         checks.restored(7, params)
 

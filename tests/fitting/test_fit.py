@@ -22,9 +22,9 @@ from kljax.runs.checkpoints import load_params
 from kljax.runs.setup import base_path, prepare
 
 
-def base_of(task):
-    arch = objectives.build(task).architecture
-    return load_params(base_path(task), arch.shapes, arch.shardings)
+def base_of(setup):
+    arch = objectives.build(setup).architecture
+    return load_params(base_path(setup), arch.shapes, arch.shardings)
 
 
 def test_maximum_likelihood_lowers_forward_kl_to_the_grammar(tiny):
@@ -36,9 +36,9 @@ def test_maximum_likelihood_lowers_forward_kl_to_the_grammar(tiny):
 
 
 def test_forward_kl_is_cross_entropy_less_the_entropy_of_the_data(tiny):
-    task = prepare(tiny())
-    result = read_result(ensure_base(task))
-    texts = task.splits.held_out["text"]
+    setup = prepare(tiny())
+    result = read_result(ensure_base(setup))
+    texts = setup.splits.held_out["text"]
     tokens = sum(len(text.split()) + 1 for text in texts)
     data_nats = -sum(grammar.logp(text) for text in texts) / tokens
     expected = result["held_out_nats_tok"] - data_nats
@@ -53,43 +53,43 @@ def test_early_stopping_keeps_the_best_parameters(toy, monkeypatch, watch, figur
     """Held-out figures that are not better from the third look on: the fit stops after two more and keeps the second's."""
     looks, seen = iter(figures), []
     real = fitting._remember
-    monkeypatch.setattr(fitting, "_remember", lambda state, _, task: seen.append(real(state, next(looks), task)) or seen[-1])
+    monkeypatch.setattr(fitting, "_remember", lambda state, _, setup: seen.append(real(state, next(looks), setup)) or seen[-1])
     config = ["pretrain.steps=60", "pretrain.eval_every=10", "pretrain.patience=2", f"pretrain.watch={watch}"]
-    task = prepare(toy("classification", *config))
-    path = ensure_base(task)
+    setup = prepare(toy("classification", *config))
+    path = ensure_base(setup)
     assert read_result(path)["steps"] == 40
     assert float(seen[-1].best) == pytest.approx({"loss": 0.3, "accuracy": -0.7}[watch])
-    assert params_hash(base_of(task)) == params_hash(stack(seen[1].best_params))
+    assert params_hash(base_of(setup)) == params_hash(stack(seen[1].best_params))
     changed = jax.tree.map(lambda a, b: bool((a != b).any()), seen[-1].train.params, seen[1].best_params)
     assert any(jax.tree.leaves(changed))
 
 
 def test_an_interrupted_fit_goes_on_bit_for_bit(tiny, monkeypatch):
-    whole, task = prepare(tiny(f"run.root={tiny().run.root}/whole")), prepare(tiny())
-    check_resumption(whole, task, monkeypatch)
+    whole, setup = prepare(tiny(f"run.root={tiny().run.root}/whole")), prepare(tiny())
+    check_resumption(whole, setup, monkeypatch)
 
 
 def test_an_interrupted_fit_of_a_classifier_goes_on_bit_for_bit(toy, monkeypatch):
     """With dropout and noise, which have to be those of the fit that was never stopped."""
     noisy = ["model.dropout=0.2", "pretrain.steps=20", "pretrain.eval_every=10"]
     noisy += ["pretrain.augmentation.delete=0.1", "pretrain.augmentation.swap=0.1"]
-    whole, task = (prepare(toy("classification", *noisy)) for _ in range(2))
-    check_resumption(whole, task, monkeypatch)
-    assert read_result(base_path(task)) == read_result(base_path(whole))
+    whole, setup = (prepare(toy("classification", *noisy)) for _ in range(2))
+    check_resumption(whole, setup, monkeypatch)
+    assert read_result(base_path(setup)) == read_result(base_path(whole))
 
 
 def test_an_interrupted_fit_of_an_older_version_is_said_to_be_one(tiny, monkeypatch):
-    task = prepare(tiny())
+    setup = prepare(tiny())
     save = fitting.Checkpoints.save
     monkeypatch.setattr(fitting.Checkpoints, "save", lambda self, step, state: save(self, step, state, {"reference": "none"}))
     monkeypatch.setattr(fitting, "StopRequest", StopAfter(steps=7))
     with pytest.raises(Interrupted):
-        ensure_base(task)
+        ensure_base(setup)
     monkeypatch.undo()
     with pytest.raises(
         UserError, match=r"was written by an older version of kljax, .*; remove .*/bases/grammar-\w+ to fit anew"
     ):
-        ensure_base(task)
+        ensure_base(setup)
 
 
 def test_an_interrupted_fit_that_goes_on_in_the_other_form_says_so(tiny, monkeypatch, capsys):
@@ -103,15 +103,15 @@ def test_an_interrupted_fit_that_goes_on_in_the_other_form_says_so(tiny, monkeyp
     assert "Other circumstances than at the last launch: unroll_layers False then, True now. The same steps" in said
 
 
-def check_resumption(whole, task, monkeypatch):
+def check_resumption(whole, setup, monkeypatch):
     ensure_base(whole)
     monkeypatch.setattr(fitting, "StopRequest", StopAfter(steps=7))
     with pytest.raises(Interrupted, match="saved at step 7"):
-        ensure_base(task)
+        ensure_base(setup)
     monkeypatch.undo()
-    ensure_base(task)
-    assert params_hash(base_of(task)) == params_hash(base_of(whole))
-    assert metrics_of(base_path(task)) == metrics_of(base_path(whole))
+    ensure_base(setup)
+    assert params_hash(base_of(setup)) == params_hash(base_of(whole))
+    assert metrics_of(base_path(setup)) == metrics_of(base_path(whole))
 
 
 class StopAfter(StopRequest):
@@ -141,8 +141,8 @@ def metrics_of(path):
 
 
 def test_a_base_model_is_fitted_once(tiny):
-    task = prepare(tiny())
-    path = ensure_base(task)
+    setup = prepare(tiny())
+    path = ensure_base(setup)
     written = (path / "metrics.jsonl").stat().st_mtime_ns
     first, *others = directory.read_lines(path / "metrics.jsonl")
     assert 0 < first["time/compile"] < first["time/seconds"]
@@ -170,9 +170,9 @@ def test_dropout_and_weight_decay_reach_the_fit(tiny):
 
 
 def base_hash(tiny, *overrides):
-    task = prepare(tiny(*overrides))
-    ensure_base(task)
-    return params_hash(base_of(task))
+    setup = prepare(tiny(*overrides))
+    ensure_base(setup)
+    return params_hash(base_of(setup))
 
 
 def test_grammar_sentences_longer_than_a_window_are_refused(tiny):
@@ -184,10 +184,10 @@ def test_held_out_rows_are_all_counted_whatever_the_batch(tiny):
     """400 sentences leave 20 held-out rows: batches of 16 wrap around, of 4 do not."""
     results = []
     for batch in (16, 4):
-        task = prepare(tiny(f"pretrain.batch={batch}"))
-        objective = objectives.build(task)
-        params = task.architecture.init(0)
-        results.append(fitting._compile_outputs(task, objective)(params, objective.held_out))
+        setup = prepare(tiny(f"pretrain.batch={batch}"))
+        objective = objectives.build(setup)
+        params = setup.architecture.init(0)
+        results.append(fitting._compile_outputs(setup, objective)(params, objective.held_out))
     np.testing.assert_allclose(results[0], results[1], rtol=1e-5)
     assert len(results[0]) == len(results[1]) == 20
 
@@ -202,8 +202,8 @@ def test_test_rows_change_nothing_but_their_own_figures(toy, classifier, tmp_pat
     """Twice the same fit, the second time with other test rows."""
     file = tmp_path / "other.jsonl"
     file.write_text('{"text": "dull film", "label": "pos"}\n{"text": "great film", "label": "neg"}\n')
-    task = prepare(toy("classification", f"data.source.test_path={file}"))
-    other = ensure_base(task)
+    setup = prepare(toy("classification", f"data.source.test_path={file}"))
+    other = ensure_base(setup)
     assert metrics_of(other) == metrics_of(classifier)
     here, there = read_result(other), read_result(classifier)
     assert (here["test/accuracy"], here["test/confusion_matrix"]) == (0.0, [[0, 1], [1, 0]])
@@ -219,8 +219,8 @@ def imported(classifier):
 
 
 def test_an_imported_model_is_used_as_it_is(toy, classifier):
-    task = prepare(toy("classification", toy.test_rows, "pretrain.steps=0", *imported(classifier), model=None))
-    path = ensure_base(task)
+    setup = prepare(toy("classification", toy.test_rows, "pretrain.steps=0", *imported(classifier), model=None))
+    path = ensure_base(setup)
     result, original = read_result(path), read_result(classifier)
     assert (result["steps"], original["steps"]) == (0, 60)
     assert result.keys() - original.keys() == {"held_out_rows"}
@@ -233,9 +233,9 @@ def test_an_imported_model_is_used_as_it_is(toy, classifier):
 
 
 def test_a_fit_begins_from_an_imported_body_and_makes_the_head_that_it_lacks(toy, classifier):
-    task = prepare(toy("masked_token", *imported(classifier), model=None))
-    task.tokenizer.mask_token = "<pad>"
-    start = fitting._start(task, objectives.build(task))
+    setup = prepare(toy("masked_token", *imported(classifier), model=None))
+    setup.tokenizer.mask_token = "<pad>"
+    start = fitting._start(setup, objectives.build(setup))
     arch = objectives.build(prepare(toy("classification"))).architecture
     fitted = load_params(classifier, arch.shapes, arch.shardings)
     assert params_hash(start["body"]) == params_hash(fitted["body"])
@@ -254,9 +254,9 @@ def test_a_head_that_an_imported_model_lacks_has_to_be_fitted(toy, classifier, t
     body = json.loads((headless / "config.json").read_text()) | {"architectures": ["BertModel"]}
     (headless / "config.json").write_text(json.dumps(body))
     overrides = [f"model.path={headless}" if o.startswith("model.path") else o for o in imported(classifier)]
-    task = prepare(toy("classification", "pretrain.steps=0", *overrides, model=None))
+    setup = prepare(toy("classification", "pretrain.steps=0", *overrides, model=None))
     with pytest.raises(UserError, match=r"^pretrain.steps: got 0 .*headless' has no out.* expected a number >= 1"):
-        ensure_base(task)
+        ensure_base(setup)
 
 
 @pytest.mark.parametrize(
@@ -291,23 +291,23 @@ def test_an_export_goes_where_it_is_asked_for_and_nowhere_else(toy, classifier, 
         "decoder": tiny(f"run.export_to={tmp_path}/decoder"),
         "classifier": toy("classification", toy.test_rows, f"run.export_to={tmp_path}/classifier"),
     }.items():
-        task = prepare(config)
-        fitting.check_export(task)
-        fitting.export_base(task, ensure_base(task))
+        setup = prepare(config)
+        fitting.check_export(setup)
+        fitting.export_base(setup, ensure_base(setup))
         assert (tmp_path / name / "config.json").exists()
         with pytest.raises(
             UserError, match=f"^run.export_to: '{tmp_path}/{name}' is there already, expected a path that is free"
         ):
-            fitting.check_export(task)
+            fitting.check_export(setup)
     there = {file.name: file.read_bytes() for file in (classifier / "huggingface").iterdir()}
     assert {file.name: file.read_bytes() for file in (tmp_path / "classifier").iterdir()} == there
 
 
 def test_what_has_no_hugging_face_form_is_refused_before_it_is_fitted(toy, tiny, tmp_path):
-    task = prepare(toy("classification", "model.segments=0"))
+    setup = prepare(toy("classification", "model.segments=0"))
     with pytest.raises(UserError, match=r"^model: no Hugging Face architecture has these parts"):
-        ensure_base(task)
-    assert not base_path(task).exists()
+        ensure_base(setup)
+    assert not base_path(setup).exists()
     odd = prepare(tiny("model.bias=none", f"run.export_to={tmp_path}/odd"))
     with pytest.raises(UserError, match=r"^model: no Hugging Face architecture has these parts"):
         fitting.check_export(odd)

@@ -22,7 +22,7 @@ from kljax.fitting.objective import in_units
 from kljax.fitting.objectives import OBJECTIVES
 from kljax.fitting.text_objectives import bradley_terry
 from kljax.models.huggingface import models as huggingface
-from kljax.runs.setup import base_path, make_task, prepare
+from kljax.runs.setup import base_path, make_setup, prepare
 
 LEARNT = [
     # objective, model, a figure, and what it has to reach
@@ -41,21 +41,21 @@ def fitted(toy):
 
     @cache
     def fit(objective, model="bert"):
-        task = prepare(toy(objective, toy.test_rows, model=model))
-        ensure_base(task)
-        return task
+        setup = prepare(toy(objective, toy.test_rows, model=model))
+        ensure_base(setup)
+        return setup
 
     return fit
 
 
-def result_of(task):
-    return read_result(base_path(task))
+def result_of(setup):
+    return read_result(base_path(setup))
 
 
-def masked(task):
+def masked(setup):
     """The same with a tokenizer that has a mask token."""
-    tokenizer = tokenizers.build(task.config.tokenizer, task.splits.train["text"], tokenizers.SPECIAL | tokenizers.MASK)
-    return make_task(task.config, task.mesh, task.splits, tokenizer, task.pretrained)
+    tokenizer = tokenizers.build(setup.config.tokenizer, setup.splits.train["text"], tokenizers.SPECIAL | tokenizers.MASK)
+    return make_setup(setup.config, setup.mesh, setup.splits, tokenizer, setup.pretrained)
 
 
 @pytest.mark.parametrize(("objective", "model", "figure", "enough"), LEARNT)
@@ -66,10 +66,10 @@ def test_what_can_be_learnt_is_learnt(fitted, objective, model, figure, enough):
     assert result[f"test/{figure}"] >= enough
 
 
-def saved(task):
+def saved(setup):
     """The Hugging Face directory of a fit: what it says of itself, and its outputs for texts."""
-    described = huggingface.describe(source(base_path(task) / "huggingface"))
-    arch = objectives.build(task).architecture
+    described = huggingface.describe(source(base_path(setup) / "huggingface"))
+    arch = objectives.build(setup).architecture
     params = huggingface.load_params(described, "classifier", arch.shapes, arch.shardings)
     outputs = jax.jit(lambda texts: nnx.merge(arch.graphdef, params)(texts.tokens, texts.mask))
     return described, lambda texts: np.asarray(outputs(texts))
@@ -87,35 +87,35 @@ def source(path):
 
 
 def test_a_saved_classifier_names_its_classes_and_gives_the_same_figures(fitted):
-    task = fitted("classification")
-    described, outputs = saved(task)
+    setup = fitted("classification")
+    described, outputs = saved(setup)
     assert described.labels == ("neg", "pos")
-    rows = objectives.build(task).test
+    rows = objectives.build(setup).test
     figures = supervised_metrics.classification(outputs(rows.texts), rows.label)
-    assert figures["accuracy"] == result_of(task)["test/accuracy"]
-    assert figures["loss"] == pytest.approx(result_of(task)["test/loss"], rel=1e-4)
-    assert result_of(task)["labels"] == ["neg", "pos"]
-    matrix = np.array(result_of(task)["test/confusion_matrix"])
-    assert matrix.sum(axis=1).tolist() == [task.splits.test["label"][:].count(label) for label in ("neg", "pos")]
+    assert figures["accuracy"] == result_of(setup)["test/accuracy"]
+    assert figures["loss"] == pytest.approx(result_of(setup)["test/loss"], rel=1e-4)
+    assert result_of(setup)["labels"] == ["neg", "pos"]
+    matrix = np.array(result_of(setup)["test/confusion_matrix"])
+    assert matrix.sum(axis=1).tolist() == [setup.splits.test["label"][:].count(label) for label in ("neg", "pos")]
 
 
 def test_a_saved_regression_gives_ratings_in_their_own_units(fitted):
     """A decoder's head has no bias, so its scores lack a constant, which the result says."""
-    task = fitted("regression", "gpt2")
-    described, outputs = saved(task)
+    setup = fitted("regression", "gpt2")
+    described, outputs = saved(setup)
     assert (described.outputs, described.labels) == (1, ("score",))
-    result, ratings = result_of(task), np.array(task.splits.test["rating"][:])
-    predicted = outputs(objectives.build(task).test.texts)[:, 0] + result["rating_minus_score"]
+    result, ratings = result_of(setup), np.array(setup.splits.test["rating"][:])
+    predicted = outputs(objectives.build(setup).test.texts)[:, 0] + result["rating_minus_score"]
     assert np.sqrt(np.mean((predicted - ratings) ** 2)) == pytest.approx(result["test/rmse"], rel=1e-4)
     assert result["test/rmse"] < 0.5 * ratings.std()
-    known = np.array(task.splits.train["rating"][:])
+    known = np.array(setup.splits.train["rating"][:])
     assert (result["rating_mean"], result["rating_deviation"]) == pytest.approx((known.mean(), known.std()))
     assert result["rating_minus_score"] == result["rating_mean"]
 
 
 def test_an_encoder_holds_the_ratings_mean_in_its_bias(toy):
-    task = prepare(toy("regression"))
-    made = objectives.build(task)
+    setup = prepare(toy("regression"))
+    made = objectives.build(setup)
     params = made.architecture.init(0)
     mean, deviation = made.units[1], made.units[0]
     rows = on_device(made.held_out)
@@ -143,8 +143,8 @@ def test_bradley_terry_has_the_value_and_the_gradient_of_its_formula():
 @pytest.mark.parametrize("objective", READING)
 def test_a_loss_is_the_figure_of_that_name(toy, objective):
     """What is minimised on a batch, without dropout, is what is reported of the same rows."""
-    task = prepare(toy(objective))
-    made = objectives.build(task)
+    setup = prepare(toy(objective))
+    made = objectives.build(setup)
     rows = take(made.held_out, np.arange(16))
     params = made.architecture.init(3)
 
@@ -217,18 +217,18 @@ def test_the_choice_is_the_keys(recipe):
 
 def test_hidden_words_are_learnt_and_scored_like_a_loop(toy):
     """Nats and accuracy of the fitted model's held-out rows from its whole logits, place by place."""
-    task = masked(prepare(toy("masked_token", toy.echoes, "pretrain.watch=accuracy", "pretrain.steps=200")))
-    ensure_base(task)
-    made, result = objectives.build(task), result_of(task)
+    setup = masked(prepare(toy("masked_token", toy.echoes, "pretrain.watch=accuracy", "pretrain.steps=200")))
+    ensure_base(setup)
+    made, result = objectives.build(setup), result_of(setup)
     arch = made.architecture
-    params = fitting.load_params(base_path(task), arch.shapes, arch.shardings)
+    params = fitting.load_params(base_path(setup), arch.shapes, arch.shardings)
     model, rows = nnx.merge(arch.graphdef, params), on_device(made.held_out)
     logp = np.asarray(jax.nn.log_softmax(model.logits(model.body(rows.tokens, rows.mask))))
     places = [(i, j, made.held_out.target[i, j]) for i, j in np.argwhere(made.held_out.chosen)]
     assert result["held_out_loss"] == pytest.approx(-np.mean([logp[place] for place in places]), rel=1e-4)
     assert result["held_out_accuracy"] == pytest.approx(np.mean([logp[i, j].argmax() == word for i, j, word in places]))
     assert result["held_out_accuracy"] >= 0.8
-    assert huggingface.describe(source(base_path(task) / "huggingface")).outputs == 0
+    assert huggingface.describe(source(base_path(setup) / "huggingface")).outputs == 0
 
 
 def test_held_out_words_are_hidden_once_for_all(toy):
@@ -258,12 +258,12 @@ def test_a_figure_that_an_objective_does_not_have_is_refused_with_those_it_has(t
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_compiles(toy, objective, model, override, sentence):
-    task = prepare(toy(objective, override, model=model))
+    setup = prepare(toy(objective, override, model=model))
     if sentence is None:
-        assert len(objectives.build(task).labels) == 6, "whole numbers are classes, too"
+        assert len(objectives.build(setup).labels) == 6, "whole numbers are classes, too"
         return
     with pytest.raises(UserError, match=f"^{sentence}") as raised:
-        objectives.build(task)
+        objectives.build(setup)
     assert "\n" not in str(raised.value)
 
 
@@ -275,15 +275,15 @@ def test_what_does_not_fit_is_refused_before_anything_compiles(toy, objective, m
     ],
 )
 def test_a_mask_token_is_there_where_a_tokenizer_is_trained_for_it_and_asked_for_elsewhere(toy, objective, override, sentence):
-    task = prepare(toy(objective, override, model="bert"))
-    assert task.tokenizer.mask_token == "<mask>"
-    plain = tokenizers.build(task.config.tokenizer, task.splits.train["text"])
+    setup = prepare(toy(objective, override, model="bert"))
+    assert setup.tokenizer.mask_token == "<mask>"
+    plain = tokenizers.build(setup.config.tokenizer, setup.splits.train["text"])
     with pytest.raises(UserError, match=f"^{sentence}"):
-        objectives.build(replace(task, tokenizer=plain))
+        objectives.build(replace(setup, tokenizer=plain))
 
 
 def test_a_rating_that_never_varies_is_refused(toy):
-    task = prepare(toy("regression"))
-    one = task.splits.train.filter(lambda row: row["rating"] == task.splits.train[0]["rating"])
+    setup = prepare(toy("regression"))
+    one = setup.splits.train.filter(lambda row: row["rating"] == setup.splits.train[0]["rating"])
     with pytest.raises(UserError, match=r"^pretrain.objective.label: 'rating' holds .* in every training row"):
-        objectives.build(replace(task, loaded=replace(task.splits, train=one)))
+        objectives.build(replace(setup, loaded=replace(setup.splits, train=one)))

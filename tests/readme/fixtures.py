@@ -54,10 +54,10 @@ def write_models(folder: Path) -> None:
     model: Any = compose(small, Config).model
     params = nnx.to_pure_dict(nnx.state(Decoder(model, len(tokenizer), rngs=nnx.Rngs(0))))
     huggingface.save(folder / MODEL, "decoder", model, len(tokenizer), params, tokenizer, "float32")
-    task = prepare(compose([*small, "data.source.sentences=400"], Config))
-    params = nnx.to_pure_dict(nnx.state(Classifier(model, task.vocab_size, 1, rngs=nnx.Rngs(1))))
+    setup = prepare(compose([*small, "data.source.sentences=400"], Config))
+    params = nnx.to_pure_dict(nnx.state(Classifier(model, setup.vocab_size, 1, rngs=nnx.Rngs(1))))
     folder = folder / REWARD_MODEL
-    huggingface.save(folder, "classifier", model, task.vocab_size, params, task.tokenizer, "float32", ("score",))
+    huggingface.save(folder, "classifier", model, setup.vocab_size, params, setup.tokenizer, "float32", ("score",))
 
 
 def _chat_tokenizer() -> Any:

@@ -53,19 +53,19 @@ def equal(actual, expected):
 def test_kl_is_zero_at_the_start_for_every_reference(tiny, choice):
     # Both models read the completions in one pass: their numbers are the same to the last digit
     trainer = build_trainer(prepare(tiny(*CHOICES[choice], "rollout.keep_activations=false")))
-    task = trainer.task
+    setup = trainer.setup
     # As far from uniform as a trained model: fresh weights would hide what a lower precision does
-    base = jax.tree.map(lambda p: 4 * p, task.architecture.init(0))
-    kl = check_zero_kl(trainer, base, first_reference(task, base))
-    assert kl < MAX_KL_AT_START[task.config.reference.dtype]
+    base = jax.tree.map(lambda p: 4 * p, setup.architecture.init(0))
+    kl = check_zero_kl(trainer, base, first_reference(setup, base))
+    assert kl < MAX_KL_AT_START[setup.config.reference.dtype]
     assert (kl == 0) == ("reference.dtype=bfloat16" not in CHOICES[choice])
 
 
 def test_the_frozen_model_is_held_once_under_lora(tiny):
     """The step's arguments: adapters, two moments of each, and one copy of the weights."""
     trainer = build_trainer(prepare(tiny(*LORA, "run.unroll_layers=false")))
-    base = trainer.task.architecture.init(0)
-    frozen = trainer.freeze(base, first_reference(trainer.task, base))
+    base = trainer.setup.architecture.init(0)
+    frozen = trainer.freeze(base, first_reference(trainer.setup, base))
     assert frozen.reference is None
     assert frozen.base is base
     state = trainer.initial_state(base, base)
@@ -76,9 +76,9 @@ def test_the_frozen_model_is_held_once_under_lora(tiny):
 
 def test_a_base_model_that_is_held_in_bfloat16_is_fitted_in_float32(tiny):
     """To the bit the one that is held in float32; it is rounded when it is frozen."""
-    task, low = prepare(tiny()), prepare(tiny("adapter=lora", "model.param_dtype=bfloat16"))
-    fitted, of_low = (load_base(task, ensure_base(one)) for one in (task, low))
-    assert base_path(task) != base_path(low)
+    setup, low = prepare(tiny()), prepare(tiny("adapter=lora", "model.param_dtype=bfloat16"))
+    fitted, of_low = (load_base(setup, ensure_base(one)) for one in (setup, low))
+    assert base_path(setup) != base_path(low)
     assert equal(of_low, fitted)
     assert equal(load_base(low, base_path(low)), cast(fitted, "bfloat16"))
     fitting._save(base_path(low) / "export", low, of_low, ())
@@ -89,7 +89,7 @@ def test_a_base_model_that_is_held_in_bfloat16_is_fitted_in_float32(tiny):
 def test_the_merged_policy_over_a_bfloat16_base_is_the_one_that_was_trained(tiny):
     """Its KLs to the reference are those of the step, state by state: nothing is lost in a rounded sum."""
     trainer = build_trainer(prepare(tiny(*LORA, "model.param_dtype=bfloat16", "optimizer.learning_rate=1e-3")))
-    parts, arch = trainer.parts, trainer.task.architecture
+    parts, arch = trainer.parts, trainer.setup.architecture
     base = jax.tree.map(lambda p: 4 * p, arch.init(0))
     state, frozen = trainer.initial_state(base, base), trainer.freeze(base, base)
     for step in range(3):
@@ -107,14 +107,14 @@ def test_the_merged_policy_over_a_bfloat16_base_is_the_one_that_was_trained(tiny
 
 def test_a_lora_step_moves_the_adapters_and_the_policy_only(tiny):
     trainer = build_trainer(prepare(tiny(*LORA)))
-    base = trainer.task.architecture.init(0)
+    base = trainer.setup.architecture.init(0)
     state, frozen = trainer.initial_state(base, base), trainer.freeze(base, base)
     before = jax.tree.map(jnp.copy, state.params)
     for step in range(3):  # the warm-up's first step is 0
         state, metrics, _ = trainer.take_step(state, frozen, trainer.batch(step))
     assert not equal(state.params, before)
     assert float(metrics["kl/reverse_exact_tok"]) > 1e-6
-    adapter = trainer.task.config.adapter
+    adapter = trainer.setup.config.adapter
     merged = trainer.parts.adaptation.merged(state.params, base)
     q, lora = base["layers"]["attention"]["q"]["kernel"], stack(state.params)["layers"]["attention"]["q"]["lora"]
     expected = merge({"kernel": q, "lora": lora}, adapter)["kernel"]
@@ -126,7 +126,7 @@ def test_a_lora_step_moves_the_adapters_and_the_policy_only(tiny):
 def test_a_moving_reference_follows_as_a_python_loop_says(tiny, choice):
     """It moves at the beginning of a step: what the state holds after one is what that step's policy was held to."""
     trainer = build_trainer(prepare(tiny(*CHOICES[choice])))
-    base = trainer.task.architecture.init(0)
+    base = trainer.setup.architecture.init(0)
     state, frozen = trainer.initial_state(base, base), trainer.freeze(base, base)
     assert frozen.reference is None
     expected = jax.device_get(state.reference)
@@ -206,8 +206,8 @@ def test_a_run_is_a_model_for_another(tiny_in, tmp_path, first):
     expected = restore(first, 4, config.mesh)
     found = restore(path, "latest", config.mesh)
     assert equal(found.reference, expected.policy)
-    assert found.task.generation.ends == expected.task.generation.ends
-    assert found.task.tokenizer.get_vocab() == expected.task.tokenizer.get_vocab()
+    assert found.setup.generation.ends == expected.setup.generation.ends
+    assert found.setup.tokenizer.get_vocab() == expected.setup.tokenizer.get_vocab()
 
 
 @pytest.mark.parametrize(
@@ -223,16 +223,16 @@ def test_a_step_that_a_run_has_not_is_refused(tiny_in, tmp_path, first, step, sa
 
 
 def test_a_step_of_a_run_is_a_reference(tiny, first):
-    task = prepare(tiny(f"reference.path={first}@2"))
-    base = task.architecture.init(0)
-    assert equal(first_reference(task, base), restore(first, 2, tiny().mesh).policy)
+    setup = prepare(tiny(f"reference.path={first}@2"))
+    base = setup.architecture.init(0)
+    assert equal(first_reference(setup, base), restore(first, 2, tiny().mesh).policy)
 
 
 def test_a_reference_that_computes_otherwise_is_refused(tiny, first):
     """Of the same shapes, so that nothing else would say it."""
-    task = prepare(tiny(f"reference.path={first}", "model.norm_eps=0.1"))
+    setup = prepare(tiny(f"reference.path={first}", "model.norm_eps=0.1"))
     with pytest.raises(UserError, match=r"^reference\.path: .* is another model: its norm_eps is 1e-05, the policy's 0\.1"):
-        first_reference(task, task.architecture.init(0))
+        first_reference(setup, setup.architecture.init(0))
 
 
 def test_a_wrong_reference_is_refused_before_anything_is_fitted(tiny):
@@ -249,31 +249,31 @@ def test_a_run_gives_no_score(first):
 
 def test_a_base_model_is_a_reference(tiny, first):
     base = next((first.parents[1] / "bases").iterdir())
-    task = prepare(tiny(f"reference.path={base}"))
-    arch = task.architecture
+    setup = prepare(tiny(f"reference.path={base}"))
+    arch = setup.architecture
     expected = load_params(base, arch.shapes, arch.shardings)
-    assert equal(first_reference(task, arch.init(0)), expected)
+    assert equal(first_reference(setup, arch.init(0)), expected)
     low = prepare(tiny(f"reference.path={base}", *LORA, *LOW))
     assert equal(first_reference(low, arch.init(0)), cast(expected, "bfloat16"))
 
 
 def test_a_reference_of_another_shape_is_refused(tiny, first):
-    task = prepare(tiny(f"reference.path={first}", "model.d_model=32"))
+    setup = prepare(tiny(f"reference.path={first}", "model.d_model=32"))
     with pytest.raises(UserError, match=r"reference.path: .* is another model: its d_model is 16, the policy's 32"):
-        first_reference(task, task.architecture.shapes)
+        first_reference(setup, setup.architecture.shapes)
 
 
 @pytest.mark.parametrize("name", ["revision", "base"])
 def test_a_run_has_neither_revision_nor_base(tiny, first, name):
-    task = prepare(tiny(f"reference.path={first}", f"reference.{name}=x"))
+    setup = prepare(tiny(f"reference.path={first}", f"reference.{name}=x"))
     with pytest.raises(UserError, match=rf"reference.{name}: got 'x', but .* is a run, which has none; expected null"):
-        first_reference(task, task.architecture.shapes)
+        first_reference(setup, setup.architecture.shapes)
 
 
 def test_a_reference_with_another_tokenizer_is_refused(tiny, first):
-    task = prepare(tiny(f"reference.path={first}", "tokenizer=bpe", "tokenizer.vocab_size=300", "reward=[length]"))
+    setup = prepare(tiny(f"reference.path={first}", "tokenizer=bpe", "tokenizer.vocab_size=300", "reward=[length]"))
     with pytest.raises(UserError, match=r"reference.path: the model in .* has another tokenizer"):
-        first_reference(task, task.architecture.shapes)
+        first_reference(setup, setup.architecture.shapes)
 
 
 @pytest.mark.parametrize(

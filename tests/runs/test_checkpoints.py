@@ -25,7 +25,7 @@ def trainer(tiny):
 
 
 def params_of(trainer, seed=0):
-    return trainer.task.architecture.init(seed)
+    return trainer.setup.architecture.init(seed)
 
 
 def state_of(trainer, seed=0):
@@ -75,7 +75,7 @@ def test_parts_of_a_state_are_read_without_the_others(trainer, tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, state, {"reference": "hash"})
     checkpoints.wait()
-    arch, whole = trainer.task.architecture, replicated(trainer.task.mesh)
+    arch, whole = trainer.setup.architecture, replicated(trainer.setup.mesh)
     shapes = {"params": arch.shapes, "controller": trainer.shapes.controller}
     shardings = {"params": arch.shardings, "controller": jax.tree.map(lambda _: whole, trainer.shapes.controller)}
     found = checkpoints.restore_parts(1, shapes, shardings, "hash")
@@ -91,8 +91,8 @@ def test_parts_of_a_state_are_read_without_the_others(trainer, tmp_path):
 @pytest.mark.parametrize("kind", ["run", "fit"])
 def test_what_an_older_version_saved_is_said_to_be_older(trainer, tmp_path, kind):
     """A fit is removed as a whole: its checkpoints are older, too. Of a run nothing is: the version that wrote it needs all."""
-    state, task = state_of(trainer), trainer.task
-    directory.create(tmp_path, to_dict(task.config) if kind == "run" else base_identity(task))
+    state, setup = state_of(trainer), trainer.setup
+    directory.create(tmp_path, to_dict(setup.config) if kind == "run" else base_identity(setup))
     older = {**state.params, "layers": {str(i): layer_of(stack(state.params)["layers"], i) for i in range(1)}}
     way_on = (
         "begin anew (name=…), or from its policy, as that version's experiments/export.py writes it (model.path=DIR)."
@@ -112,7 +112,10 @@ def test_what_an_older_version_saved_is_said_to_be_older(trainer, tmp_path, kind
         check_version(tmp_path)
     assert str(error.value) == f"{folder / '1' / 'state'} {said}"
     save_params(tmp_path, older)
-    for check in (check_version, partial(load_params, shapes=task.architecture.shapes, shardings=task.architecture.shardings)):
+    for check in (
+        check_version,
+        partial(load_params, shapes=setup.architecture.shapes, shardings=setup.architecture.shardings),
+    ):
         with pytest.raises(UserError) as error:
             check(tmp_path)
         assert str(error.value) == f"{folder / 'reference'} {said}"
@@ -155,7 +158,7 @@ def test_another_model_is_refused(trainer, tiny, tmp_path):
 
 def test_the_reference_comes_back_with_its_hash(trainer, tmp_path):
     params = params_of(trainer)
-    arch = trainer.task.architecture
+    arch = trainer.setup.architecture
     assert save_frozen(tmp_path, params, params) == params_hash(params)
     base, reference, digest = load_frozen(tmp_path, arch.shapes, arch.shardings)
     assert_equal(reference, params)
@@ -164,7 +167,7 @@ def test_the_reference_comes_back_with_its_hash(trainer, tmp_path):
 
 
 def test_a_base_of_its_own_comes_back_too_and_counts_in_the_hash(trainer, tmp_path):
-    arch = trainer.task.architecture
+    arch = trainer.setup.architecture
     base, reference = (params_of(trainer, seed) for seed in (0, 1))
     digest = save_frozen(tmp_path, base, reference)
     again = load_frozen(tmp_path, arch.shapes, arch.shardings)
@@ -173,7 +176,7 @@ def test_a_base_of_its_own_comes_back_too_and_counts_in_the_hash(trainer, tmp_pa
 
 
 def test_a_lower_precision_comes_back_as_it_was(trainer, tmp_path):
-    arch = trainer.task.architecture
+    arch = trainer.setup.architecture
     low = jax.tree.map(lambda p: p.astype(jnp.bfloat16), params_of(trainer))
     save_params(tmp_path, low)
     assert_equal(load_params(tmp_path, arch.shapes, arch.shardings), low)
@@ -182,7 +185,7 @@ def test_a_lower_precision_comes_back_as_it_was(trainer, tmp_path):
 
 
 def test_a_reference_is_written_once(trainer, tmp_path):
-    arch = trainer.task.architecture
+    arch = trainer.setup.architecture
     first = params_of(trainer, seed=0)
     save_params(tmp_path, first)
     save_params(tmp_path, params_of(trainer, seed=1))
@@ -190,7 +193,7 @@ def test_a_reference_is_written_once(trainer, tmp_path):
 
 
 def test_a_missing_reference_is_said(trainer, tmp_path):
-    arch = trainer.task.architecture
+    arch = trainer.setup.architecture
     with pytest.raises(UserError, match="holds no reference model"):
         load_params(tmp_path, arch.shapes, arch.shardings)
 

@@ -82,17 +82,17 @@ def test_a_broken_model_json_is_written_again_where_it_is_deleted(run, spoil):
 
 
 def test_a_broken_result_is_written_again_where_it_is_deleted(run):
-    task = prepare(run[0])
-    base = base_path(task)
+    setup = prepare(run[0])
+    base = base_path(setup)
     before = read_result(base)
     cut(base / "result.json")
     assert f"run: {base}/result.json cannot be read (" in complaint(read_result, base)
     (base / "result.json").unlink()
-    assert read_result(ensure_base(task)) == before
+    assert read_result(ensure_base(setup)) == before
     shutil.rmtree(base / "checkpoints" / "reference")
     assert f"is missing, the model of a finished fit; delete {base}/result.json, and" in complaint(train, run[0])
     (base / "result.json").unlink()
-    assert read_result(ensure_base(task)) == before
+    assert read_result(ensure_base(setup)) == before
 
 
 def test_a_damaged_checkpoint_is_named_with_the_one_before_it(run):

@@ -39,21 +39,25 @@ def letters(tiny):
 
 def enumerated(config, *more_ends):
     """`more_ends`: words that end a completion, too."""
-    task = prepare(config)
-    ends = sorted([*task.generation.ends, *task.tokenizer.convert_tokens_to_ids(list(more_ends))])
-    task = replace(task, generation=replace(task.generation, ends=tuple(ends)))
-    reference = task.architecture.init(0)
-    return task, reference, enumerate_task(task, task.prompts(), combination.build(config.reward, task.tokenizer), reference)
+    setup = prepare(config)
+    ends = sorted([*setup.generation.ends, *setup.tokenizer.convert_tokens_to_ids(list(more_ends))])
+    setup = replace(setup, generation=replace(setup.generation, ends=tuple(ends)))
+    reference = setup.architecture.init(0)
+    return (
+        setup,
+        reference,
+        enumerate_task(setup, setup.prompts(), combination.build(config.reward, setup.tokenizer), reference),
+    )
 
 
 @pytest.mark.parametrize("more_ends", [(), ("a",)])
 def test_the_probabilities_of_all_completions_sum_to_one_and_are_those_of_sampling(letters, more_ends):
-    task, reference, exact = enumerated(letters(), *more_ends)
-    prompts = task.prompts()
+    setup, reference, exact = enumerated(letters(), *more_ends)
+    prompts = setup.prompts()
     row = int(np.flatnonzero(~prompts.mask[:, 0])[0])  # a prompt that is the beginning alone
     samples = 4096
     chosen = prompts.select(np.array([row]))
-    rollout = sample_jit(task.architecture.graphdef, reference, chosen, jax.random.key(0), task.sampler(samples))
+    rollout = sample_jit(setup.architecture.graphdef, reference, chosen, jax.random.key(0), setup.sampler(samples))
     index = {sequence: i for i, sequence in enumerate(exact.tree.sequences)}
     counts = np.zeros(exact.tree.count)
     for tokens, mask in zip(np.asarray(rollout.completion), np.asarray(rollout.mask), strict=True):
@@ -65,9 +69,9 @@ def test_the_probabilities_of_all_completions_sum_to_one_and_are_those_of_sampli
 
 
 def test_rewards_are_those_of_a_loop_over_the_words(letters):
-    task, _, exact = enumerated(letters("reward.pairs.arguments.seed=3", "data.prompt.max_tokens=0"))
-    values = np.random.default_rng(3).normal(size=(len(task.tokenizer),) * 2).astype(np.float32)
-    bos = task.tokenizer.bos_token_id
+    setup, _, exact = enumerated(letters("reward.pairs.arguments.seed=3", "data.prompt.max_tokens=0"))
+    values = np.random.default_rng(3).normal(size=(len(setup.tokenizer),) * 2).astype(np.float32)
+    bos = setup.tokenizer.bos_token_id
     expected = [sum(values[a, b] for a, b in itertools.pairwise((bos, *s))) for s in exact.tree.sequences]
     np.testing.assert_allclose(exact.reward[0], expected, rtol=1e-5)
 
@@ -83,17 +87,17 @@ def test_the_reference_is_beta_times_its_kl_to_the_optimum_below_it(letters):
 
 
 def test_prompts_count_as_often_as_they_occur(letters):
-    task, reference, exact = enumerated(letters())
+    setup, reference, exact = enumerated(letters())
     assert len(exact.share) > 1
-    first_letters = task.prompts().tokens[:, -1]
+    first_letters = setup.prompts().tokens[:, -1]
     assert sorted(exact.share) == pytest.approx(sorted(np.unique(first_letters, return_counts=True)[1] / len(first_letters)))
     alone = [oracle.optimum(*problem, BETA).objective for problem in zip(exact.ref_logp, exact.reward, strict=True)]
     assert exact.metrics(reference, BETA)["oracle/optimal_objective"] == pytest.approx(float(exact.share @ alone))
 
 
 def test_a_python_reward_is_enumerated_too(letters):
-    task, _, exact = enumerated(letters("reward=[regex]", "reward.regex.arguments.pattern=a"))
-    a = task.tokenizer.get_vocab()["a"]
+    setup, _, exact = enumerated(letters("reward=[regex]", "reward.regex.arguments.pattern=a"))
+    a = setup.tokenizer.get_vocab()["a"]
     np.testing.assert_array_equal(exact.reward[0], [float(a in sequence) for sequence in exact.tree.sequences])
 
 
@@ -104,13 +108,13 @@ def test_where_columns_tell_rows_apart_the_reward_of_a_prompt_is_the_mean_over_t
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     config = letters("reward=python", "reward.python.function=by_column.ends_alike", "data.prompt.max_tokens=0")
-    task = prepare(config)
-    prompts, reference = task.prompts(), task.architecture.init(0)
-    reward = combination.build(config.reward, task.tokenizer)  # its columns are found out by what it asks for
+    setup = prepare(config)
+    prompts, reference = setup.prompts(), setup.architecture.init(0)
+    reward = combination.build(config.reward, setup.tokenizer)  # its columns are found out by what it asks for
     assert reward.reads_columns
-    exact = enumerate_task(task, prompts, reward, reference)
+    exact = enumerate_task(setup, prompts, reward, reference)
     last = [text[-1] for text in prompts.rows["text"]]
-    words = [task.tokenizer.decode(list(s), skip_special_tokens=True) for s in exact.tree.sequences]
+    words = [setup.tokenizer.decode(list(s), skip_special_tokens=True) for s in exact.tree.sequences]
     expected = [np.mean([word[-1:] == letter for letter in last]) for word in words]
     np.testing.assert_allclose(exact.reward[0], expected, rtol=1e-6)
 
@@ -118,11 +122,11 @@ def test_where_columns_tell_rows_apart_the_reward_of_a_prompt_is_the_mean_over_t
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_the_optimum_is_at_the_temperature_of_sampling(letters, temperature):
     """Against a loop over the words: the reference's softmax of logits that are divided by it, token by token."""
-    task, reference, exact = enumerated(letters(f"rollout.temperature={temperature}", "data.prompt.max_tokens=0"))
-    model = nnx.merge(task.architecture.graphdef, reference)
+    setup, reference, exact = enumerated(letters(f"rollout.temperature={temperature}", "data.prompt.max_tokens=0"))
+    model = nnx.merge(setup.architecture.graphdef, reference)
     expected = []
     for sequence in exact.tree.sequences:
-        tokens = jnp.array([[task.tokenizer.bos_token_id, *sequence]])
+        tokens = jnp.array([[setup.tokenizer.bos_token_id, *sequence]])
         hidden, _ = model(tokens, jnp.arange(tokens.shape[1])[None], causal_mask(jnp.ones(tokens.shape, bool)))
         logp = jax.nn.log_softmax(model.logits(hidden)[0] / temperature)
         expected.append(sum(float(logp[i, token]) for i, token in enumerate(sequence)))

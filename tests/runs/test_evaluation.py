@@ -82,7 +82,7 @@ def test_prompts_that_do_not_fill_the_last_batch_are_each_counted_once(run, look
     """16 of 20 held-out prompts in batches of 8; 13 leave the last batch part full."""
     sequences = look(run.policy, run.reference, prompts=13)
     assert len(sequences.reward) == len(sequences.completions) == 26
-    rows = run.task.splits.held_out["text"][:13]
+    rows = run.setup.splits.held_out["text"][:13]
     assert all(text.startswith(prompt) for text, prompt in zip(rows, sequences.prompts[::2], strict=True))
 
 
@@ -100,7 +100,7 @@ def test_evaluation_is_a_function_of_its_seed(run, result):
 
 def test_noise_is_of_both_seeds_and_of_no_training_step(run, result):
     """Runs of other seeds are evaluated on other noise; with equal seeds the first batch is not that of the first step."""
-    other = replace(run, task=replace(run.task, config=replace(run.task.config, seed=1)))
+    other = replace(run, setup=replace(run.setup, config=replace(run.setup.config, seed=1)))
     assert result.samples != evaluated(other).samples
     keys = {tuple(jax.random.key_data(_noise(0, seed)).tolist()) for seed in (0, 1, 2**32 - 1)}
     steps = {tuple(jax.random.key_data(jax.random.fold_in(jax.random.key(0), step)).tolist()) for step in range(100)}
@@ -187,7 +187,7 @@ def test_parameters_that_are_not_finite_are_refused_by_name(run, model):
 
 
 def test_a_reward_that_is_not_finite_is_named_with_its_completion(run, monkeypatch):
-    reward = combination.build(run.task.config.reward, run.task.tokenizer)
+    reward = combination.build(run.setup.config.reward, run.setup.tokenizer)
     broken = replace(reward, device=lambda params, rollout: {"sentiment": jnp.full(len(rollout.mask), jnp.inf)})
     monkeypatch.setattr(combination, "build", lambda *_: broken)
     with pytest.raises(
@@ -303,11 +303,11 @@ def test_the_table_shows_what_each_model_is(run, result, capsys):
 
 def test_the_report_says_what_its_figures_do_not(run):
     def said(**changes):
-        found = replace(run, task=replace(run.task, config=replace(run.task.config, **changes)))
-        return evaluation.notes(found, run.task.config.evaluation, {"prompts": 16, "distinct_prompts": 9})
+        found = replace(run, setup=replace(run.setup, config=replace(run.setup.config, **changes)))
+        return evaluation.notes(found, run.setup.config.evaluation, {"prompts": 16, "distinct_prompts": 9})
 
     assert said() == []
-    (ablation,) = said(kl=replace(run.task.config.kl, penalty="k3_reward"))
+    (ablation,) = said(kl=replace(run.setup.config.kl, penalty="k3_reward"))
     assert "kl.penalty=k3_reward is an ablation" in ablation
     (scaled,) = said(reward_scale="prompt_std")
     assert "kl/beta_effective" in scaled

@@ -74,8 +74,8 @@ def test_a_step_that_is_not_finite_stops_the_run_and_the_same_command_goes_on_be
     plant, metric, why = PLANTS[name]
     whole = train(tiny("run.variant=whole"))
 
-    def planted(task):
-        trainer = build_trainer(task)
+    def planted(setup):
+        trainer = build_trainer(setup)
 
         def take_step(state, frozen, batch):
             return trainer.take_step(*(plant(state, frozen) if batch.step == 3 else (state, frozen)), batch)

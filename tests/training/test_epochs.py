@@ -39,21 +39,21 @@ def said():
 
 
 def test_without_epochs_nothing_changes(tiny, said):
-    task = prepare(tiny())
-    assert with_steps(task) is task
+    setup = prepare(tiny())
+    assert with_steps(setup) is setup
     assert said == []
 
 
 def test_a_warm_up_is_held_against_the_steps_that_the_epochs_make(tiny):
     """40 prompts, 8 a step: 5 steps, though `steps` is 6 and would allow for a warm-up of 5."""
-    task = prepare(replace(tiny("optimizer.warmup_steps=5"), epochs=1.0))
+    setup = prepare(replace(tiny("optimizer.warmup_steps=5"), epochs=1.0))
     with pytest.raises(UserError, match=r"^optimizer.warmup_steps: got 5, expected fewer than the 5 steps\. For"):
-        with_steps(task)
+        with_steps(setup)
 
 
 def test_more_epochs_allow_for_a_longer_warm_up(tiny):
-    task = prepare(replace(tiny("steps=20", "optimizer.warmup_steps=9"), epochs=2.0))
-    assert with_steps(task).config.steps == 10
+    setup = prepare(replace(tiny("steps=20", "optimizer.warmup_steps=9"), epochs=2.0))
+    assert with_steps(setup).config.steps == 10
 
 
 def test_a_run_in_epochs_holds_its_steps_resumes_and_knows_other_epochs(tiny, said, capsys):

@@ -26,7 +26,7 @@ STEPS = 6
 
 
 def at_start(trainer):
-    reference = trainer.task.architecture.init(0)
+    reference = trainer.setup.architecture.init(0)
     return trainer.initial_state(reference, reference), reference
 
 
@@ -62,7 +62,9 @@ def test_a_temperature_on_one_side_only_is_noticed_at_the_start(tiny):
 
     def cold_sampler(state, frozen, batch):
         state, metrics, outcome = trainer.take_step(state, frozen, batch)
-        scores = scoring.score(*[nnx.merge(trainer.task.architecture.graphdef, sharp)] * 2, outcome.rollout, 2, temperature=1.0)
+        scores = scoring.score(
+            *[nnx.merge(trainer.setup.architecture.graphdef, sharp)] * 2, outcome.rollout, 2, temperature=1.0
+        )
         gap = jnp.max(jnp.where(outcome.rollout.mask, jnp.abs(scores.logp - outcome.rollout.behaviour_logp), 0.0))
         return state, metrics | {"rollout/logp_gap_max": gap}, outcome
 
@@ -97,8 +99,8 @@ def test_a_step_is_under_way_before_the_metrics_of_the_last_are_fetched(tiny, mo
     """A checkpoint alone waits for them."""
     order, write = [], directory.MetricsLog.write
 
-    def watched(task):
-        trainer = build_trainer(task)
+    def watched(setup):
+        trainer = build_trainer(setup)
         return replace(trainer, take_step=lambda *given: order.append("take") or trainer.take_step(*given))
 
     monkeypatch.setattr(loop, "build_trainer", watched)
@@ -128,7 +130,7 @@ def test_another_base_model_under_a_resumed_run_is_refused(tiny):
     base = next((path.parents[1] / "bases").iterdir())
     (path / "checkpoints" / "reference").rename(path / "checkpoints" / "kept")
     trained = build_trainer(prepare(config))
-    other = trained.task.architecture.init(123)
+    other = trained.setup.architecture.init(123)
     shutil.rmtree(base / "checkpoints" / "reference")
     save_params(base, other)
     with pytest.raises(UserError, match="was trained against the reference"):
@@ -272,7 +274,7 @@ def test_a_save_is_no_steps_time_and_has_its_own(tiny, monkeypatch):
 
     save = loop._Run.save
     monkeypatch.setattr(loop._Run, "save", lambda *given: now.__setitem__(0, now[0] + 100) or save(*given))
-    monkeypatch.setattr(trainer, "_step_taker", lambda task, prompts, parts, host: _plain_taker(slow(parts)))
+    monkeypatch.setattr(trainer, "_step_taker", lambda setup, prompts, parts, host: _plain_taker(slow(parts)))
     monkeypatch.setattr(recorder, "ThreadPoolExecutor", AtOnce)
     monkeypatch.setattr(recorder.time, "perf_counter", lambda: now[0])
     lines = directory.read_lines(train(tiny()) / "metrics.jsonl")

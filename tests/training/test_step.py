@@ -28,13 +28,13 @@ def trainer_on(tiny, mesh, *overrides, ends=None):
     data, fsdp, tensor = mesh
     axes = [f"mesh.data={data}", f"mesh.fsdp={fsdp}", f"mesh.tensor={tensor}"]
     # Adam divides a gradient by its own size: where that is rounding noise, only eps keeps the noise small.
-    task = prepare(tiny("optimizer.eps=1e-4", "rollout.prompts=16", "pretrain.batch=16", *axes, *overrides))
-    return build_trainer(task if ends is None else replace(task, generation=replace(task.generation, ends=ends)))
+    setup = prepare(tiny("optimizer.eps=1e-4", "rollout.prompts=16", "pretrain.batch=16", *axes, *overrides))
+    return build_trainer(setup if ends is None else replace(setup, generation=replace(setup.generation, ends=ends)))
 
 
 def start(trainer, scale=1.0):
     """A state, and a reference that differs from it: at KL = 0 a wrong sign would not show. Larger scales differ more."""
-    params, reference = (jax.tree.map(lambda p: scale * p, trainer.task.architecture.init(i)) for i in range(2))
+    params, reference = (jax.tree.map(lambda p: scale * p, trainer.setup.architecture.init(i)) for i in range(2))
     return trainer.initial_state(params, reference), trainer.freeze(params, reference)
 
 
@@ -258,7 +258,7 @@ def test_metrics_are_those_of_a_python_loop(tiny, ends):
     before = jax.tree.map(jnp.copy, state)
     _, metrics, outcome = trainer.take_step(state, frozen, trainer.batch(0))
     scores = jax.device_get(scores_of(trainer, before.params, frozen, outcome.rollout))
-    tokens, ending = np.asarray(outcome.rollout.completion), ends or [trainer.task.tokenizer.eos_token_id]
+    tokens, ending = np.asarray(outcome.rollout.completion), ends or [trainer.setup.tokenizer.eos_token_id]
     lengths = [next((t + 1 for t, token in enumerate(row) if token in ending), len(row)) for row in tokens.tolist()]
     mask = np.arange(tokens.shape[1]) < np.array(lengths)[:, None]
     np.testing.assert_array_equal(outcome.rollout.mask, mask)
@@ -279,7 +279,7 @@ def test_metrics_are_those_of_a_python_loop(tiny, ends):
         "reward/std": np.std(np.asarray(outcome.reward), ddof=1),
         "rollout/sequences": len(tokens),
         "rollout/distinct_prompts": len(prompts),
-        "policy/learning_rate": trainer.task.config.optimizer.learning_rate,
+        "policy/learning_rate": trainer.setup.config.optimizer.learning_rate,
         "policy/penalty_loss": 0.5 * np.mean([exact.sum() for exact, _, _ in rows]),
         "policy/loss": loss_of_a_loop(scores, mask, np.asarray(outcome.reward), beta=0.5),
     }
@@ -325,7 +325,7 @@ def test_length_reward_counts_what_the_metrics_count(tiny):
     trainer = trainer_on(tiny, (1, 1, 1))
     state, frozen = start(trainer)
     _, metrics, outcome = trainer.take_step(state, frozen, trainer.batch(0))
-    np.testing.assert_allclose(length(trainer.task.tokenizer)(outcome.rollout).mean(), metrics["rollout/length"])
+    np.testing.assert_allclose(length(trainer.setup.tokenizer)(outcome.rollout).mean(), metrics["rollout/length"])
 
 
 def test_all_estimates_are_of_the_same_samples_and_of_a_loop(tiny):
