@@ -78,6 +78,11 @@ class ProgressBar:
             console.print(f"{done}/{self._total}  {text}  {self._title}", soft_wrap=True, markup=False)
 
 
+def say(sentence: str) -> None:
+    """Print what a launch has guessed, converted or left out."""
+    console.print(sentence, soft_wrap=True, markup=False)
+
+
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """Show what is being done, and for how many seconds, while it is: "compiling the training step".

@@ -54,6 +54,7 @@ TINY = [
     "evaluation.prompts=16",
     "evaluation.samples=2",
     "run.save_every=2",
+    "run.keep.last=3",
     "run.sample_every=2",
     "mesh.data=1",
 ]

@@ -53,7 +53,7 @@ from kljax.config.pretrain import (
 )
 from kljax.config.reference import NeverRefresh, ReferenceConfig, RefreshAverage, RefreshEvery
 from kljax.config.rollout import RewardTerm, RolloutConfig
-from kljax.config.run import EvaluationConfig, MeshConfig, RunConfig
+from kljax.config.run import EvaluationConfig, KeepConfig, MeshConfig, RunConfig
 from kljax.config.tokenizer import BpeTokenizer, PretrainedTokenizer, WordTokenizer
 
 __all__ = [
@@ -75,6 +75,7 @@ __all__ = [
     "GrammarSource",
     "HuggingFaceModel",
     "JensenShannon",
+    "KeepConfig",
     "KlConfig",
     "LettersSource",
     "LinearScaling",

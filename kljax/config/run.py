@@ -13,12 +13,21 @@ class MeshConfig:
 
 
 @strict
+class KeepConfig:
+    """Which checkpoints stay on disk."""
+
+    last: Two  # the newest ones: while one is written the one before it has to be whole
+    every: Natural  # beside them every so many saves, for analysis; 0: none
+
+
+@strict
 class RunConfig:
     """Where a run is written and how often, and how its process uses the machine. No number changes, but in its last digits."""
 
     root: Folder  # runs live in <root>/<name>/<variant>
     variant: Name  # auto: the overrides of the command line
     save_every: Positive  # steps between checkpoints
+    keep: KeepConfig = KeepConfig(last=2, every=10)  # of them
     log_every: Positive  # steps between lines of metrics.jsonl
     sample_every: Positive  # steps between entries of samples.jsonl
     samples_shown: Positive  # completions an entry

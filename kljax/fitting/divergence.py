@@ -10,8 +10,9 @@ from jaxtyping import Array, Bool, Float
 
 from kljax.devices.state import not_finite
 from kljax.errors import UserError
+from kljax.progress import say
 from kljax.runs.checkpoints import Checkpoints
-from kljax.runs.setup import Setup, say
+from kljax.runs.setup import Setup
 from kljax.types import struct
 
 

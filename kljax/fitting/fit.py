@@ -21,6 +21,7 @@ from flax import nnx
 from jax.tree_util import keystr, tree_leaves_with_path
 from jaxtyping import Array
 
+from kljax.config import to_dict
 from kljax.data import tokenizers
 from kljax.data.labelled import count, take
 from kljax.devices.mesh import batch_sharding, replicated
@@ -36,14 +37,14 @@ from kljax.interrupt import Interrupted, StopRequest, ending_at_once
 from kljax.json_text import json_text
 from kljax.models.huggingface import models as huggingface
 from kljax.models.layers import form_of, stack
-from kljax.progress import ProgressBar, working
-from kljax.runs import config_file, damaged, directory
+from kljax.progress import ProgressBar, say, working
+from kljax.runs import config_file, damaged, digests, directory
 from kljax.runs.adapter import cast
-from kljax.runs.checkpoints import Checkpoints, load_params, save_params
-from kljax.runs.setup import Setup, base_identity, base_path, fits_in_float32, is_as_it_is, say
+from kljax.runs.checkpoints import FITTED, Checkpoints, Keep, load_fitted, save_params
+from kljax.runs.config_file import FIT, IDENTITY
+from kljax.runs.models import HUGGINGFACE, RESULT
+from kljax.runs.setup import Setup, base_identity, base_path, fits_in_float32, is_as_it_is
 from kljax.types import Params, struct
-
-RESULT, HUGGINGFACE = "result.json", "huggingface"
 
 LOWER_IS_BETTER = ("loss",)  # of what pretrain.watch can name
 
@@ -88,9 +89,11 @@ def ensure_base(setup: Setup) -> Path:
     path = base_path(setup)
     if (path / RESULT).exists():
         return path
-    config_file.check_owner(path, base_identity(setup))
+    identity, config = base_identity(setup), setup.config
+    if note := directory.take_as_it_is(path):
+        say(note)
+    config_file.check_owner(path, identity)
     directory.check_numerics(path)
-    identity = base_identity(setup)
     if fits_in_float32(setup):
         setup = replace(setup, model=replace(setup.model, param_dtype="float32"))
     kind = kind_of(setup)
@@ -101,23 +104,37 @@ def ensure_base(setup: Setup) -> Path:
     chosen = {"unroll_layers": _is_unrolled(setup)}
     if note := directory.circumstances_note(path, chosen):  # a fit that was interrupted goes on
         say(note)
-    directory.create(path, identity, chosen)
-    setup.tokenizer.save_pretrained(str(path / "tokenizer"))
+    directory.create(path, FIT, to_dict(config), chosen)
+    digests.write_text(path, IDENTITY, json_text(identity, indent=2) + "\n")
+    directory.save_tokenizer(path, setup.tokenizer)
+    if kind == "decoder":
+        _write_model(setup, path)
     outputs = _compile_outputs(setup, objective)
     if setup.config.pretrain.steps:
         params, steps = _fit(setup, objective, _compile(setup, objective, outputs), path)
     else:
         params, steps = _start(setup, objective), 0
+        if kind == "decoder":
+            save_params(path, params)
     looked_at = {} if steps else {"held_out_rows": count(objective.held_out)}  # not all, of a language model
     with working("taking the fitted model's figures"):
         result = {"steps": steps} | looked_at | _result(setup, objective, outputs, params)
     params = in_units(stack(params), *objective.units)
     divergence.check_result(setup, params)
-    save_params(path, params)
+    save_params(path, params, FITTED)
     if kind != "decoder":
         _save(path / HUGGINGFACE, setup, params, objective.labels)
-    directory.write_atomically(path / RESULT, json_text(result, indent=2) + "\n")
+        digests.note(path, [HUGGINGFACE])
+    digests.write_text(path, RESULT, json_text(result, indent=2) + "\n")
     return path
+
+
+def _write_model(setup: Setup, path: Path) -> None:
+    """Note what the decoder is: a fit is restored as an RL run is, whose reference is the model that it started from."""
+    of_reference = {"model": str(setup.pretrained.path) if setup.pretrained else f"fresh, seed {setup.config.pretrain.seed}"}
+    not_followed = setup.generation.not_followed(setup.config.rollout)
+    ends = setup.generation.ends
+    directory.write_model(path, setup.decoder, setup.vocab_size, of_reference, ends=ends, not_followed=not_followed)
 
 
 def find_base(setup: Setup) -> Path:
@@ -130,14 +147,16 @@ def load_base(setup: Setup, path: Path) -> Params:
     if is_as_it_is(setup):
         arch, files = setup.architecture, setup.pretrained
         return huggingface.load_params(files, "decoder", arch.shapes, arch.shardings)  # pyright: ignore
-    params = load_params(path, setup.architecture.shapes, setup.architecture.shardings)
+    params = load_fitted(path, setup.architecture.shapes, setup.architecture.shardings)
     dtype = setup.model.param_dtype
     return params if all(leaf.dtype == dtype for leaf in jax.tree.leaves(params)) else cast(params, dtype)
 
 
 def read_result(path: Path) -> dict[str, Any]:
     """The figures of a fitted model, held out and on the test rows."""
-    return damaged.read_json(path / RESULT, "delete it, and the same command writes it again")
+    way_out = "delete it, and the same command writes it again"
+    directory.check_file(path, RESULT, way_out)
+    return damaged.read_json(path / RESULT, way_out)
 
 
 def check_export(setup: Setup) -> None:
@@ -158,7 +177,7 @@ def export_base(setup: Setup, path: Path) -> None:
         shutil.copytree(path / HUGGINGFACE, target)
     else:
         arch = setup.architecture
-        _save(target, setup, load_params(path, arch.shapes, arch.shardings), labels=())
+        _save(target, setup, load_fitted(path, arch.shapes, arch.shardings), labels=())
 
 
 def _save(out: Path, setup: Setup, params: Params, labels: tuple[str, ...]) -> None:
@@ -191,13 +210,20 @@ def _start(setup: Setup, objective: Objective) -> Params:
 
 def _fit(setup: Setup, objective: Objective, program: Program, path: Path) -> tuple[Params, int]:
     """The best parameters, and how many steps were taken."""
-    checkpoints = Checkpoints(path)
+    keep, every = setup.config.run.keep, setup.config.pretrain.eval_every
+    checkpoints = Checkpoints(path, Keep(keep.last, keep.every * every))
     checks = FitChecks(setup, path, checkpoints)
-    if done := checkpoints.steps():
-        state = checkpoints.restore(done[-1], program.shapes, program.shardings)
-        checks.restored(done[-1], _kept(state))
+    last, damages = checkpoints.newest_whole()
+    for sentence in damages:
+        say(sentence)
+    if last is not None:
+        directory.check_logs(path, checkpoints.logs(last))
+        state = checkpoints.restore(last, program.shapes, program.shardings)
+        checks.restored(last, _kept(state))
     else:
         state = _begin(setup, objective, program)
+        if kind_of(setup) == "decoder":
+            save_params(path, state.best_params)
     first = int(state.train.step)
     if first:
         say(f"Going on with the fit of {path} at step {first} of {setup.config.pretrain.steps}.")

@@ -1,46 +1,85 @@
 """Orbax checkpoints: the whole state every few steps, asynchronously, and the reference once, known by its hash."""
 
 import logging
-import re
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from kljax.devices.state import not_finite, params_hash
 from kljax.errors import UserError
 from kljax.models.layers import is_unrolled, like, stack
-from kljax.runs import damaged
-from kljax.runs.config_file import read_config
+from kljax.runs import damaged, digests, older
+from kljax.runs.config_file import CONFIG, format_of
 from kljax.types import Params
 
-REFERENCE, BASE, START = "reference", "base", "start"
-"""Folders of parameters that a run does not change. START: the model that the policy started from, where neither has it."""
+REFERENCE, BASE, START, FITTED = "reference", "base", "start", "fitted"
+"""Folders of parameters that a run does not change. START: the model that the policy started from, where neither has it.
+
+Of a fit REFERENCE is the model that it started from, and FITTED the best that it came to.
+"""
 
 
-ONE_BY_ONE = re.compile(r"\blayers\.\d+\.")
-"""In the name of an array of older versions: the number of its layer."""
+SET_ASIDE = "set_aside"
+TRAIN = "train"
+"""The field of a fit's state that has what is trained; the others are what early stopping remembers."""
+LOGS = ("metrics.jsonl", "samples.jsonl")
+POLL = 0.01  # s
 
 
-ANEW = "begin anew (name=…), or from its policy, as that version's experiments/export.py writes it (model.path=DIR)"
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay: the last ones, and for analysis those of every so many steps; 0: none."""
+
+    last: int
+    every: int
+
+
+ALL = None
+"""Of `keep`: every checkpoint stays."""
 
 
 class Checkpoints:
-    """The checkpoints of one run directory. A resource: close it."""
+    """The checkpoints of one run directory. A resource: close it.
 
-    def __init__(self, run: Path):
+    <step>/ holds the state, what is said `about` it, and manifest.json: the digests of its files, and of the logs so far. That
+    is written when Orbax has given the folder its name: a step without it is not finished.
+    """
+
+    def __init__(self, run: Path, keep: Keep | None = ALL):
+        self._run = run
         self._folder = (run / "checkpoints").resolve()
-        options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=True, save_root_metadata=False)
+        policy = None
+        if keep is not None:
+            policies = [preservation_policy.LatestN(keep.last)]
+            policies += [preservation_policy.EveryNSteps(keep.every)] if keep.every else []
+            policy = preservation_policy.AnyPreservationPolicy(policies)
+        options = ocp.CheckpointManagerOptions(
+            create=True, enable_async_checkpointing=True, save_root_metadata=False, preservation_policy=policy
+        )
         self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._sealed = not (run / CONFIG).exists() or format_of(run) > 1
+        self._sealing: Future[None] | None = None
+        self._failed = threading.Event()  # or done: no folder will come any more
+        self._thread = ThreadPoolExecutor(max_workers=1)
 
     def steps(self) -> list[int]:
         """The steps that can be restored, in order."""
-        return sorted(self._manager.all_steps())
+        return sorted(step for step in self._manager.all_steps() if self._is_finished(step))
+
+    def _is_finished(self, step: int) -> bool:
+        return not self._sealed or (self._folder / str(step) / digests.MANIFEST).exists()
 
     def save(self, step: int, state: Any, about: Mapping[str, Any] | None = None) -> None:
         """Write `state` in the background, its layers stacked. It is copied first: the next step may donate its buffers.
@@ -50,16 +89,54 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
+        self.wait()
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(jax.tree.map(jnp.copy, stack(state))),
             about=ocp.args.JsonSave({"reference": None, **(about or {})}),
         )
+        logs = {name: (self._run / name).stat().st_size for name in LOGS if (self._run / name).exists()}
         self._manager.save(step, args=args)
+        self._failed = threading.Event()
+        self._sealing = self._thread.submit(self._seal, step, logs)
+
+    def _seal(self, step: int, logs: Mapping[str, int]) -> None:
+        """When the folder has its name, write its manifest, and what the logs held when it was saved."""
+        folder = self._folder / str(step)
+        while not folder.exists():
+            if self._failed.wait(POLL) and not folder.exists():
+                return
+        seen = {name: digests.of_beginning(self._run / name, size) for name, size in logs.items()}
+        digests.seal(folder, logs=seen)
+
+    def newest_whole(self) -> tuple[int | None, list[str]]:
+        """The newest step that is what was written, after those above it that are not were set aside; sentences on these.
+
+        They are moved to checkpoints/set_aside/, where nothing looks, as the run will come to their steps again.
+        """
+        said = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            folder = self._folder / str(step)
+            try:
+                digests.check_folder(folder)
+                if said:
+                    self._manager.reload()
+                return step, said
+            except digests.Damaged as damage:
+                aside = _free(self._folder / SET_ASIDE / str(step))
+                aside.parent.mkdir(exist_ok=True)
+                folder.rename(aside)
+                said.append(f"{damage.reason}. It is set aside, in {aside}.")
+        self._manager.reload()
+        return None, said
+
+    def logs(self, step: int) -> dict[str, digests.Digest]:
+        """The digests of the run's logs as they were when the step was saved."""
+        return digests.check_folder(self._folder / str(step)).get("logs", {})
 
     def restore(self, step: int, shapes: Any, shardings: Any, reference_hash: str | None = None) -> Any:
         """The state of `step`, in the form of `shapes`, by `shardings`; refused if it was trained against another reference."""
         with self._reading(step, reference_hash) as folder:
-            _check_shapes(folder, stack(shapes), self._folder.parent)
+            _check_shapes(folder, stack(shapes))
             target = ocp.args.Composite(state=ocp.args.StandardRestore(_laid_out(stack(shapes), stack(shardings))))
             state = self._manager.restore(step, args=target)["state"]
         return jax.jit(partial(like, shapes), out_shardings=shardings)(state) if is_unrolled(shapes) else state
@@ -67,18 +144,24 @@ class Checkpoints:
     def restore_parts(
         self, step: int, shapes: dict[str, Any], shardings: dict[str, Any], reference_hash: str | None
     ) -> dict[str, Any]:
-        """Those fields of the state of `step` that have shapes here, stacked; nothing is read of the others."""
+        """Those fields of the state of `step` that have shapes here, stacked; nothing is read of the others.
+
+        Fields of fields are given as in {"train": {"params": …}}.
+        """
         with self._reading(step, reference_hash) as folder, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            _check_shapes(folder, shapes, self._folder.parent, list(shapes))
-            target = _laid_out(shapes, shardings)
+            there, lying, whole = _in_form(folder, shapes, shardings)
+            _check_shapes(folder, there, list(_parts_of(shapes)))
+            target = _laid_out(there, lying)
             how = ocp.checkpoint_utils.construct_restore_args(target)
-            return checkpointer.restore(folder, ocp.args.PyTreeRestore(target, how, partial_restore=True))
+            return whole(checkpointer.restore(folder, ocp.args.PyTreeRestore(target, how, partial_restore=True)))
 
     @contextmanager
     def _reading(self, step: int, reference_hash: str | None) -> Iterator[Path]:
         """The folder of a state, while it is read; refused if it was trained against another reference."""
         folder = self._folder / str(step)
         without = _without(folder, [other for other in self.steps() if other < step])
+        if self._sealed:
+            digests.check_folder(folder, without)
         with damaged.reading(folder, without):
             about = self.about(step)
         if reference_hash is None and about["reference"] is not None:
@@ -104,12 +187,28 @@ class Checkpoints:
         self._manager.delete(step)
 
     def wait(self) -> None:
-        """Until all that was saved is on disk."""
-        self._manager.wait_until_finished()
+        """Until all that was saved is on disk, with its digests."""
+        try:
+            self._manager.wait_until_finished()
+        finally:
+            if self._sealing is not None:
+                self._failed.set()  # or it has its name
+                self._sealing, sealing = None, self._sealing
+                sealing.result()
 
     def close(self) -> None:
         """Wait, then let go of the threads."""
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+            self._thread.shutdown()
+
+
+def _free(path: Path) -> Path:
+    """The path, or one beside it that is not there yet."""
+    names = chain([path.name], (f"{path.name}_{i}" for i in count(2)))
+    return next(there for name in names if not (there := path.with_name(name)).exists())
 
 
 def _without(folder: Path, earlier: list[int]) -> str:
@@ -122,9 +221,24 @@ def _without(folder: Path, earlier: list[int]) -> str:
 def save_params(run: Path, params: Params, name: str = REFERENCE) -> None:
     """Write parameters that a run does not change, once."""
     folder = _folder(run, name)
+    if folder.exists() and not (folder / digests.MANIFEST).exists():  # a process was killed while it wrote it
+        shutil.rmtree(folder)
     if not folder.exists():
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder, stack(params))
+        digests.seal(folder)
+
+
+def _parts_of(shapes: Mapping[str, Any]) -> Iterator[str]:
+    """The dotted names of a state's fields of which shapes are given: two levels of a fit's, one of an RL run's."""
+    for name, value in shapes.items():
+        yield from (f"{name}.{inner}" for inner in value) if name == TRAIN else [name]
+
+
+def load_fitted(run: Path, shapes: Params, shardings: Params) -> Params:
+    """The model that a fit came to."""
+    older_fit = not _folder(run, FITTED).exists() and (run / CONFIG).exists() and format_of(run) == 1
+    return load_params(run, shapes, shardings, REFERENCE if older_fit else FITTED)
 
 
 def load_params(run: Path, shapes: Params, shardings: Params, name: str = REFERENCE) -> Params:
@@ -141,10 +255,13 @@ def load_params(run: Path, shapes: Params, shardings: Params, name: str = REFERE
         )
     both = f"{folder} and {fitted}" if fitted.exists() else f"{folder}"
     way_out = f"delete {both}: the command that made it makes it again"
+    if not (run / CONFIG).exists() or format_of(run) > 1:
+        digests.check_folder(folder, way_out)
     with damaged.reading(folder, way_out), ocp.StandardCheckpointer() as checkpointer:
-        there = _check_shapes(folder, shapes, run)
-        shapes = jax.tree.map(lambda x, y: jax.ShapeDtypeStruct(x.shape, y.dtype), shapes, there)
-        params = checkpointer.restore(folder, _laid_out(shapes, shardings))
+        of_disk, lying, whole = _in_form(folder, shapes, shardings)
+        there = _check_shapes(folder, of_disk)
+        of_disk = jax.tree.map(lambda x, y: jax.ShapeDtypeStruct(x.shape, y.dtype), of_disk, there)
+        params = whole(checkpointer.restore(folder, _laid_out(of_disk, lying)))
     check_finite(folder, params, f"Remove {run} and make it anew, with a lower learning rate if the fit had diverged")
     return params
 
@@ -156,16 +273,6 @@ def check_finite(folder: Path, tree: Any, way_out: str) -> None:
             f"{folder} holds a number that is not finite, in {name}: it was saved after its fit or run had diverged, which "
             f"older versions of kljax did, or the file was changed. {way_out}."
         )
-
-
-def check_version(run: Path) -> None:
-    """Refuse a run of an older version before anything compiles. What cannot be read is left to the restore, which says so."""
-    for folder in [_folder(run, REFERENCE), *_states(run)[-1:]]:
-        try:
-            arrays = _shapes_by_name(_arrays_in(folder))
-        except Exception:  # missing or damaged: libraries have nothing in common in what they raise
-            continue
-        _check_stacked(folder, arrays, run)
 
 
 def save_frozen(run: Path, base: Params, reference: Params) -> str:
@@ -180,6 +287,10 @@ def load_frozen(run: Path, shapes: Params, shardings: Params) -> tuple[Params, P
     """Base model and first reference of a run, the same where it has no other base, and their hash."""
     reference = load_params(run, shapes, shardings)
     base = load_params(run, shapes, shardings, BASE) if _folder(run, BASE).exists() else reference
+    if older.is_older(_shapes_by_name(_arrays_in(_folder(run, REFERENCE)))):  # by its names, which the hash is of
+        layers = older.depth(reference)
+        both = [older.one_by_one(each, layers) for each in (base, reference)]
+        return base, reference, frozen_hash(both[-1] if base is reference else both[0], both[-1])
     return base, reference, frozen_hash(base, reference)
 
 
@@ -197,31 +308,39 @@ def _folder(run: Path, name: str) -> Path:
     return (run / "checkpoints" / name).resolve()
 
 
-def _states(run: Path) -> list[Path]:
-    """The folders of the saved states, in the order of their steps."""
-    states = [folder for folder in run.resolve().glob("checkpoints/*/state") if folder.parent.name.isdigit()]
-    return sorted(states, key=lambda folder: int(folder.parent.name))
-
-
 def _laid_out(shapes: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def _check_shapes(folder: Path, shapes: Any, run: Path, parts: list[str] | None = None) -> Any:
+def _in_form(folder: Path, shapes: Any, shardings: Any) -> tuple[Any, Any, Callable[[Any], Any]]:
+    """Shapes and shardings in the form that a folder has, and the way from there to the stacked one."""
+    if not older.is_older(_shapes_by_name(_arrays_in(folder))):
+        return shapes, shardings, lambda tree: tree
+    layers = older.depth(shapes)
+
+    def whole(tree: Any) -> Any:
+        return jax.device_put(older.stacked(tree), shardings)
+
+    return older.one_by_one(shapes, layers), older.one_by_one(shardings, layers), whole
+
+
+def _check_shapes(folder: Path, shapes: Any, parts: list[str] | None = None) -> Any:
     """Refuse what was saved from another model, by name, before any array is read; what the folder says of its arrays.
 
-    `run`: whose folder it is. `parts`: of what is there, these alone.
+    `parts`: of what is there, these alone, by dotted names.
     """
     tree = _arrays_in(folder)
-    tree = tree if parts is None else {name: tree[name] for name in parts if name in tree}
     here, there = _shapes_by_name(shapes), _shapes_by_name(tree)
-    _check_stacked(folder, there, run)
+    if parts is not None:
+        there = {name: shape for name, shape in there.items() if any(name.startswith(f"{part}.") for part in parts)}
     for name in [*here, *there]:
         if here.get(name) != there.get(name):
             found, expected = (f"the shape {s[name]}" if name in s else "no such array" for s in (there, here))
             raise UserError(
                 f"{folder} holds another model than the config describes: {name} has {found} there, {expected} here."
             )
+    if parts is not None:
+        return None
     leaves = jax.tree.leaves(tree, is_leaf=lambda x: hasattr(x, "dtype"))
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
@@ -233,14 +352,6 @@ def _arrays_in(folder: Path) -> Any:
         if about is None:
             raise ValueError("it does not say which arrays it has")
         return about.tree  # pyright: ignore
-
-
-def _check_stacked(folder: Path, names: Iterable[str], run: Path) -> None:
-    """Refuse what an older version has saved: a fit is made again, and a run goes on by that version alone."""
-    if any(ONE_BY_ONE.search(name) for name in names):
-        is_run = "rollout" in read_config(run)
-        way_on = ANEW if is_run else f"remove {run}: the command that made it makes it again"
-        raise UserError(f"{folder} was written by an older version of kljax, which saved each layer by itself; {way_on}.")
 
 
 @contextmanager

@@ -9,9 +9,16 @@ import yaml
 from kljax.config import Config, to_dict
 from kljax.config.validation import validate, without_defaults
 from kljax.errors import UserError, did_you_mean
-from kljax.runs import damaged
+from kljax.runs import damaged, digests
 
 CONFIG, BASES = "config.yaml", "bases"
+FORMAT, KIND = "format", "kind"
+"""Keys of config.yaml that are no part of the config."""
+NOW = 2
+"""The format that is written now. 1: without digests, and fits without a whole config."""
+RL, FIT = "rl", "fit"
+IDENTITY = "fit.json"
+"""What a fit depends on: a part of its config, its rows, the weights that it starts from, settings of JAX."""
 RETIRED = {"run": {"keep_freed_memory": None}, "rollout": {"top_k": 0, "top_p": 1.0}}
 """Keys of older config.yaml files that are no more, and the value with which they say nothing; None: each does."""
 
@@ -22,7 +29,10 @@ def run_path(config: Config) -> Path:
 
 
 def check_owner(path: Path, identity: Mapping[str, Any]) -> None:
-    """Refuse a directory that another config wrote, naming the first field that differs. Writes nothing."""
+    """Refuse a directory that another config wrote, naming the first field that differs. Writes nothing.
+
+    The directory of a fit is its owner's by what the fit depends on (fit.json), that of an RL run by its config.yaml.
+    """
     if not path.exists():
         return
     if not path.is_dir() or not (path / CONFIG).exists():
@@ -31,7 +41,8 @@ def check_owner(path: Path, identity: Mapping[str, Any]) -> None:
         raise UserError(
             f"run.root: {path} exists and is not a run directory (it has no {CONFIG}); choose another name=… or run.root=…."
         )
-    both = ({k: v for k, v in config.items() if k != "run"} for config in (read_config(path), identity))
+    known = read_fit(path) if (path / IDENTITY).exists() else read_config(path)
+    both = ({k: v for k, v in config.items() if k != "run"} for config in (known, identity))
     there, here = (flat(without_defaults(config)) for config in both)
     for field in [*here, *there]:
         found, value = (spelled(values[field]) if field in values else "nothing" for values in (there, here))
@@ -64,13 +75,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """The dictionary in config.yaml."""
     if not (path / CONFIG).exists():
         raise UserError(f"run: '{path}' is not a run directory (it has no {CONFIG}).{_runs_near(path)}")
-    try:
-        values = yaml.safe_load(text := (path / CONFIG).read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError):
-        values, text = None, ""
-    if not isinstance(values, dict):
-        raise UserError(f"run: {path / CONFIG} cannot be read as a YAML mapping; restore it, or choose another name=….")
-    damaged.check_config(path / CONFIG, text, values)
+    values = _read(path)
     for section, retired in RETIRED.items():
         if isinstance(there := values.get(section), dict):
             said = {key: there[key] for key, nothing in retired.items() if key in there and nothing not in (None, there[key])}
@@ -80,27 +85,68 @@ def read_config(path: Path) -> dict[str, Any]:
                     "another policy. kljax trains on whole distributions; begin the run anew under another name=…."
                 )
             values[section] = {key: value for key, value in there.items() if key not in retired}
-    return values
+    return {key: value for key, value in values.items() if key not in (FORMAT, KIND)}
+
+
+def kind_of(path: Path) -> str:
+    """Whether a run directory is of RL or of a fit."""
+    values = _read(path)
+    return values.get(KIND, RL if "rollout" in values else FIT)
+
+
+def format_of(path: Path) -> int:
+    """The format of a run directory."""
+    return _read(path).get(FORMAT, 1)
+
+
+def has_digests(path: Path) -> bool:
+    """Whether the files of a run directory have digests, or had: older runs have none."""
+    return (path / digests.MANIFEST).exists() or ((path / CONFIG).exists() and format_of(path) > 1)
+
+
+def text_of(kind: str, config: Mapping[str, Any]) -> str:
+    """A config as it stands in config.yaml, with the format that is written now."""
+    return yaml.safe_dump({FORMAT: NOW, KIND: kind, **config}, sort_keys=False, allow_unicode=True)
+
+
+def check_format(path: Path) -> None:
+    """Refuse to go on with a directory of another format. Writes nothing."""
+    if (path / CONFIG).exists() and (found := format_of(path)) != NOW:
+        raise UserError(
+            f"{path} has the format {found}, in which an older version of kljax wrote; this one writes {NOW}. Such runs can be "
+            f"looked at (experiments/analyze.py, export.py, frontier.py) and begun from (model.path={path}), but not be gone "
+            "on with. Begin anew (name=…), or go on with the version in its environment.json."
+        )
+
+
+def read_fit(path: Path) -> dict[str, Any]:
+    """What a fit depends on."""
+    digests.check(path, IDENTITY)
+    return damaged.read_json(path / IDENTITY, digests.FROM_A_COPY)
 
 
 def read_run_config(path: Path) -> Config:
-    """The config of an RLHF run."""
+    """The config of a run, of RL or of a fit."""
     values = read_config(path)
     if "rollout" not in values:
-        raise UserError(f"run: {path} holds a base model, not an RLHF run; its held-out figures are in {path / 'result.json'}.")
+        raise UserError(
+            f"run: {path} is a fit of an older version of kljax, which kept no whole config; its held-out figures are in "
+            f"{path / 'result.json'}. It can be a policy's start (model.path) or a reference (reference.path)."
+        )
     with damaged.reading_config(path / CONFIG):
         return validate(values, Config)
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """Every RLHF run at or below the paths; base models are none."""
+    """Every RL run at or below the paths, and the fits that are named themselves."""
     runs = set()
     for path in paths:
         if not path.exists():
             key, _, given = str(path).partition("=")
             hint = f" Here they are given without a key: {given}." if given and key.isidentifier() else ""
             raise UserError(f"{path}: no such directory; expected run directories or a folder that holds some.{hint}")
-        runs |= {file.parent for file in path.rglob(CONFIG) if BASES not in file.parts}
+        below = {file.parent for file in path.rglob(CONFIG) if BASES not in file.relative_to(path).parts}
+        runs |= {run for run in below if run == path or BASES not in run.parts}
     if not runs:
         raise UserError(f"{', '.join(map(str, paths))}: no run directory here (none has a {CONFIG}).")
     return sorted(runs)
@@ -109,6 +155,28 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
 def folder_of(path: Path) -> Path:
     """Where the frontier of what was asked for belongs: beside the run, or in the folder of runs."""
     return path.parent if (path / CONFIG).exists() else path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """All that config.yaml says; refused where it is not what was written, or of a format that nobody knows yet."""
+    try:
+        values = yaml.safe_load(text := (path / CONFIG).read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError):
+        values, text = None, ""
+    of_older = not (path / digests.MANIFEST).exists() and not (isinstance(values, dict) and FORMAT in values)
+    if not of_older:
+        digests.check(path, CONFIG)
+    if not isinstance(values, dict):
+        raise UserError(f"run: {path / CONFIG} cannot be read as a YAML mapping; restore it, or choose another name=….")
+    if of_older:
+        damaged.check_config(path / CONFIG, text, values)
+        return values
+    if not isinstance(values.get(FORMAT), int) or values[FORMAT] > NOW:
+        raise UserError(
+            f"run: {path / CONFIG} has the format {values.get(FORMAT)}, which this version of kljax, which writes {NOW}, does "
+            "not know; use the version in its environment.json."
+        )
+    return values
 
 
 def _runs_near(path: Path) -> str:

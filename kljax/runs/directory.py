@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import yaml
 
 from kljax.config import DecoderConfig, to_dict
 from kljax.config.validation import validate
@@ -22,12 +21,16 @@ from kljax.errors import UserError
 from kljax.json_text import json_text
 from kljax.models.huggingface import generation_settings
 from kljax.models.huggingface.generation_settings import GenerationSettings
-from kljax.runs import damaged
+from kljax.progress import say
+from kljax.runs import config_file, damaged, digests
 from kljax.runs.board import Board
 from kljax.runs.config_file import CONFIG, flat, spelled
+from kljax.runs.digests import WRITTEN_AGAIN, write_atomically
 from kljax.types import Tokenizer
 
-MODEL, ENVIRONMENT = "model.json", "environment.json"
+MODEL, ENVIRONMENT, TOKENIZER = "model.json", "environment.json", "tokenizer"
+WRITTEN_ONCE = (CONFIG, ENVIRONMENT, MODEL, TOKENIZER, "data.json", "data", "evaluation", "fit.json", "result.json")
+"""What of a run its manifest knows: everything but logs and arrays."""
 NUMERICS = {
     "jax_enable_x64": False,
     "jax_default_prng_impl": "threefry2x32",
@@ -38,7 +41,7 @@ NUMERICS = {
 RECORDED_VERSIONS = ("kljax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
-def create(path: Path, config: Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -> None:
+def create(path: Path, kind: str, config: Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -> None:
     """Make the directory and note this launch in it, with what was `chosen` where the config leaves it open.
 
     A resumed run adds to the list of launches.
@@ -48,14 +51,47 @@ def create(path: Path, config: Mapping[str, Any], chosen: Mapping[str, Any] | No
     except OSError as error:
         raise UserError(f"run.root: cannot write {path} ({error.strerror}); choose another run.root=….") from None
     if not (path / CONFIG).exists():
-        write_atomically(path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        digests.write_text(path, CONFIG, config_file.text_of(kind, config))
     file = path / ENVIRONMENT
     try:
         launches = list(json.loads(file.read_bytes())["launches"]) if file.exists() else []
     except (ValueError, KeyError, TypeError):  # broken by hand: it records, nothing depends on it
         launches = []
     launches.append(environment() | {"chosen": dict(chosen or {})})
-    write_atomically(file, json_text({"launches": launches}, indent=2) + "\n")
+    digests.write_text(path, ENVIRONMENT, json_text({"launches": launches}, indent=2) + "\n")
+
+
+def take_as_it_is(path: Path) -> str | None:
+    """Make the manifest of a run that has lost it, of the files as they lie there; what to say of it, if anything."""
+    if not (path / CONFIG).exists() or (path / digests.MANIFEST).exists() or not _names_a_format(path / CONFIG):
+        return None
+    digests.note(path, [name for name in WRITTEN_ONCE if (path / name).exists()])
+    if not (path / "checkpoints").exists():
+        return None  # a launch was interrupted before its first step
+    return f"{path / digests.MANIFEST} was missing: what lies there is taken as it is, and no change of it before now is seen."
+
+
+def _names_a_format(file: Path) -> bool:
+    return f"{config_file.FORMAT}:".encode() in file.read_bytes()
+
+
+def save_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
+    """Write the tokenizer's files into the run."""
+    tokenizer.save_pretrained(str(path / TOKENIZER))
+    digests.note(path, [TOKENIZER])
+
+
+def load_tokenizer(path: Path, field: str = "run") -> Tokenizer:
+    """The run's tokenizer."""
+    way_out = f"restore it from a copy, or delete {path / TOKENIZER}: the command that began the run writes it again"
+    check_file(path, TOKENIZER, way_out)
+    return tokenizers.load(path / TOKENIZER, field)
+
+
+def check_file(path: Path, name: str, way_out: str = WRITTEN_AGAIN) -> None:
+    """Raise `Damaged` where a file of the run, or in a folder of it, is not what was written. Older runs have no digests."""
+    if config_file.has_digests(path):
+        digests.check(path, name, way_out)
 
 
 def numerics() -> dict[str, Any]:
@@ -65,6 +101,10 @@ def numerics() -> dict[str, Any]:
 
 def check_numerics(path: Path) -> None:
     """Refuse to go on with a run under other settings of JAX than it was begun with. Writes nothing."""
+    if (path / ENVIRONMENT).exists():
+        check_file(path, ENVIRONMENT)
+    elif (path / MODEL).exists():
+        say(f"{path / ENVIRONMENT} is missing: under which settings of JAX the run was begun is not known.")
     try:
         began = json.loads((path / ENVIRONMENT).read_bytes())["launches"][0]["numerics"]
     except (OSError, ValueError, KeyError, TypeError, IndexError):  # not there, broken by hand, or of an older run
@@ -151,7 +191,7 @@ def write_model(
     values = {"decoder": to_dict(model), "vocab_size": vocab_size, "reference": dict(reference), "ends": list(ends)}
     values["generation_config_not_followed"] = dict(not_followed)
     values["rewards"] = dict(rewards or {})
-    write_atomically(path / MODEL, json_text(values, indent=2) + "\n")
+    digests.write_text(path, MODEL, json_text(values, indent=2) + "\n")
 
 
 def read_model(path: Path) -> tuple[DecoderConfig, int]:
@@ -168,15 +208,16 @@ def read_ends(path: Path) -> tuple[int, ...]:
         ends = json.loads((path / MODEL).read_bytes()).get("ends")
         if ends is not None:
             return tuple(int(token) for token in ends)
-    return generation_settings.of_tokenizer(tokenizers.load(path / "tokenizer", "run")).ends
+    return generation_settings.of_tokenizer(load_tokenizer(path)).ends
 
 
 @contextmanager
 def _reading_model(path: Path) -> Iterator[None]:
+    if not (path / MODEL).exists():
+        raise UserError(f"run: {path / MODEL} is missing; was the run interrupted before its first step?")
+    check_file(path, MODEL)
     try:
         yield
-    except FileNotFoundError:
-        raise UserError(f"run: {path / MODEL} is missing; was the run interrupted before its first step?") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"run: {path / MODEL} is broken: it was cut off or changed. Restore it from a copy, or delete it: the command that "
@@ -207,9 +248,9 @@ def check_model(path: Path, model: DecoderConfig, vocab_size: int, rewards: Mapp
 
 def check_tokenizer(path: Path, tokenizer: Tokenizer, tokens: Sequence[Sequence[int]]) -> None:
     """Refuse to go on with a run whose tokenizer has other special tokens, or makes other texts of these tokens."""
-    if not (path / "tokenizer").exists():
+    if not (path / TOKENIZER).exists():
         return
-    there = tokenizers.load(path / "tokenizer", "run")
+    there = load_tokenizer(path)
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         before, now = getattr(there, name), getattr(tokenizer, name)
         if before != now:
@@ -236,11 +277,14 @@ def check_ends(path: Path, generation: GenerationSettings, tokenizer: Tokenizer)
     )
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Write beside, then rename: a reader or a killed process never leaves half a file. UTF-8 whatever the locale."""
-    beside = file.with_name(file.name + ".new")
-    beside.write_text(text, "utf-8")
-    beside.replace(file)
+def check_logs(path: Path, before: Mapping[str, digests.Digest]) -> None:
+    """Raise `Damaged` where a log of the run does not begin as it did when the checkpoint was saved from which it goes on."""
+    for name, digest in before.items():
+        way_out = "restore it from a copy, or delete it: the log then begins with the step from which the run goes on"
+        if (path / name).exists():
+            digests.check_beginning(path / name, digest, way_out)
+        elif digest["bytes"]:
+            say(f"{path / name} is missing: the log begins anew with the step from which the run goes on.")
 
 
 class JsonLines:

@@ -9,7 +9,8 @@ from typing import Any
 from kljax.config import EvaluationConfig, to_dict
 from kljax.errors import UserError
 from kljax.json_text import strict_json_text
-from kljax.runs.directory import write_atomically
+from kljax.runs import config_file, digests
+from kljax.runs.directory import check_file
 from kljax.runs.evaluation import Evaluation
 
 FOLDER = "evaluation"
@@ -50,6 +51,8 @@ def _number(file: Path) -> int:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    run = file.parents[1]
+    check_file(run, f"{FOLDER}/{file.name}", f"remove it, then experiments/analyze.py run={run} makes one")
     try:
         found = json.loads(file.read_bytes())
         if not isinstance(found["step"], int) or not isinstance(found["metrics"], dict):
@@ -71,6 +74,11 @@ def _step(evaluation: Evaluation) -> str:
 
 
 def _write(evaluation: Evaluation, file: Path) -> Path:
+    run = file.parents[1]
     file.parent.mkdir(exist_ok=True)
-    write_atomically(file, strict_json_text(asdict(evaluation), str(file), indent=2) + "\n")
+    text = strict_json_text(asdict(evaluation), str(file), indent=2) + "\n"
+    if config_file.has_digests(run):
+        digests.write_text(run, f"{FOLDER}/{file.name}", text)
+    else:
+        digests.write_atomically(file, text)
     return file

@@ -8,19 +8,21 @@ import jax
 from jax.sharding import Mesh
 
 from kljax.config import Config
-from kljax.data import tokenizers
 from kljax.devices.mesh import replicated
 from kljax.devices.state import Architecture, decoder_architecture
 from kljax.errors import UserError
 from kljax.kl.controllers import ControllerState
 from kljax.models.huggingface import models as huggingface
-from kljax.runs import config_file, directory
+from kljax.runs import config_file, damaged, digests, directory
 from kljax.runs.adapter import Adaptation, adaptation, moving_shapes
-from kljax.runs.checkpoints import Checkpoints, check_finite, load_frozen, load_start
+from kljax.runs.checkpoints import TRAIN, Checkpoints, check_finite, load_fitted, load_frozen, load_params, load_start
+from kljax.runs.config_file import FIT
 from kljax.runs.regularisation import make_controller
 from kljax.types import Params
 
 LATEST = "latest"
+RESULT, HUGGINGFACE = "result.json", "huggingface"
+"""Of a fit: its figures, and the model where it is no decoder."""
 EXPORTED = "exported"
 """Where a run keeps those of its steps that other runs begin from, as Hugging Face directories."""
 
@@ -69,35 +71,42 @@ def as_directory(path: str, field: str, mesh: Mesh) -> str:
     if (found := run_and_step(path, field)) is None:
         return path
     run, step = found
-    if "rollout" not in config_file.read_config(run):
+    if not (run / directory.MODEL).exists():
         return _fitted(run, path, field)
+    config = config_file.read_run_config(run)
     chosen = _steps(run, step, field)
     out = run / EXPORTED / str(chosen)
-    if not out.exists():
-        config = config_file.read_run_config(run)
+    if out.exists():
+        directory.check_file(run, f"{EXPORTED}/{chosen}", f"delete {out}: it is made again")
+    else:
         models = restore_models(run, chosen, mesh)
         model, vocab_size = directory.read_model(run)
         out.parent.mkdir(exist_ok=True)
-        tokenizer = tokenizers.load(run / "tokenizer", field)
+        tokenizer = directory.load_tokenizer(run, field)
         huggingface.save(
             out, "decoder", model, vocab_size, models.policy, tokenizer, "float32",  # merged adapters are
             ends=directory.read_ends(run), rollout=config.rollout,
         )  # fmt: skip
+        digests.note(run, [f"{EXPORTED}/{chosen}"])
     return str(out)
 
 
 def _fitted(run: Path, path: str, field: str) -> str:
+    """The Hugging Face directory of a fit that is no decoder, or of an older one."""
     if path.rpartition("@")[0] and not Path(path).expanduser().exists():
-        raise UserError(f"{field}: {run} is a fit, of which only the best step is kept; expected {run} without '@'.")
-    if (run / "huggingface").is_dir():
-        return str(run / "huggingface")
+        raise UserError(f"{field}: {run} is a fit of which only the best step is kept; expected {run} without '@'.")
+    if (run / HUGGINGFACE).is_dir():
+        directory.check_file(run, HUGGINGFACE)
+        return str(run / HUGGINGFACE)
     raise UserError(
-        f"{field}: {run} is a language model that was fitted here, expected an RLHF run or a Hugging Face directory: write it "
-        "as one with experiments/pretrain.py … run.export_to=DIR."
+        f"{field}: {run} is a fit of an older version of kljax, or was interrupted before its first step; expected a finished "
+        "run, or a Hugging Face directory (experiments/pretrain.py … run.export_to=DIR)."
     )
 
 
 def _steps(run: Path, asked: int | Literal["latest"], field: str) -> int:
+    if asked == LATEST and config_file.kind_of(run) == FIT:
+        return _steps_taken(run)
     checkpoints = Checkpoints(run)
     try:
         return _choose(checkpoints.steps(), asked, run, field)
@@ -110,6 +119,8 @@ def restore_models(path: Path, step: int | Literal["latest"], mesh: Mesh) -> Res
     config = config_file.read_run_config(path)
     model, vocab_size = directory.read_model(path)
     arch = decoder_architecture(model, vocab_size, mesh)
+    if config_file.kind_of(path) == FIT:
+        return _of_fit(path, step, arch)
     adapted = adaptation(arch, config.adapter)
     base, reference, frozen_hash = load_frozen(path, arch.shapes, arch.shardings)
     checkpoints = Checkpoints(path)
@@ -128,6 +139,31 @@ def restore_models(path: Path, step: int | Literal["latest"], mesh: Mesh) -> Res
         reference = adapted.merged(state.reference, base)
     adapters = state.params if lora else None
     return RestoredModels(chosen, arch, adapted.merged(state.params, base), reference, beta, start, adapters)
+
+
+def _of_fit(path: Path, step: int | Literal["latest"], arch: Architecture) -> RestoredModels:
+    """What a fit came to, or what it was after so many steps, beside the model that it started from."""
+    start = load_params(path, arch.shapes, arch.shardings)
+    if step == LATEST:
+        return RestoredModels(
+            _steps_taken(path), arch, load_fitted(path, arch.shapes, arch.shardings), start, beta=0.0, base=start, adapters=None
+        )
+    checkpoints = Checkpoints(path)
+    try:
+        chosen = _choose(checkpoints.steps(), step, path)
+        shapes, shardings = ({TRAIN: {"params": each}} for each in (arch.shapes, arch.shardings))
+        state = checkpoints.restore_parts(chosen, shapes, shardings, None)
+    finally:
+        checkpoints.close()
+    return RestoredModels(chosen, arch, state[TRAIN]["params"], start, beta=0.0, base=start, adapters=None)
+
+
+def _steps_taken(path: Path) -> int:
+    """By a finished fit."""
+    if not (path / RESULT).exists():
+        raise UserError(f"run: {path} is a fit that is not finished; the same command goes on with it, or choose a step=….")
+    directory.check_file(path, RESULT)
+    return int(damaged.read_json(path / RESULT, digests.WRITTEN_AGAIN)["steps"])
 
 
 def _beta(checkpoints: Checkpoints, step: int, state: _Parts) -> float:

@@ -20,8 +20,9 @@ from jaxtyping import UInt64
 from kljax.data.batches import PromptRows
 from kljax.errors import UserError
 from kljax.json_text import json_text, key_text
-from kljax.runs import damaged
-from kljax.runs.directory import write_atomically
+from kljax.runs import damaged, digests
+from kljax.runs.digests import write_atomically
+from kljax.runs.directory import check_file
 
 RECORD, FOLDER = "data.json", "data"
 AT_ONCE = 1000  # rows: one by one, `datasets` takes ten times as long
@@ -46,9 +47,10 @@ def record(path: Path, parts: Mapping[str, PromptRows], found: Mapping[str, Dige
     for name in whole:
         _write(folder, name, parts[name])
     features = next(iter(parts.values())).rows.features
-    about = {name: _summary(parts[name], digests) for name, digests in found.items()}
+    about = {name: _summary(parts[name], of_rows) for name, of_rows in found.items()}
     about["columns"] = {name: str(kind) for name, kind in features.items()}
-    write_atomically(path / RECORD, json_text(about, indent=2) + "\n")
+    digests.note(path, [FOLDER])
+    digests.write_text(path, RECORD, json_text(about, indent=2) + "\n")
 
 
 def check(path: Path, parts: Mapping[str, PromptRows]) -> dict[str, Digests]:
@@ -64,6 +66,7 @@ def read(path: Path, name: str) -> PromptRows | None:
     folder = path / FOLDER
     if not (folder / f"{name}.npz").exists():
         return None
+    check_file(path, FOLDER, _way_out(path))
     datasets.disable_progress_bars()
     try:
         with (folder / f"{name}.npz").open("rb") as file, np.load(file) as arrays:
@@ -76,6 +79,10 @@ def read(path: Path, name: str) -> PromptRows | None:
             "cut off; restore it from a copy, or run it anew (name=…)."
         ) from None
     return PromptRows(tokens, mask, rows, spoken["conversations"], spoken["targets"])  # pyright: ignore
+
+
+def _way_out(path: Path) -> str:
+    return f"restore it from a copy, or delete {path / RECORD}: the command that began the run then notes its prompts again"
 
 
 def _write(folder: Path, name: str, prompts: PromptRows) -> None:
@@ -112,14 +119,16 @@ def _digest(text: bytes) -> int:
 
 def _check(path: Path, parts: Mapping[str, PromptRows], found: Mapping[str, Digests]) -> None:
     file = path / FOLDER / "rows.npz"
+    check_file(path, RECORD)
+    check_file(path, FOLDER, _way_out(path))
     way_out = f"restore it from a copy, or delete {path / RECORD}: the prompts are then noted again, and not compared"
     with damaged.reading(file, way_out), file.open("rb") as opened, np.load(opened) as known:
         before = {name: known[name] for name in known.files}
-    for name, digests in found.items():
+    for name, of_rows in found.items():
         title = "prompts" if name == "prompts" else "held-out prompts"
-        if len(digests) != len(before[name]):
-            raise _other(path, f"it had {len(before[name])} {title}, now there are {len(digests)}")
-        for kind, others in zip(KINDS, (digests != before[name]).T, strict=True):
+        if len(of_rows) != len(before[name]):
+            raise _other(path, f"it had {len(before[name])} {title}, now there are {len(of_rows)}")
+        for kind, others in zip(KINDS, (of_rows != before[name]).T, strict=True):
             if others.any():
                 row = int(np.flatnonzero(others)[0])
                 now = _short(parts[name].rows[row])

@@ -11,7 +11,7 @@ from kljax.errors import UserError
 from kljax.models.huggingface import models as huggingface
 from kljax.runs import config_file, directory
 from kljax.runs.adapter import cast
-from kljax.runs.checkpoints import load_params
+from kljax.runs.checkpoints import load_fitted
 from kljax.runs.models import LATEST, restore_models, run_and_step
 from kljax.runs.setup import Setup, base_path, is_as_it_is
 from kljax.types import Params
@@ -53,10 +53,12 @@ def _look(setup: Setup, path: str) -> tuple[Path, int | Literal["latest"]] | hug
             if (given := getattr(config, name)) is not None:
                 raise UserError(f"reference.{name}: got '{given}', but {run} is a run, which has none; expected null.")
         tokenizers.check_same(run / "tokenizer", setup.tokenizer, FIELD)
-        if "rollout" in config_file.read_config(run):
+        if (run / directory.MODEL).exists():
             _check_parts(path, directory.read_model(run)[0], model)
+        elif config_file.format_of(run) > 1:
+            raise UserError(f"{FIELD}: {run} is a fit of a model that writes no text, or not begun; expected a language model.")
         elif step != LATEST:
-            raise UserError(f"{FIELD}: {run} is a fit, of which only the best step is kept; expected it without '@'.")
+            raise UserError(f"{FIELD}: {run} is a fit of which only the best step is kept; expected it without '@'.")
         return found
     source = HuggingFaceModel(
         kind="huggingface",
@@ -84,8 +86,8 @@ def _load(setup: Setup, path: str) -> Params:
         shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, setup.config.reference.dtype), arch.shapes)
         return huggingface.load_params(found, "decoder", shapes, arch.shardings)
     run, step = found
-    if "rollout" not in config_file.read_config(run):
-        return load_params(run, arch.shapes, arch.shardings)
+    if not (run / directory.MODEL).exists():
+        return load_fitted(run, arch.shapes, arch.shardings)
     models = restore_models(run, step, setup.mesh)
     _check_shapes(run, models.policy, arch.shapes)
     return models.policy

@@ -24,8 +24,8 @@ from kljax.models.huggingface import generation_settings
 from kljax.models.huggingface import models as huggingface
 from kljax.models.huggingface.generation_settings import GenerationSettings
 from kljax.models.sampling import Sampler
-from kljax.progress import console, working
-from kljax.runs import directory
+from kljax.progress import say, working
+from kljax.runs import config_file, directory
 from kljax.runs.models import as_directory
 from kljax.types import Tokenizer
 
@@ -151,11 +151,6 @@ def _to_train_on(config: Config, splits: Splits) -> list[str]:
     return values
 
 
-def say(sentence: str) -> None:
-    """Print what the launch has guessed, converted or left out."""
-    console.print(sentence, soft_wrap=True, markup=False)
-
-
 def make_setup(
     config: Config,
     mesh: Mesh,
@@ -225,7 +220,7 @@ def base_identity(setup: Setup) -> dict[str, Any]:
     if fits_in_float32(setup):  # older versions have fitted these in lower precision
         numerics |= {"fitted_in": "float32"}
     return (
-        {"data": data, "rows": setup.rows_digest}
+        {"format": config_file.NOW, "data": data, "rows": setup.rows_digest}
         | numerics
         | weights
         | {key: values[key] for key in ("tokenizer", "model", "pretrain")}

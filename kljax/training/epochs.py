@@ -5,7 +5,8 @@ from dataclasses import replace
 from fractions import Fraction
 
 from kljax.config.validation import check_warmup
-from kljax.runs.setup import Setup, say
+from kljax.progress import say
+from kljax.runs.setup import Setup
 
 
 def with_steps(setup: Setup) -> Setup:

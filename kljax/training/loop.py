@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kljax.config import Config
+from kljax.config import Config, to_dict
 from kljax.devices.resources import layers_note
 from kljax.devices.state import TrainState, all_finite
 from kljax.errors import NotFinite, UserError
@@ -19,14 +19,15 @@ from kljax.models.huggingface import generation_settings
 from kljax.models.layers import stack
 from kljax.models.lora import targets_note
 from kljax.policy.algorithms import ALGORITHMS
-from kljax.progress import console, working
+from kljax.progress import console, say, working
 from kljax.runs import config_file, directory, prompt_files
 from kljax.runs.adapter import Frozen, frozen_reference
-from kljax.runs.checkpoints import START, Checkpoints, check_version, save_frozen, save_params
+from kljax.runs.checkpoints import START, Checkpoints, Keep, save_frozen, save_params
+from kljax.runs.config_file import RL
 from kljax.runs.enumeration import Enumeration, check_objective, completion_tree, enumerate_task
 from kljax.runs.reference import check_reference, first_reference
 from kljax.runs.regularisation import ablation_note
-from kljax.runs.setup import prepare, say
+from kljax.runs.setup import prepare
 from kljax.training.diagnosis import AFTER_UPDATE, fetched
 from kljax.training.epochs import with_steps
 from kljax.training.recorder import BudgetExceeded, Recorder
@@ -38,10 +39,12 @@ def train(config: Config) -> Path:
     _check_policy(config)
     check_objective(config)
     path = config_file.run_path(config)
+    if note := directory.take_as_it_is(path):
+        say(note)
+    config_file.check_format(path)
     if config.epochs is None:  # otherwise its steps follow from the data
         config_file.check_owner(path, config_file.identity(config))
     directory.check_numerics(path)
-    check_version(path)
     setup = with_steps(prepare(config))
     config = setup.config
     config_file.check_owner(path, config_file.identity(config))
@@ -77,9 +80,9 @@ def train(config: Config) -> Path:
     if note := directory.circumstances_note(path, chosen):
         say(note)
     config_file.check_owner(path, config_file.identity(config))  # again: a command beside this one may have been faster
-    directory.create(path, {**config_file.identity(config), "run": directory.to_dict(config)["run"]}, chosen)
+    directory.create(path, RL, to_dict(config), chosen)
     prompt_files.record(path, parts, digests, whole=("held_out", "prompts") if config.run.oracle_every else ("held_out",))
-    setup.tokenizer.save_pretrained(str(path / "tokenizer"))
+    directory.save_tokenizer(path, setup.tokenizer)
     with working("saving the reference"):
         frozen_hash = save_frozen(path, reference if frozen.base is None else base, reference)
         if frozen.base is None and reference is not base and (config.reference.path is not None or state.reference is not None):
@@ -92,11 +95,16 @@ def train(config: Config) -> Path:
     samples = {"ends": setup.generation.ends, "not_followed": setup.generation.not_followed(config.rollout)}
     samples["rewards"] = trainer.reward.models
     directory.write_model(path, setup.decoder, setup.vocab_size, about, **samples)
-    checkpoints = Checkpoints(path)
+    keep = config.run.keep
+    checkpoints = Checkpoints(path, Keep(keep.last, keep.every * config.run.save_every))
     try:
-        if done := checkpoints.steps():
-            with working(f"restoring step {done[-1]}"):
-                state = checkpoints.restore(done[-1], trainer.shapes, trainer.parts.shardings, frozen_hash)
+        last, damages = checkpoints.newest_whole()
+        for sentence in damages:
+            say(sentence)
+        if last is not None:
+            directory.check_logs(path, checkpoints.logs(last))
+            with working(f"restoring step {last}"):
+                state = checkpoints.restore(last, trainer.shapes, trainer.parts.shardings, frozen_hash)
         _run(_Run(trainer, frozen, checkpoints, frozen_hash, path), state, compiling)
     finally:
         checkpoints.close()

@@ -167,7 +167,7 @@ def test_adapters_of_a_run_that_has_none_or_whose_base_has_no_name_are_refused(t
     ):
         config = tiny(*options)
         path = config_file.run_path(config)
-        directory.create(path, directory.to_dict(config))
+        directory.create(path, "rl", directory.to_dict(config))
         said = call("export.py", f"run={path}", f"out={tmp_path / 'x'}", "merge=false", code=2)
         assert said.startswith("kljax: merge: got false, but ")
         assert words in said

@@ -18,13 +18,13 @@ from kljax.fitting.fit import ensure_base, read_result
 from kljax.interrupt import Interrupted, StopRequest
 from kljax.models.layers import stack
 from kljax.runs import directory
-from kljax.runs.checkpoints import load_params
+from kljax.runs.checkpoints import load_fitted
 from kljax.runs.setup import base_path, prepare
 
 
 def base_of(setup):
     arch = objectives.build(setup).architecture
-    return load_params(base_path(setup), arch.shapes, arch.shardings)
+    return load_fitted(base_path(setup), arch.shapes, arch.shardings)
 
 
 def test_maximum_likelihood_lowers_forward_kl_to_the_grammar(tiny):
@@ -237,7 +237,7 @@ def test_a_fit_begins_from_an_imported_body_and_makes_the_head_that_it_lacks(toy
     setup.tokenizer.mask_token = "<pad>"
     start = fitting._start(setup, objectives.build(setup))
     arch = objectives.build(prepare(toy("classification"))).architecture
-    fitted = load_params(classifier, arch.shapes, arch.shardings)
+    fitted = load_fitted(classifier, arch.shapes, arch.shardings)
     assert params_hash(start["body"]) == params_hash(fitted["body"])
     assert start["dense"]["kernel"].shape == (16, 16)
 

@@ -221,7 +221,7 @@ def test_hidden_words_are_learnt_and_scored_like_a_loop(toy):
     ensure_base(setup)
     made, result = objectives.build(setup), result_of(setup)
     arch = made.architecture
-    params = fitting.load_params(base_path(setup), arch.shapes, arch.shardings)
+    params = fitting.load_fitted(base_path(setup), arch.shapes, arch.shardings)
     model, rows = nnx.merge(arch.graphdef, params), on_device(made.held_out)
     logp = np.asarray(jax.nn.log_softmax(model.logits(model.body(rows.tokens, rows.mask))))
     places = [(i, j, made.held_out.target[i, j]) for i, j in np.argwhere(made.held_out.chosen)]

@@ -21,7 +21,7 @@ from kljax.models.scoring import score
 from kljax.rewards import model as rewards
 from kljax.runs import directory
 from kljax.runs.adapter import cast
-from kljax.runs.checkpoints import load_params
+from kljax.runs.checkpoints import load_fitted, load_frozen
 from kljax.runs.reference import first_reference
 from kljax.runs.restore import restore
 from kljax.runs.setup import base_path, prepare
@@ -179,7 +179,7 @@ def test_a_run_is_a_reference_for_another(tiny, first):
         config = tiny(f"reference.path={first}", f"run.variant=second{len(overrides)}", *overrides)
         path = train(config)
         arch = prepare(config).architecture
-        assert equal(load_params(path, arch.shapes, arch.shardings), policy)
+        assert equal(load_frozen(path, arch.shapes, arch.shardings)[1], policy)
         about = json.loads((path / "model.json").read_text())["reference"]
         assert about["model"] == str(first)
         assert about["reverse_kl_at_start_tok_max"] < MAX_KL_AT_START["float32"]
@@ -251,7 +251,7 @@ def test_a_base_model_is_a_reference(tiny, first):
     base = next((first.parents[1] / "bases").iterdir())
     setup = prepare(tiny(f"reference.path={base}"))
     arch = setup.architecture
-    expected = load_params(base, arch.shapes, arch.shardings)
+    expected = load_fitted(base, arch.shapes, arch.shardings)
     assert equal(first_reference(setup, arch.init(0)), expected)
     low = prepare(tiny(f"reference.path={base}", *LORA, *LOW))
     assert equal(first_reference(low, arch.init(0)), cast(expected, "bfloat16"))

@@ -1,21 +1,18 @@
 """Saving and restoring, and refusing what would mean something else."""
 
 from dataclasses import replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kljax.config import to_dict
 from kljax.devices.mesh import replicated
 from kljax.devices.state import params_hash
 from kljax.errors import UserError
 from kljax.models.layers import layer_of, stack
-from kljax.runs import directory
-from kljax.runs.checkpoints import Checkpoints, check_version, frozen_hash, load_frozen, load_params, save_frozen, save_params
-from kljax.runs.setup import base_identity, prepare
+from kljax.runs.checkpoints import Checkpoints, Keep, frozen_hash, load_frozen, load_params, save_frozen, save_params
+from kljax.runs.setup import prepare
 from kljax.training.trainer import build_trainer
 
 
@@ -88,37 +85,55 @@ def test_parts_of_a_state_are_read_without_the_others(trainer, tmp_path):
     assert_equal(found["controller"], state.controller)
 
 
-@pytest.mark.parametrize("kind", ["run", "fit"])
-def test_what_an_older_version_saved_is_said_to_be_older(trainer, tmp_path, kind):
-    """A fit is removed as a whole: its checkpoints are older, too. Of a run nothing is: the version that wrote it needs all."""
-    state, setup = state_of(trainer), trainer.setup
-    directory.create(tmp_path, to_dict(setup.config) if kind == "run" else base_identity(setup))
-    older = {**state.params, "layers": {str(i): layer_of(stack(state.params)["layers"], i) for i in range(1)}}
-    way_on = (
-        "begin anew (name=…), or from its policy, as that version's experiments/export.py writes it (model.path=DIR)."
-        if kind == "run"
-        else f"remove {tmp_path}: the command that made it makes it again."
-    )
-    said = "was written by an older version of kljax, which saved each layer by itself; " + way_on
+def test_what_an_older_version_saved_layer_by_layer_is_read(trainer, tmp_path):
+    """Parts of its states and its frozen models, known by the hash of their names of then."""
+    state, arch = state_of(trainer), trainer.setup.architecture
+    params = stack(state.params)
+    older = {**params, "layers": {str(i): layer_of(params["layers"], i) for i in range(1)}}
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, replace(state, params=older))
     checkpoints.wait()
-    folder = tmp_path / "checkpoints"
-    with pytest.raises(UserError) as error:
-        checkpoints.restore(1, trainer.shapes, trainer.parts.shardings)
-    assert str(error.value) == f"{folder / '1' / 'state'} {said}"
+    shapes, shardings = ({"params": each} for each in (arch.shapes, arch.shardings))
+    assert_equal(checkpoints.restore_parts(1, shapes, shardings, None)["params"], params)
     checkpoints.close()
-    with pytest.raises(UserError) as error:
-        check_version(tmp_path)
-    assert str(error.value) == f"{folder / '1' / 'state'} {said}"
     save_params(tmp_path, older)
-    for check in (
-        check_version,
-        partial(load_params, shapes=setup.architecture.shapes, shardings=setup.architecture.shardings),
-    ):
-        with pytest.raises(UserError) as error:
-            check(tmp_path)
-        assert str(error.value) == f"{folder / 'reference'} {said}"
+    _, reference, known = load_frozen(tmp_path, arch.shapes, arch.shardings)
+    assert_equal(reference, params)
+    assert known == params_hash(older)
+
+
+def test_the_last_are_kept_and_some_for_analysis(trainer, tmp_path):
+    state = state_of(trainer)
+    checkpoints = Checkpoints(tmp_path, Keep(last=2, every=4))
+    for step in range(1, 8):
+        checkpoints.save(step, state)
+    checkpoints.wait()
+    assert checkpoints.steps() == [4, 6, 7]
+    checkpoints.close()
+
+
+def test_a_step_without_its_manifest_is_not_there_and_a_changed_one_is_set_aside(trainer, tmp_path):
+    state = state_of(trainer)
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2, 3):
+        checkpoints.save(step, state)
+    checkpoints.close()
+    folder = tmp_path / "checkpoints"
+    (folder / "3" / "manifest.json").unlink()
+    largest = max((folder / "2" / "state").rglob("*"), key=lambda file: file.stat().st_size * file.is_file())
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.steps() == [1, 2]
+    with pytest.raises(UserError, match=r"was changed since it was written .* delete it: the run goes on from step 1"):
+        checkpoints.restore(2, trainer.shapes, trainer.parts.shardings)
+    step, said = checkpoints.newest_whole()
+    assert (step, checkpoints.steps()) == (1, [1])
+    assert [sentence.partition(" is set aside, in ")[2] for sentence in said] == [f"{folder}/set_aside/{n}." for n in (3, 2)]
+    checkpoints.save(2, state)
+    checkpoints.close()
+    assert (folder / "2" / "manifest.json").exists()
 
 
 def test_what_was_saved_is_the_state_at_the_time_of_saving(trainer, tmp_path):

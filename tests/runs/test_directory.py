@@ -21,12 +21,18 @@ from kljax.runs.directory import JsonLines, MetricsLog, read_lines, write_atomic
 def owned(tiny, tmp_path):
     """A config and the directory that it owns."""
     config = tiny("reward=[sentiment,length]")
-    directory.create(tmp_path / "run", directory.to_dict(config))
+    directory.create(tmp_path / "run", "rl", directory.to_dict(config))
     return config, tmp_path / "run"
 
 
 def contents(path):
     return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def write_config(path, text):
+    """As an older version did, which kept no digests."""
+    (path / "manifest.json").unlink(missing_ok=True)
+    (path / "config.yaml").write_text(text)
 
 
 def complaint(path, config):
@@ -43,7 +49,7 @@ def test_a_key_of_an_older_version_that_changed_no_number_is_passed_over(owned):
     config, path = owned
     values = directory.to_dict(config)
     values["run"]["keep_freed_memory"] = True
-    (path / "config.yaml").write_text(yaml.safe_dump(values))
+    write_config(path, yaml.safe_dump(values))
     assert read_config(path) == directory.to_dict(config)
 
 
@@ -51,9 +57,7 @@ def test_a_run_of_an_older_version_that_cut_its_distribution_is_refused(owned):
     config, path = owned
     values = directory.to_dict(config)
     for top_p, refused in ((1.0, False), (0.9, True)):
-        (path / "config.yaml").write_text(
-            yaml.safe_dump(values | {"rollout": {**values["rollout"], "top_k": 0, "top_p": top_p}})
-        )
+        write_config(path, yaml.safe_dump(values | {"rollout": {**values["rollout"], "top_k": 0, "top_p": top_p}}))
         if refused:
             with pytest.raises(UserError, match=r"has \{'top_p': 0.9\}: that run cut the distribution"):
                 read_config(path)
@@ -65,7 +69,7 @@ def test_fields_that_came_later_and_have_their_default_make_no_other_owner(owned
     config, path = owned
     values = directory.to_dict(config)
     assert without_defaults(values)["model"].keys() < values["model"].keys()
-    (path / "config.yaml").write_text(yaml.safe_dump(without_defaults(values)))
+    write_config(path, yaml.safe_dump(without_defaults(values)))
     assert validate(read_config(path), Config) == config
     check_owner(path, identity(config))
     changed = replace(config, model=replace(config.model, positions="rotary", nope_every=1))
@@ -113,7 +117,7 @@ def test_another_config_is_refused_with_the_field_that_differs(owned, tiny, over
 
 
 def test_a_further_reward_is_refused(tmp_path, tiny):
-    directory.create(tmp_path / "run", directory.to_dict(tiny("reward=[sentiment]")))
+    directory.create(tmp_path / "run", "rl", directory.to_dict(tiny("reward=[sentiment]")))
     assert "reward.length" in complaint(tmp_path / "run", tiny("reward=[sentiment,length]"))
 
 
@@ -134,7 +138,7 @@ def test_a_folder_or_file_of_something_else_is_refused(owned, tmp_path):
 @pytest.mark.parametrize("content", ["name: [unclosed", "", "- 1\n", "word"])
 def test_a_config_that_is_no_yaml_mapping_is_refused(owned, content):
     config, path = owned
-    (path / "config.yaml").write_text(content)
+    write_config(path, content)
     assert complaint(path, config).startswith(f"run: {path}/config.yaml cannot be read as a YAML mapping")
     with pytest.raises(UserError, match="cannot be read as a YAML mapping"):
         read_config(path)
@@ -143,7 +147,7 @@ def test_a_config_that_is_no_yaml_mapping_is_refused(owned, content):
 def test_a_second_launch_adds_to_the_environment_and_keeps_the_config(owned):
     config, path = owned
     written = (path / "config.yaml").read_bytes()
-    directory.create(path, directory.to_dict(replace(config, run=replace(config.run, log_every=5))))
+    directory.create(path, "rl", directory.to_dict(replace(config, run=replace(config.run, log_every=5))))
     assert (path / "config.yaml").read_bytes() == written
     launches = json.loads((path / "environment.json").read_text())["launches"]
     assert len(launches) == 2
@@ -156,20 +160,22 @@ def test_a_second_launch_adds_to_the_environment_and_keeps_the_config(owned):
 def test_a_broken_record_of_launches_begins_anew(owned):
     config, path = owned
     (path / "environment.json").write_text("{")
-    directory.create(path, directory.to_dict(config))
+    directory.create(path, "rl", directory.to_dict(config))
     assert len(json.loads((path / "environment.json").read_text())["launches"]) == 1
 
 
 def test_the_config_comes_back_whole(owned):
     config, path = owned
-    assert read_config(path) == directory.to_dict(config) == yaml.safe_load((path / "config.yaml").read_text())
+    written = yaml.safe_load((path / "config.yaml").read_text())
+    assert {"format": 2, "kind": "rl"} | read_config(path) == written
+    assert read_config(path) == directory.to_dict(config)
 
 
 def test_a_directory_that_cannot_be_made_is_named(owned, tmp_path):
     config, _ = owned
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=f"^run.root: cannot write {tmp_path}/file/run "):
-        directory.create(tmp_path / "file" / "run", identity(config))
+        directory.create(tmp_path / "file" / "run", "rl", identity(config))
 
 
 def test_what_is_no_run_has_no_config(tmp_path):

@@ -18,7 +18,8 @@ from kljax.errors import UserError
 from kljax.fitting.fit import ensure_base
 from kljax.rewards import combination
 from kljax.runs import evaluation, evaluation_files
-from kljax.runs.checkpoints import Checkpoints
+from kljax.runs.checkpoints import Checkpoints, load_fitted
+from kljax.runs.config_file import find_runs
 from kljax.runs.looking import _noise, look_at
 from kljax.runs.restore import restore
 from kljax.runs.setup import prepare
@@ -231,10 +232,24 @@ def test_a_step_that_was_not_saved_is_refused_with_those_that_were(run):
         restore(run.path.parent, "latest", ONE)
 
 
-def test_a_base_model_is_no_run(tiny):
-    base = ensure_base(prepare(tiny()))
-    with pytest.raises(UserError, match="holds a base model, not an RLHF run"):
-        restore(base, "latest", ONE)
+def test_a_fit_is_a_run_whose_reference_is_the_model_that_it_started_from(tiny):
+    setup = prepare(tiny())
+    path = ensure_base(setup)
+    arch = setup.architecture
+    fit = restore(path, "latest", ONE)
+    assert (fit.step, fit.beta) == (20, 0.0)
+    assert params_hash(fit.policy) == params_hash(load_fitted(path, arch.shapes, arch.shardings))
+    assert params_hash(fit.reference) == params_hash(arch.init(setup.config.pretrain.seed))
+    found = evaluation.evaluate(fit, fit.setup.config.evaluation)
+    assert found.metrics["kl/reverse_exact_seq"] > 0.01
+    assert found.metrics["kl/forward_exact_seq"] > 0.01
+    started = evaluation.evaluate(replace(fit, policy=fit.reference), fit.setup.config.evaluation).metrics
+    assert started["kl/reverse_exact_seq"] == started["kl/forward_exact_seq"] == 0
+    assert started["reward/mean"] == found.metrics["reward/reference_mean"]
+    assert restore(path, 10, ONE).step == 10
+    assert find_runs([path]) == [path]
+    with pytest.raises(UserError, match="no run directory here"):
+        find_runs([path.parents[1]])
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from kljax.command_line import compose
 from kljax.config import Config, MeshConfig
 from kljax.data.batches import PromptRows
 from kljax.errors import UserError
-from kljax.runs import directory, evaluation, prompt_files
+from kljax.runs import digests, directory, evaluation, prompt_files
 from kljax.runs.restore import restore
 from kljax.training.loop import train
 
@@ -143,6 +143,7 @@ def test_another_model_or_tokenizer_is_refused(launched, name, old, new, said):
         (path / name).write_text(json.dumps(values))
     else:
         before = edited(path / name, old, new)
+    digests.note(path, [name])  # not as damage, which is another sentence
     try:
         if said is None:
             again(overrides)
@@ -151,6 +152,7 @@ def test_another_model_or_tokenizer_is_refused(launched, name, old, new, said):
                 again(overrides)
     finally:
         (path / name).write_text(before)
+        digests.note(path, [name])
 
 
 @pytest.mark.parametrize(
@@ -165,11 +167,13 @@ def test_other_settings_of_jax_are_refused(launched, setting, value):
     told = json.loads(kept)
     told["launches"][0]["numerics"] = {setting: value}
     file.write_text(json.dumps(told))
+    digests.note(path, [file.name])
     try:
         with pytest.raises(UserError, match=f"was begun with {setting}={value}, and this process has .*{setting.upper()}"):
             again(overrides)
     finally:
         file.write_text(kept)
+        digests.note(path, [file.name])
 
 
 def test_settings_that_are_not_jaxs_own_are_noted():

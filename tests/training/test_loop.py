@@ -16,7 +16,7 @@ from kljax.config import LettersSource
 from kljax.errors import UserError
 from kljax.models import scoring
 from kljax.runs import config_file, directory
-from kljax.runs.checkpoints import Checkpoints, save_params
+from kljax.runs.checkpoints import FITTED, Checkpoints, save_params
 from kljax.runs.setup import prepare
 from kljax.training import loop, recorder, trainer
 from kljax.training.loop import train
@@ -131,8 +131,8 @@ def test_another_base_model_under_a_resumed_run_is_refused(tiny):
     (path / "checkpoints" / "reference").rename(path / "checkpoints" / "kept")
     trained = build_trainer(prepare(config))
     other = trained.setup.architecture.init(123)
-    shutil.rmtree(base / "checkpoints" / "reference")
-    save_params(base, other)
+    shutil.rmtree(base / "checkpoints" / "fitted")
+    save_params(base, other, FITTED)
     with pytest.raises(UserError, match="was trained against the reference"):
         train(config)
 
@@ -218,6 +218,7 @@ def test_a_hard_budget_stops_the_run_and_keeps_the_last_checkpoint_below(tiny, c
     over = next(step for step in range(5, 12) if kls[step] > max(kls[:step]))
     budget = (kls[over] + max(kls[:over])) / 2
     bounded = [*("kl.beta=0", "optimizer.learning_rate=0.02", "steps=12"), "run.variant=bounded", "run.save_every=1"]
+    bounded += ["run.keep.last=20"]
     path = train(tiny(*bounded, f"kl.hard_budget={budget}"))
     checkpoints = Checkpoints(path)
     assert checkpoints.steps() == list(range(over))
@@ -235,7 +236,7 @@ def test_a_budget_exceeded_before_the_first_checkpoint_leaves_the_reference(tiny
 
 def test_the_policy_after_the_last_step_is_held_to_the_budget_too(tiny, capsys):
     """It has been saved, and no step after it measures it: KL grows without a penalty, the budget is above all but that one."""
-    options = ["kl.beta=0", "optimizer.learning_rate=0.02", "run.save_every=1"]
+    options = ["kl.beta=0", "optimizer.learning_rate=0.02", "run.save_every=1", "run.keep.last=20"]
     longer = directory.read_lines(train(tiny(*options, "steps=12", "run.variant=longer")) / "metrics.jsonl")
     kls = [line["kl/reverse_exact_seq"] for line in longer]
     last = next(step for step in range(5, 12) if kls[step] > max(kls[:step]))
