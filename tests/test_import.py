@@ -62,6 +62,11 @@ ANSWERS = [
     *((script, ("--size", "xs", "kl.btea=1"), 2, "kl.btea: no such") for script in (SPEED, GPU)),
     (GPU, ("--table", "nothing"), 2, "--table: nothing is no file"),
     *((script, "--help", 0, "") for script in scripts()),
+    *(
+        (script, "--help", 0, f"usage: python -m {script} ")
+        for script in scripts()
+        if ".py" not in script and script not in TASKS
+    ),
 ]
 
 

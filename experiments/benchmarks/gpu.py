@@ -21,7 +21,9 @@ SIZES = sorted(file.stem.removeprefix(PREFIX) for file in (CONFIGS / "experiment
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m experiments.benchmarks.gpu", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     task = parser.add_mutually_exclusive_group(required=True)
     task.add_argument("--size", choices=SIZES, help="of configs/experiment/benchmark_<size>.yaml")
     task.add_argument("--table", type=Path, help="show what --out has written, and measure nothing")

@@ -32,7 +32,9 @@ FIRST = {RUNS: series.SMALL, DEVICES: series.DISTRIBUTED} | dict.fromkeys(SERIES
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m experiments.benchmarks.growth", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--series", action="append", choices=NAMES, help="may be given several times (default: all)")
     parser.add_argument("--steps", type=int, default=8, help="timed steps of each (default: 8)")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark/scaling.json"), help="the JSON file (%(default)s)")

@@ -28,7 +28,9 @@ PEERS_SCRIPTS = Path(__file__).parents[3] / "shared" / "peers"
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m experiments.benchmarks.speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", action="append", choices=SIZES, required=True, help="may be given several times")
     parser.add_argument("--steps", type=int, default=10, help="timed steps (default: 10)")
     parser.add_argument("--loop", action="store_true", help="also what a run's loop costs beside the step")

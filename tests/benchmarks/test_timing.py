@@ -1,12 +1,13 @@
 """A measurement of seconds from end to end: what is timed is a real step, and what is written down can be read."""
 
 import json
+import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.benchmarks import accelerator, machine, peers, report, speed, timing
+from experiments.benchmarks import accelerator, growth, machine, peers, report, speed, timing
 from experiments.benchmarks.machine import Ceiling
 from kljax.command_line import compose
 from kljax.config import Config
@@ -150,6 +151,11 @@ def test_no_steps_are_refused(monkeypatch):
     monkeypatch.setattr("sys.argv", ["speed.py", "--size", "s", "--steps", "0"])
     with pytest.raises(UserError, match=r"^--steps: got 0, expected at least 1"):
         speed.parse()
+
+
+@pytest.mark.parametrize("script", [speed, growth])
+def test_a_script_finds_itself_for_another_process(script):
+    assert (sys.executable, "-m", script.__name__) == script.AGAIN
 
 
 def test_what_the_loop_costs_is_told_turn_by_turn_where_a_machine_slows_down():

@@ -17,7 +17,9 @@ PENALTIES = get_args(PenaltyName)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m experiments.studies.convergence", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--penalties", nargs="+", default=PENALTIES, choices=PENALTIES, metavar="PENALTY")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each penalty (default: 5)")
     parser.add_argument("--out", type=Path, default=Path("runs/convergence"))

@@ -14,7 +14,9 @@ from kljax.progress import console
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m experiments.studies.estimators", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/estimators"), help="where estimators.csv and .png go")
     parser.add_argument("--trees", type=int, default=20, help="random trees of each divergence size (default: 20)")
     arguments = parser.parse_args()

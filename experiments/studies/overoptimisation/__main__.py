@@ -13,7 +13,11 @@ from kljax.runs.config_file import find_runs, folder_of
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m experiments.studies.overoptimisation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("runs", nargs="+", type=Path, help="run directories, or folders that hold some")
     parser.add_argument("--proxy", default="proxy", help="the reward term that was trained on")
     parser.add_argument("--gold", default="gold", help="the reward term of weight 0")
