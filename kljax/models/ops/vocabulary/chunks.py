@@ -1,7 +1,7 @@
-"""From hidden states to numbers a token, over the vocabulary: logits exist for a few steps at a time, in both directions.
+"""The projection to the vocabulary, chunk by chunk, with one custom gradient for all figures of logits.
 
-One custom gradient for all that reads logits: RL's scores, maximum likelihood (forward KL to the data), masked tokens. Where
-the vocabulary is large, it is taken in blocks, too: each block of the table is then read, and its gradient written, once.
+A chunk is some time steps of all rows. Where the vocabulary is large, it is taken in blocks, too: each block of the table is
+then read, and its gradient written, once.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kljax.kl.next_token import NOTHING, Online
+from kljax.models.ops.vocabulary.figures import NOTHING, Online
 from kljax.types import struct
 
 
