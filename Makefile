@@ -27,7 +27,7 @@ test: $(VENV)/test
 	$(BIN)/python -m pytest
 
 coverage: $(VENV)/test
-	$(BIN)/python -m pytest --cov=kljax --cov-report=term:skip-covered --cov-fail-under=90
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 lint: $(VENV)/lint
 	$(BIN)/ruff check .
@@ -39,21 +39,21 @@ readme:
 	$(PYTHON) -m tests.readme.fresh_clone
 
 claims: $(VENV)/base
-	$(BIN)/python experiments/claims.py
+	$(BIN)/python -m experiments.studies.claims
 
 estimators: $(VENV)/base
-	$(BIN)/python experiments/estimators.py
+	$(BIN)/python -m experiments.studies.estimators
 
 convergence: $(VENV)/base
-	$(BIN)/python experiments/convergence.py
+	$(BIN)/python -m experiments.studies.convergence
 
 benchmark: $(VENV)/base
-	$(BIN)/python experiments/benchmark.py --size xs --loop
-	$(BIN)/python experiments/benchmark.py --size s
-	$(BIN)/python experiments/benchmark.py --size m
+	$(BIN)/python -m experiments.benchmarks.speed --size xs --loop
+	$(BIN)/python -m experiments.benchmarks.speed --size s
+	$(BIN)/python -m experiments.benchmarks.speed --size m
 
 scaling: $(VENV)/base
-	$(BIN)/python experiments/scaling.py
+	$(BIN)/python -m experiments.benchmarks.growth
 
 export KLJAX_MODELS ?= models
 overoptimisation: $(VENV)/test
@@ -64,7 +64,7 @@ overoptimisation: $(VENV)/test
 	test -e $(KLJAX_MODELS)/review_gold || \
 	  $(BIN)/python experiments/pretrain.py experiment=review_gold run.export_to=$(KLJAX_MODELS)/review_gold
 	$(BIN)/python experiments/train.py -m experiment=overoptimisation kl.beta=0.2,0.1,0.05,0.02,0.01,0.005
-	$(BIN)/python experiments/overoptimisation.py runs/overoptimisation
+	$(BIN)/python -m experiments.studies.overoptimisation runs/overoptimisation
 
 clean:
 	rm -rf $(VENV)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -11,10 +11,6 @@ from kljax.analysis.frontier import Point
 from kljax.progress import console
 from kljax.runs.evaluation import Evaluation, groups_of, of_model
 from kljax.runs.intervals import LEVEL, t_quantile
-
-if TYPE_CHECKING:  # it needs SciPy, which is slow to import, and train.py does not need it
-    from kljax.analysis import overoptimisation
-    from kljax.analysis.claims.overoptimisation import Fit
 
 FIGURES = {"reward": "reward/mean", "tokens a completion": "rollout/length"}
 """Label and metric of what each model has."""
@@ -72,25 +68,6 @@ def what_of(of: Mapping[str, Any]) -> str:
     cut = "".join(f", {name} {of[name]:g}" for name, off in (("top_k", 0), ("top_p", 1)) if of[name] != off)
     each = f"{of['samples']} completion{'s' if of['samples'] > 1 else ''} of each of"
     return f"{each} {prompts} held-out prompts{repeats}, seed {of['seed']}{cut}"
-
-
-def show_overoptimisation(points: Sequence["overoptimisation.Point"], fitted: "Fit") -> None:
-    """Both rewards against KL, a row a run."""
-    table = Table(title="Proxy and gold reward on held-out prompts (± standard error)", title_justify="left")
-    for label in ("beta", "step", "KL, nats/seq", "proxy", "gold"):
-        table.add_column(label, justify="right")
-    table.add_row("reference", "", "0", f"{points[0].reference_proxy:.3f}", f"{points[0].reference_gold:.3f}")
-    for p in points:
-        kl, proxy, gold = (
-            f"{mean:.3f} ± {se:.3f}" for mean, se in ((p.kl, p.kl_se), (p.proxy, p.proxy_se), (p.gold, p.gold_se))
-        )
-        table.add_row(f"{p.beta:g}", str(p.step), kl, proxy, gold)
-    console.print(table)
-    console.print(
-        f"Gold reward gained: d(α − β log d) with d = √KL, α = {fitted.alpha:.3f}, β = {fitted.beta:.3f}; it explains "
-        f"{fitted.explained:.1%} of the variance and peaks at d = {fitted.peak:.2f} (KL = {fitted.peak**2:.1f} nats).",
-        soft_wrap=True,
-    )
 
 
 def show_samples(evaluation: Evaluation, count: int) -> None:

@@ -13,10 +13,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from kljax.errors import UserError
-from kljax.kl.next_token import log_prob
 from kljax.kl.sequences import masked_sum
 from kljax.models.encoder import MaskedLm
-from kljax.models.ops.vocabulary import map_logits, of_whole_logits
+from kljax.models.ops.vocabulary import log_prob, map_whole_logits
 from kljax.types import Tokenizer, struct
 
 MASKED, REPLACED = 0.8, 0.1  # of the chosen tokens; the rest stay
@@ -81,5 +80,5 @@ def found(model: MaskedLm, rows: Masked) -> Float[Array, "B 3"]:
 
 def _at_places(model: MaskedLm, rows: Masked, key: Any, function: Callable[[Array, Array], Any]) -> Any:
     head = model.over_vocabulary(model.body(rows.tokens, rows.mask, key))  # pyright: ignore
-    figures = of_whole_logits(lambda logits, target: function(logits[0], target))
-    return map_logits(figures, model.config.logit_chunk, None, (head,), rows.target)
+    chunk = model.config.logit_chunk
+    return map_whole_logits(lambda logits, target: function(logits[0], target), (head,), rows.target, chunk=chunk)

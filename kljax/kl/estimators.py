@@ -91,8 +91,9 @@ def rao_blackwell_sum(
     """Σ_t KL(pi‖rho) of the state before token t: each u_t replaced by its expectation in that state.
 
     Unbiased for the sequence's KL, nats per sequence. Each term varies less than its sample, but not always their sum: the
-    terms that it averages out may have balanced one another (claim 5 of experiments/claims.py). As a loss its expected gradient
-    is the token-local ∇KL(pi‖rho). Off-policy `state_weight` is pi/mu of all tokens *before* t: the one at t is averaged over.
+    terms that it averages out may have balanced one another (claim 5 of experiments/studies/claims/). As a loss its expected
+    gradient is the token-local ∇KL(pi‖rho). Off-policy `state_weight` is pi/mu of all tokens *before* t: the one at t is
+    averaged over.
     """
     weight = jnp.ones_like(state_kl) if state_weight is None else jnp.where(mask, state_weight, 0.0)
     return masked_sum(weight * jnp.where(mask, state_kl, 0.0), mask)

@@ -108,7 +108,7 @@ class Decoder(nnx.Module):
         return out.astype(jnp.float32)
 
     def over_vocabulary(self, states: Float[Array, "B T D"]) -> Head:
-        """States and table as `vocabulary.map_logits` needs them for the logits of these states."""
+        """States and table as `vocabulary` needs them for the logits of these states."""
         return Head(states, self.embed.embedding[...] if self.head is None else self.head.kernel[...].T)
 
 

@@ -97,7 +97,7 @@ class MaskedLm(nnx.Module):
         return (self.body.embed.attend(self._before_table(hidden)) + self.bias[...]).astype(jnp.float32)
 
     def over_vocabulary(self, hidden: Float[Array, "B T D"]) -> Head:
-        """States, table and bias as `vocabulary.map_logits` needs them for the same logits."""
+        """States, table and bias as `vocabulary` needs them for the same logits."""
         return Head(self._before_table(hidden), self.body.embed.embedding[...], self.bias[...])
 
     def _before_table(self, hidden: Array) -> Array:

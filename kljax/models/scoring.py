@@ -6,10 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from kljax.kl import divergences
-from kljax.kl.next_token import LOG_PROB, Comparison, compare, comparison
 from kljax.models.decoder import Decoder, causal_mask, positions_of
 from kljax.models.ops.recall import Known
-from kljax.models.ops.vocabulary import map_logits, of_whole_logits
+from kljax.models.ops.vocabulary import compare, comparisons, log_probs, map_whole_logits
 from kljax.models.prefill import prefill
 from kljax.types import Rollout, Scores
 
@@ -31,13 +30,11 @@ def score(
     """
     states = completion_states(policy, rollout, samples, known), completion_states(reference, rollout, samples)
     heads = policy.over_vocabulary(states[0]), reference.over_vocabulary(states[1])
-    config = policy.config
+    tokens, chunk, block = rollout.completion, policy.config.logit_chunk, policy.config.vocab_chunk
     if divergence is divergences.reverse_kl:
-        figures = comparison(temperature)
-        found: Comparison = map_logits(figures, config.logit_chunk, config.vocab_chunk, heads, rollout.completion)
+        found = comparisons(heads, tokens, temperature=temperature, chunk=chunk, block=block)
         return Scores(**found._asdict(), divergence=found.reverse_kl)
-    figures = of_whole_logits(partial(_scores, temperature, divergence))
-    return map_logits(figures, config.logit_chunk, None, heads, rollout.completion)
+    return map_whole_logits(partial(_scores, temperature, divergence), heads, tokens, chunk=chunk)
 
 
 def _scores(temperature: float, divergence: divergences.Divergence, logits: list[Array], tokens: Array) -> Scores:
@@ -79,4 +76,4 @@ def token_logp(
     """log p(token | all before it) of every token but the first, nats; padding (right or left) gives arbitrary values."""
     hidden, _ = model(tokens, positions_of(mask), causal_mask(mask), dropout_key=dropout_key)
     head = model.over_vocabulary(hidden[:, :-1])
-    return map_logits(LOG_PROB, model.config.logit_chunk, model.config.vocab_chunk, (head,), tokens[:, 1:])
+    return log_probs(head, tokens[:, 1:], chunk=model.config.logit_chunk, block=model.config.vocab_chunk)

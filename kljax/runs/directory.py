@@ -145,7 +145,7 @@ def circumstances_note(path: Path, chosen: Mapping[str, Any]) -> str | None:
 def environment() -> dict[str, Any]:
     """Command line, versions, devices, settings and commit of this process."""
     return {
-        "command": sys.argv,
+        "command": command(),
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in RECORDED_VERSIONS},
         "devices": [str(device) for device in jax.devices()],
@@ -154,6 +154,12 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "git_commit": git("rev-parse", "HEAD"),
     }
+
+
+def command() -> list[str]:
+    """What this process was started with, after `python`: a script's file, or -m and a module, and what is given to it."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    return sys.argv if module is None else ["-m", module.name.removesuffix(".__main__"), *sys.argv[1:]]
 
 
 def git(*arguments: str) -> str | None:

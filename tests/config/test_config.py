@@ -150,7 +150,7 @@ def test_values_live_in_configs_only(section):
 def read_attributes():
     """Every `.name` that the code reads outside the schema and its checks, and every string in a tuple (they serve getattr)."""
     names = set()
-    for file in [*(ROOT / "kljax").rglob("*.py"), *(ROOT / "experiments").glob("*.py")]:
+    for file in [*(ROOT / "kljax").rglob("*.py"), *(ROOT / "experiments").rglob("*.py")]:
         if Path(schema.__file__).parent not in file.parents:
             for node in ast.walk(ast.parse(file.read_text())):
                 if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):

@@ -16,12 +16,15 @@ MOVIES = ROOT.parent / "shared" / "data" / "movie_reviews.parquet"
 
 
 def call(script, *arguments, code=0):
-    """What a script says and how it ends, called as from a shell, but in this process: imports and programs are there."""
+    """What a script says and how it ends, called as from a shell, but in this process: imports and programs are there.
+
+    `script` is a file of experiments/ or, for python -m, a module.
+    """
     said, handlers, level = io.StringIO(), logging.root.handlers[:], logging.root.level
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
         patch.setattr(sys, "argv", [script, *map(str, arguments)])
         try:
-            runpy.run_path(str(ROOT / "experiments" / script), run_name="__main__")
+            run_script(script)
             ended = 0
         except SystemExit as end:
             ended = end.code or 0
@@ -30,6 +33,13 @@ def call(script, *arguments, code=0):
             logging.root.setLevel(level)
     assert ended == code, said.getvalue()
     return said.getvalue()
+
+
+def run_script(script):
+    if script.endswith(".py"):
+        runpy.run_path(str(ROOT / "experiments" / script), run_name="__main__")
+    else:
+        runpy.run_module(script, run_name="__main__")
 
 
 @pytest.fixture

@@ -33,6 +33,17 @@ def all_commands() -> list[Command]:
     return [*in_markdown(), *in_makefile(), *in_configs(), *in_scripts()]
 
 
+def scripts() -> list[str]:
+    """Of experiments/: a file's name (`python experiments/…`), or below it a module's (`python -m experiments.…`)."""
+    found = [file for file in (ROOT / "experiments").rglob("*.py") if '__name__ == "__main__"' in file.read_text("utf-8")]
+    return sorted(map(_script, found))
+
+
+def _script(file: Path) -> str:
+    inside = file.relative_to(ROOT)
+    return file.name if len(inside.parts) == 2 else ".".join(inside.with_suffix("").parts).removesuffix(".__main__")
+
+
 def in_markdown() -> Iterator[Command]:
     """Lines of ```sh blocks, and code within a line that begins as a command does."""
     for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
@@ -52,7 +63,7 @@ def in_makefile() -> Iterator[Command]:
     """The lines of recipes that start a script."""
     text = (ROOT / "Makefile").read_text("utf-8").replace("$(BIN)/python", "python")
     for command in _lines(text, "Makefile", 1):
-        found = re.search(r"python (experiments/.*)", command.text)
+        found = re.search(r"python (-m )?experiments[/.].*", command.text)
         if found:
             yield Command(re.sub(r"\$\(KLJAX_MODELS\)", "models", found[0]), command.file, command.line)
 
@@ -66,8 +77,8 @@ def in_configs() -> Iterator[Command]:
 
 
 def in_scripts() -> Iterator[Command]:
-    """Lines of the scripts' docstrings, and of the shell script's first comment."""
-    for file in sorted((ROOT / "experiments").iterdir()):
+    """Lines of docstrings of the scripts and their code, and of the shell script's first comment."""
+    for file in sorted((ROOT / "experiments").rglob("*")):
         if file.suffix == ".py":
             text = ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
         elif file.suffix == ".sh":

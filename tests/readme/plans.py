@@ -10,10 +10,10 @@ from tests.readme.fixtures import MODEL, REWARD_MODEL
 NOT_RUN = {
     # what the command has in it: why it is composed and checked, but not run
     r"experiment=(sst2|smollm2|movie_reviews|overoptimisation|review_)": "data and models beside the repository",
-    r"experiments/overoptimisation\.py": "runs of experiment=overoptimisation",
+    r"experiments\.studies\.overoptimisation": "runs of experiment=overoptimisation",
     r"--(trl|tunix)-python": "environments of other libraries",
-    r"experiments/benchmark_gpu": "an accelerator, or 8 minutes",
-    r"experiments/memory\.py": "the memory of a whole process",
+    r"experiments[./]benchmarks[./]gpu": "an accelerator, or 8 minutes",
+    r"experiments\.benchmarks\.memory": "the memory of a whole process",
     r"run=runs/mine|runs/mine ": "a run of the reader's own",
     r"^make (test|lint|coverage|demo)\b": "what CI runs; a part of other commands here",
     r"^make ": "its recipe is among the commands",
@@ -22,7 +22,7 @@ NOT_RUN = {
 }
 LONG = {
     # run as printed in a fresh clone only: minutes, or programs of its own that nothing here shares
-    r"experiments/(benchmark|scaling|convergence|claims|estimators)\.py": "minutes",
+    r"-m experiments\.": "minutes",
     r"^tensorboard ": "a server, which does not end",
     r"^pip ": "a fresh environment",
     r"--out /tmp/": "another folder for the same",
@@ -77,8 +77,16 @@ def leftovers(words: tuple[str, ...]) -> list[str]:
 
 
 def script_of(words: tuple[str, ...]) -> str | None:
-    """The name of the script of `python experiments/…`."""
+    """The script of `python experiments/…`, by its file's name, or of `python -m experiments.…`, by its module's."""
     words = without_environment(words)
-    if words[0] in ("python", "python3") and len(words) > 1 and words[1].startswith("experiments/"):
-        return Path(words[1]).name
-    return None
+    if words[0] not in ("python", "python3") or len(words) < 2:
+        return None
+    if words[1] == "-m" and len(words) > 2 and words[2].startswith("experiments."):
+        return words[2]
+    return Path(words[1]).name if words[1].startswith("experiments/") else None
+
+
+def given_to(words: tuple[str, ...]) -> list[str]:
+    """What such a script is called with."""
+    words = without_environment(words)
+    return list(words[3:] if words[1] == "-m" else words[2:])

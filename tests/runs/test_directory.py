@@ -3,7 +3,10 @@
 import json
 import math
 import struct
+import sys
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 import pytest
 import yaml
@@ -155,6 +158,22 @@ def test_a_second_launch_adds_to_the_environment_and_keeps_the_config(owned):
         assert launch["versions"].keys() == set(directory.RECORDED_VERSIONS)
         assert launch["command"]
         assert launch["devices"]
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (None, ["script.py", "a=1"]),
+        ("experiments.benchmarks.speed", ["-m", "experiments.benchmarks.speed", "a=1"]),
+        ("experiments.studies.claims.__main__", ["-m", "experiments.studies.claims", "a=1"]),
+    ],
+)
+def test_the_command_is_one_that_can_be_given_again(monkeypatch, module, expected):
+    main = ModuleType("__main__")
+    main.__spec__ = module and ModuleSpec(module, None)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    monkeypatch.setattr(sys, "argv", ["script.py", "a=1"])
+    assert directory.command() == expected
 
 
 def test_a_broken_record_of_launches_begins_anew(owned):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kljax.benchmark.work import body_size
+from experiments.benchmarks.work import body_size
 from kljax.config import LoraAdapter
 from kljax.models.layers import unroll
 from kljax.models.lora import add_adapters
