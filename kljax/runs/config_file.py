@@ -12,6 +12,10 @@ from kljax.errors import UserError, did_you_mean
 from kljax.runs import damaged
 
 CONFIG, BASES = "config.yaml", "bases"
+LENGTH = ("steps", "epochs")
+"""How long a run is: it can be gone on with, so these make no other run (going_on.py says when that may be)."""
+NO_OTHER_RUN = ("run", *LENGTH)
+
 RETIRED = {"run": {"keep_freed_memory": None}, "rollout": {"top_k": 0, "top_p": 1.0}}
 """Keys of older config.yaml files that are no more, and the value with which they say nothing; None: each does."""
 
@@ -31,7 +35,7 @@ def check_owner(path: Path, identity: Mapping[str, Any]) -> None:
         raise UserError(
             f"run.root: {path} exists and is not a run directory (it has no {CONFIG}); choose another name=… or run.root=…."
         )
-    both = ({k: v for k, v in config.items() if k != "run"} for config in (read_config(path), identity))
+    both = ({k: v for k, v in config.items() if k not in NO_OTHER_RUN} for config in (read_config(path), identity))
     there, here = (flat(without_defaults(config)) for config in both)
     for field in [*here, *there]:
         found, value = (spelled(values[field]) if field in values else "nothing" for values in (there, here))
@@ -56,7 +60,7 @@ def spelled(value: Any) -> str:
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """What makes two runs the same: everything but where they are written and how often."""
+    """The config but for where a run is written and how often. Where two agree but for `LENGTH`, they are one run."""
     return {key: value for key, value in to_dict(config).items() if key != "run"}
 
 

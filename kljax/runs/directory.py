@@ -24,7 +24,7 @@ from kljax.models.huggingface import generation_settings
 from kljax.models.huggingface.generation_settings import GenerationSettings
 from kljax.runs import damaged
 from kljax.runs.board import Board
-from kljax.runs.config_file import CONFIG, flat, spelled
+from kljax.runs.config_file import CONFIG, LENGTH, flat, read_config, spelled
 from kljax.types import Tokenizer
 
 MODEL, ENVIRONMENT = "model.json", "environment.json"
@@ -41,21 +41,31 @@ RECORDED_VERSIONS = ("kljax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoin
 def create(path: Path, config: Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -> None:
     """Make the directory and note this launch in it, with what was `chosen` where the config leaves it open.
 
-    A resumed run adds to the list of launches.
+    A resumed run adds to the list of launches, each with the steps that the run was to take before it and is to take now;
+    where these are others, config.yaml gets them, too.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"run.root: cannot write {path} ({error.strerror}); choose another run.root=….") from None
-    if not (path / CONFIG).exists():
-        write_atomically(path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+    there = read_config(path) if (path / CONFIG).exists() else None
+    length = {key: config[key] for key in LENGTH if key in config}
+    if there is None:
+        write_atomically(path / CONFIG, _config_text(config))
     file = path / ENVIRONMENT
     try:
         launches = list(json.loads(file.read_bytes())["launches"]) if file.exists() else []
     except (ValueError, KeyError, TypeError):  # broken by hand: it records, nothing depends on it
         launches = []
-    launches.append(environment() | {"chosen": dict(chosen or {})})
+    steps = {"before": (there or {}).get("steps"), "after": length.get("steps")}
+    launches.append(environment() | {"chosen": dict(chosen or {})} | ({"steps": steps} if length else {}))
     write_atomically(file, json_text({"launches": launches}, indent=2) + "\n")
+    if there is not None and any(there.get(key) != value for key, value in length.items()):
+        write_atomically(path / CONFIG, _config_text({**there, **length}))
+
+
+def _config_text(config: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
 
 
 def numerics() -> dict[str, Any]:
@@ -93,6 +103,14 @@ def other_circumstances(path: Path, chosen: Mapping[str, Any]) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
     return ", ".join(f"{name} {there} then, {here} now" for name, (there, here) in pairs.items() if there != here) or None
+
+
+def last_chosen(path: Path) -> dict[str, Any]:
+    """What the last launch of this run chose where the config leaves it open; nothing where it is not known."""
+    try:
+        return dict(json.loads((path / ENVIRONMENT).read_bytes())["launches"][-1]["chosen"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return {}
 
 
 def circumstances_note(path: Path, chosen: Mapping[str, Any]) -> str | None:
