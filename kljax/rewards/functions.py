@@ -60,6 +60,8 @@ class _Watched(TrainerState):
     def __getattribute__(self, name: str) -> Any:
         if name in ("max_steps", "__dict__") and (note := super().__getattribute__("_note")) is not None:
             note()
+        if name == "__dict__":
+            return {"global_step": self.global_step, "max_steps": self.max_steps}
         return super().__getattribute__(name)
 
     def __deepcopy__(self, memo: Any) -> "_Watched":
