@@ -16,6 +16,7 @@ LENGTH = ("steps", "epochs")
 """How long a run is: it can be gone on with, so these make no other run (going_on.py says when that may be)."""
 NO_OTHER_RUN = ("run", *LENGTH)
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # twenty times as fast, where it was built
 RETIRED = {"run": {"keep_freed_memory": None}, "rollout": {"top_k": 0, "top_p": 1.0}}
 """Keys of older config.yaml files that are no more, and the value with which they say nothing; None: each does."""
 
@@ -69,7 +70,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if not (path / CONFIG).exists():
         raise UserError(f"run: '{path}' is not a run directory (it has no {CONFIG}).{_runs_near(path)}")
     try:
-        values = yaml.safe_load(text := (path / CONFIG).read_text("utf-8"))
+        values = yaml.load(text := (path / CONFIG).read_text("utf-8"), LOADER)
     except (yaml.YAMLError, UnicodeDecodeError, OSError):
         values, text = None, ""
     if not isinstance(values, dict):
