@@ -60,7 +60,7 @@ def table(runs: Sequence[Run], varied: Sequence[str], now: float) -> Table:
             _figure(figures.kl if figures else None),
             figures.source.replace(", ", "\n") if figures else "",
             _rounded(max(now - run.changed, 0.0), AGES) if run.changed else "",
-            _rounded(run.size, SIZES),
+            _rounded(float(run.size), SIZES),
         ]
         made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in cells))
     return made

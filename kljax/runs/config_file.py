@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -12,6 +12,7 @@ from kljax.errors import UserError, did_you_mean
 from kljax.runs import damaged
 
 CONFIG, BASES = "config.yaml", "bases"
+LATEST: Literal["latest"] = "latest"
 LENGTH = ("steps", "epochs")
 """How long a run is: it can be gone on with, so these make no other run (going_on.py says when that may be)."""
 NO_OTHER_RUN = ("run", *LENGTH)
@@ -95,6 +96,30 @@ def read_run_config(path: Path) -> Config:
         raise UserError(f"run: {path} holds a base model, not an RLHF run; its held-out figures are in {path / 'result.json'}.")
     with damaged.reading_config(path / CONFIG):
         return validate(values, Config)
+
+
+def run_and_step(path: str, field: str) -> tuple[Path, int | Literal["latest"]] | None:
+    """The run and the step that `path` names, as in runs/x@200 or runs/x (its last); None where it names no run."""
+    name, at, step = path.rpartition("@")
+    folder = Path(path).expanduser()
+    if (folder / CONFIG).exists():
+        return folder, LATEST
+    if not at or not (Path(name).expanduser() / CONFIG).exists():
+        return None
+    if step != LATEST and not step.isdecimal():
+        raise UserError(f"{field}: got {path!r}, expected the number of a step or latest after '@'.")
+    return Path(name).expanduser(), LATEST if step == LATEST else int(step)
+
+
+def chosen_step(run: str, step: int | Literal["latest"]) -> tuple[Path, int | Literal["latest"]]:
+    """The directory and the step that a command is given as run= and step=, or both in one as in run=runs/x@10."""
+    found = run_and_step(run, "run")
+    if found is None or found[0] == Path(run).expanduser():
+        return Path(run), step
+    path, named = found
+    if step not in (LATEST, named):
+        raise UserError(f"step: got {step} beside run={run}, which names step {named}; expected one of the two.")
+    return path, named
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:

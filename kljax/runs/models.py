@@ -17,10 +17,10 @@ from kljax.models.huggingface import models as huggingface
 from kljax.runs import config_file, directory
 from kljax.runs.adapter import Adaptation, adaptation, moving_shapes
 from kljax.runs.checkpoints import Checkpoints, check_finite, load_frozen, load_start
+from kljax.runs.config_file import run_and_step
 from kljax.runs.regularisation import make_controller
 from kljax.types import Params
 
-LATEST = "latest"
 EXPORTED = "exported"
 """Where a run keeps those of its steps that other runs begin from, as Hugging Face directories."""
 
@@ -49,19 +49,6 @@ class _Parts:
     params: Params
     controller: ControllerState
     reference: Params
-
-
-def run_and_step(path: str, field: str) -> tuple[Path, int | Literal["latest"]] | None:
-    """The run and the step that `path` names, as in runs/x@200 or runs/x (its last); None where it names no run."""
-    name, at, step = path.rpartition("@")
-    folder = Path(path).expanduser()
-    if (folder / config_file.CONFIG).exists():
-        return folder, LATEST
-    if not at or not (Path(name).expanduser() / config_file.CONFIG).exists():
-        return None
-    if step != LATEST and not step.isdecimal():
-        raise UserError(f"{field}: got {path!r}, expected the number of a step or latest after '@'.")
-    return Path(name).expanduser(), LATEST if step == LATEST else int(step)
 
 
 def as_directory(path: str, field: str, mesh: Mesh) -> str:
