@@ -28,7 +28,7 @@ def main() -> None:
     found = [index.look(path) for path in index.find(arguments.runs)]
     varied, usual = listing.varying(found)
     if arguments.json:
-        print(listing.json_of(found, varied, time.time()))
+        console.out(listing.json_of(found, varied, time.time()), highlight=False)
     elif not found:
         console.print(f"No runs in {', '.join(map(str, arguments.runs))}.", soft_wrap=True, markup=False)
     else:

@@ -50,6 +50,11 @@ def check(path: Path, config: Config) -> Length | None:
     if not (path / CONFIG).exists():
         return None
     there = read_config(path)
+    if not isinstance(there.get("steps"), int) or not isinstance(there.get("epochs"), int | float | None):
+        said = f"steps={there.get('steps')!r} and epochs={there.get('epochs')!r}"
+        raise UserError(
+            f"run: {path / CONFIG} says {said}, expected numbers; restore it from a copy, or choose another name=…."
+        )
     length = Length(path, saved_steps(path), there["steps"], there.get("epochs"))
     if config.steps < length.taken:
         earlier = [step for step in length.saved if 0 < step <= config.steps]

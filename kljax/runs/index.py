@@ -18,8 +18,8 @@ from kljax.runs.config_file import CONFIG, read_config
 State = Literal["running", "stopped", "finished", "damaged"]
 
 LOCK, HOLDER = ".lock", ".lock.json"
-MARKS = {CONFIG, HOLDER, "environment.json", "metrics.jsonl", "checkpoints"}
-"""By any of these a directory is a run's or a fit's, whole or not."""
+MARKS, RESTS = {CONFIG, HOLDER}, {"environment.json", "model.json", "metrics.jsonl", "checkpoints"}
+"""By any of the former, or two of the latter, a directory is a run's or a fit's, whole or not."""
 
 OF_A_STATE = ("_CHECKPOINT_METADATA", "state/_METADATA", "state/manifest.ocdbt", "about/metadata")
 OF_PARAMETERS = ("_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt")
@@ -67,7 +67,7 @@ def find(paths: Sequence[Path]) -> list[Path]:
             beside = [str(one) for one in path.parent.glob("*") if one.is_dir()] if path.parent.is_dir() else []
             raise UserError(f"{path}: {what}; expected runs, or folders that hold some.{did_you_mean(str(path), beside)}")
         for folder, below, files in os.walk(path):
-            if MARKS & {*below, *files}:
+            if MARKS & {*files} or len(RESTS & {*below, *files}) > 1:
                 found.add(Path(folder))
                 below.clear()
             below[:] = [name for name in below if not name.startswith(".")]

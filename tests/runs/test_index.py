@@ -149,7 +149,7 @@ def test_runs_are_found_wherever_they_are_and_nothing_inside_of_them(run_in, tmp
     inner, outer = run_in(tmp_path / "x" / "y" / "a", 2), run_in(tmp_path / "b", 2)
     run_in(outer / "huggingface" / "c", 2)
     run_in(tmp_path / ".hidden" / "d", 2)
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)  # which others have, too
     assert find([tmp_path]) == find([inner, outer, tmp_path]) == [outer, inner]
     assert find([tmp_path / "empty"]) == []
 

@@ -90,6 +90,18 @@ def test_fewer_steps_than_it_has_are_refused_and_change_nothing(tiny):
     assert before == {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
+@pytest.mark.parametrize("broken", ["steps: many", "epochs: [1]"])
+def test_a_length_that_is_none_is_refused(tiny, broken):
+    config = tiny(SHORT)
+    path = config_file.run_path(config)
+    directory.create(path, directory.to_dict(config))
+    key, _, value = broken.partition(": ")
+    values = yaml.safe_load((path / "config.yaml").read_text()) | {key: yaml.safe_load(value)}
+    (path / "config.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(UserError, match=rf"config\.yaml says .*{key}=.* expected numbers"):
+        train(config)
+
+
 def test_a_stopped_run_can_be_made_shorter(tiny, monkeypatch):
     stop_before(4, tiny(LONG), monkeypatch)
     path = train(tiny(SHORT))
