@@ -1,20 +1,20 @@
 """Restore any step of a run and recompute reward, both exact KLs and samples on held-out prompts.
 
 python experiments/analyze.py run=runs/grammar/default
-python experiments/analyze.py run=runs/grammar/default step=40 prompts=512
+python experiments/analyze.py run=runs/grammar/default step=40 prompts=512    # or run=runs/grammar/default@40
 python experiments/analyze.py run=runs/grammar/default top_p=0.9    # a policy whose sampling is cut
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 from kljax.command_line import importing, launch
 from kljax.config import AnalysisConfig, to_dict
-from kljax.runs.config_file import read_run_config
+from kljax.runs.config_file import chosen_step, read_run_config
 
 
 def run(config: AnalysisConfig) -> None:
-    read_run_config(Path(config.run))  # refuses what is no run, before the imports
+    path, step = chosen_step(config.run, config.step)
+    read_run_config(path)  # refuses what is no run, before the imports
     with importing():
         from kljax.analysis import tables
         from kljax.runs import evaluation, evaluation_files
@@ -22,7 +22,7 @@ def run(config: AnalysisConfig) -> None:
         from kljax.runs.setup import use_compilation_cache
 
     use_compilation_cache(config.compilation_cache)
-    restored = restore(Path(config.run), config.step, config.mesh)
+    restored = restore(path, step, config.mesh)
     own = restored.setup.config.evaluation
     asked = {name: value for name in to_dict(own) if (value := getattr(config, name)) is not None}
     result = evaluation.evaluate(restored, replace(own, **asked))

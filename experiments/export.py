@@ -5,16 +5,19 @@ python experiments/export.py run=runs/grammar/default step=40 out=/tmp/exported 
 python experiments/export.py run=runs/mine/default out=/tmp/adapter merge=false    # of a run with adapter=lora: not merged
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from kljax.command_line import importing, launch
 from kljax.config import ExportConfig
 from kljax.progress import console
-from kljax.runs.config_file import read_run_config
+from kljax.runs.config_file import chosen_step, read_run_config
 
 
 def run(config: ExportConfig) -> None:
-    read_run_config(Path(config.run))  # refuses what is no run, before the imports
+    path, step = chosen_step(config.run, config.step)
+    config = replace(config, run=str(path), step=step)
+    read_run_config(path)  # refuses what is no run, before the imports
     with importing():
         from kljax.models.huggingface import models as huggingface
         from kljax.runs import adapter_export
@@ -23,7 +26,7 @@ def run(config: ExportConfig) -> None:
 
     use_compilation_cache(config.compilation_cache)
     adapter_export.check(config)
-    restored = restore(Path(config.run), config.step, config.mesh)
+    restored = restore(path, step, config.mesh)
     setup, out = restored.setup, Path(config.out)
     note = None
     if config.merge:

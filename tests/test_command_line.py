@@ -256,8 +256,15 @@ def test_a_sweep_says_what_each_job_is_before_it_starts(command, capsys):
     assert printed[note:] == [
         line
         for number, (beta, seed) in enumerate(product((0.1, 0.3), (0, 1)), start=1)
-        for line in (f"{number}/4 kl.beta={beta} seed={seed} steps=90", f"runs kl.beta-{beta}+seed-{seed}+steps-90")
+        for line in (f"{number}/4 kl.beta={beta} seed={seed} steps=90", f"runs kl.beta-{beta}+seed-{seed}")
     ]
+
+
+def test_a_sweep_over_the_length_of_one_run_is_refused_before_anything_runs(command, capsys):
+    assert command("-m", "steps=40,80", "seed=0,1") == ([], 2)
+    said = capsys.readouterr()
+    assert said.err.startswith("kljax: steps: jobs of this sweep differ in it alone (40, 80)")
+    assert "'run.variant=steps-${steps}'" in said.err
 
 
 def test_a_plain_run_and_a_sweep_without_seeds_say_nothing_of_seeds(command, capsys):

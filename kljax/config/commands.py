@@ -10,7 +10,7 @@ from kljax.config.run import MeshConfig
 class AnalysisConfig:
     """A look at a finished or running run (experiments/analyze.py). Null: as the run's own config says."""
 
-    run: str  # a run directory
+    run: str  # a run directory; runs/x@40 is its step 40
     step: Literal["latest"] | Natural
     prompts: Two | None
     samples: Positive | None
@@ -26,7 +26,7 @@ class AnalysisConfig:
 class ExportConfig:
     """A step of a run as a Hugging Face directory (experiments/export.py): the whole model, or its LoRA as PEFT reads it."""
 
-    run: str  # a run directory
+    run: str  # a run directory; runs/x@40 is its step 40
     step: Literal["latest"] | Natural
     out: str  # a directory that is not there yet
     merge: bool  # LoRA adapters into the weights; false: the adapters alone, as PEFT's files

@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from kljax.config import Config
+from kljax.config import Config, to_dict
 from kljax.config.mistakes import leaf_keys
 from kljax.config.validation import without_defaults
 from kljax.errors import UserError
@@ -17,7 +17,7 @@ from kljax.json_text import key_text
 from kljax.runs import config_file
 
 LONGEST = 120  # characters of a name; those of a file have their limits
-NOT_NAMED = ("run", "hydra", "experiment", "name")  # keys that make no other run, or another folder above
+NOT_NAMED = ("hydra", "experiment", "name", *config_file.NO_OTHER_RUN)  # these make no other run, or another folder above
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,27 @@ def distinct(jobs: Sequence[Job]) -> tuple[list[Any], list[str]]:
             notes.append(f"{taken}: this run is {_place(hashed).name}.")
         else:
             configs.append(plain)
+    _check_one_run_each(configs)
     return configs, notes
+
+
+def _check_one_run_each(configs: Sequence[Config]) -> None:
+    """Refuse jobs that would be one run: they differ in nothing that makes another."""
+    seen: dict[Path, Config] = {}
+    for config in configs:
+        first = seen.setdefault(_place(config), config)
+        there, here = (config_file.flat(to_dict(replace(one, run=replace(one.run, export_to=None)))) for one in (first, config))
+        field = next((key for key in here if there.get(key) != here[key]), None)
+        if field is None:
+            continue
+        values = ", ".join(config_file.spelled(one[field]) for one in (there, here))
+        longer = field in config_file.LENGTH and config.optimizer.schedule == "constant"
+        alone = "Launch the longest alone, which has the steps of the others" if longer else "Launch one"
+        raise UserError(
+            f"{field}: jobs of this sweep differ in it alone ({values}), which makes no other run: each would be "
+            f"{_place(config)}. {alone}, or each a directory of its own: "
+            f"'run.variant={field.rpartition('.')[2]}-${{{field}}}'."
+        )
 
 
 def _place(config: Config) -> Path:
@@ -111,8 +131,9 @@ def _clashing(jobs: Sequence[Job]) -> set[Path]:
     found = set()
     for job in jobs:
         place = _place(job.config)
-        if seen.setdefault(place, job.config) == job.config:
-            continue
+        first = seen.setdefault(place, job.config)
+        if _identity(config_file.identity(first)) == _identity(config_file.identity(job.config)):
+            continue  # one run, which both may have a part in; or else _check_one_run_each refuses them
         if job.label is None:
             raise UserError(
                 f"run.variant: two different jobs of this sweep would both be {place}; expected a run directory for each: "
@@ -128,9 +149,8 @@ def _hashed(job: Job) -> Config:
 
 
 def _identity(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of a config before its data is: steps that follow from epochs are not."""
-    followed = ("run", "steps") if values.get("epochs") is not None else ("run",)
-    return without_defaults({key: value for key, value in values.items() if key not in followed})
+    """What makes another run."""
+    return without_defaults({key: value for key, value in values.items() if key not in config_file.NO_OTHER_RUN})
 
 
 def _is_own(config: Config) -> bool:

@@ -44,6 +44,8 @@ class Reward:
     on_host: frozenset[str] = frozenset()
     models: Mapping[str, str] = field(default_factory=dict)  # fingerprints of the terms that are reward models
     reads_columns: bool = False  # a Python function gets columns of the data: rows with one prompt may be rewarded otherwise
+    may_ask: frozenset[str] = frozenset()  # Python functions that get trainer_state, and with it how long the run is
+    asked: set[str] = field(default_factory=set)  # those of them that have looked at that, so far
 
     def applies(self, name: str, values: Float[Array | np.ndarray, "B"]) -> Bool[Array, "B"]:
         """Where the term has a value: everywhere, unless a Python function said None."""
@@ -83,6 +85,8 @@ def build(terms: Mapping[str, RewardTerm], tokenizer: Tokenizer, columns: Collec
     """
     made = {name: _make(f"reward.{name}", term, tokenizer) for name, term in terms.items() if term.kind == "jax"}
     functions = [bind(f"reward.{name}", term, columns) for name, term in terms.items() if term.kind == "python"]
+    may_ask = frozenset(one.name for one in functions if one.takes is None or "trainer_state" in one.takes)
+    asked: set[str] = set()
     weights = {name: term.weight for name, term in terms.items()}
     for name, weight in weights.items():
         if abs(weight) > LARGEST:
@@ -104,7 +108,7 @@ def build(terms: Mapping[str, RewardTerm], tokenizer: Tokenizer, columns: Collec
         logged: Logged | None = None,
     ) -> dict[str, Float[np.ndarray, "B"]]:
         samples = Samples(prompts, completions, columns, completion_ids, state or TrainerState())
-        found = call(functions, samples, Logged() if logged is None else logged)
+        found = call(functions, samples, Logged() if logged is None else logged, asked)
         values = {name.removeprefix("reward."): rewards for name, rewards in found.items()}
         _check_sum(values, weights, samples, others=any(weights[name] for name in made))
         return values
@@ -114,7 +118,8 @@ def build(terms: Mapping[str, RewardTerm], tokenizer: Tokenizer, columns: Collec
     # Whatever is not the run's own may be a column: where these are not known, too.
     own = {function.name: {*PASSED, *function.arguments} for function in functions}
     reads_columns = any(function.takes is None or function.takes - own[function.name] for function in functions)
-    return Reward(weights, params, device_terms, host_terms if functions else None, on_host, models, bool(reads_columns))
+    host = host_terms if functions else None
+    return Reward(weights, params, device_terms, host, on_host, models, bool(reads_columns), may_ask, asked)
 
 
 def score_texts(

@@ -45,6 +45,32 @@ class TrainerState:
     max_steps: int = 0
 
 
+class _Watched(TrainerState):
+    """The same, which notes that a function has looked at `max_steps`: its rewards may be others in a longer run."""
+
+    __qualname__ = "TrainerState"  # in its repr
+    _note: Callable[[], None] | None = None
+
+    @classmethod
+    def of(cls, state: TrainerState, note: Callable[[], None]) -> "_Watched":
+        watched = cls(state.global_step, state.max_steps)
+        object.__setattr__(watched, "_note", note)
+        return watched
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("max_steps", "__dict__") and (note := super().__getattribute__("_note")) is not None:
+            note()
+        if name == "__dict__":
+            return {"global_step": self.global_step, "max_steps": self.max_steps}
+        return super().__getattribute__(name)
+
+    def __deepcopy__(self, memo: Any) -> "_Watched":
+        return self  # it is frozen, and a copy would not be watched
+
+    def __reduce__(self) -> Any:
+        return TrainerState, (self.global_step, self.max_steps)
+
+
 @dataclass(frozen=True)
 class Samples:
     """Completions with all that a reward may ask of them: lists of one entry a completion."""
@@ -152,12 +178,18 @@ def _parameters(
     return None if everything else frozenset(takes)
 
 
-def call(functions: Iterable[Function], samples: Samples, logged: Logged) -> dict[str, Float[np.ndarray, "B"]]:
-    """Each function's rewards by its name, NaN where it said None. Coroutines run beside one another and beside the rest."""
+def call(
+    functions: Iterable[Function], samples: Samples, logged: Logged, asked: set[str] | None = None
+) -> dict[str, Float[np.ndarray, "B"]]:
+    """Each function's rewards by its name, NaN where it said None. Coroutines run beside one another and beside the rest.
+
+    The names of those that look at how long the run is (trainer_state.max_steps) are added to `asked`.
+    """
     begun: list[tuple[Function, Any]] = []
+    asked = set() if asked is None else asked
     try:
         for function in functions:
-            begun.append((function, _begin(function, samples, logged)))
+            begun.append((function, _begin(function, samples, logged, asked)))
         return {function.name: _checked(function, result, samples) for function, result in begun}
     finally:
         for _, result in begun:
@@ -165,14 +197,14 @@ def call(functions: Iterable[Function], samples: Samples, logged: Logged) -> dic
                 result.cancel()
 
 
-def _begin(function: Function, samples: Samples, logged: Logged) -> Any:
+def _begin(function: Function, samples: Samples, logged: Logged, asked: set[str]) -> Any:
     """What the function returns; of a coroutine, its future."""
     given = {
         **samples.columns,
         "prompts": samples.prompts,
         "completions": samples.completions,
         "completion_ids": samples.completion_ids,
-        "trainer_state": samples.state,
+        "trainer_state": _Watched.of(samples.state, lambda: asked.add(function.name)),
         "log_metric": lambda name, value: _log_metric(logged, name, value),
         "log_extra": lambda column, values: _log_extra(logged, column, values, len(samples.completions)),
     }

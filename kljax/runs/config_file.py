@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -19,6 +19,12 @@ NOW = 2
 RL, FIT = "rl", "fit"
 IDENTITY = "fit.json"
 """What a fit depends on: a part of its config, its rows, the weights that it starts from, settings of JAX."""
+LATEST: Literal["latest"] = "latest"
+LENGTH = ("steps", "epochs")
+"""How long a run is: it can be gone on with, so these make no other run (going_on.py says when that may be)."""
+NO_OTHER_RUN = ("run", *LENGTH)
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # twenty times as fast, where it was built
 RETIRED = {"run": {"keep_freed_memory": None}, "rollout": {"top_k": 0, "top_p": 1.0}}
 """Keys of older config.yaml files that are no more, and the value with which they say nothing; None: each does."""
 
@@ -42,7 +48,7 @@ def check_owner(path: Path, identity: Mapping[str, Any]) -> None:
             f"run.root: {path} exists and is not a run directory (it has no {CONFIG}); choose another name=… or run.root=…."
         )
     known = read_fit(path) if (path / IDENTITY).exists() else read_config(path)
-    both = ({k: v for k, v in config.items() if k != "run"} for config in (known, identity))
+    both = ({k: v for k, v in config.items() if k not in NO_OTHER_RUN} for config in (known, identity))
     there, here = (flat(without_defaults(config)) for config in both)
     for field in [*here, *there]:
         found, value = (spelled(values[field]) if field in values else "nothing" for values in (there, here))
@@ -67,7 +73,7 @@ def spelled(value: Any) -> str:
 
 
 def identity(config: Config) -> dict[str, Any]:
-    """What makes two runs the same: everything but where they are written and how often."""
+    """The config but for where a run is written and how often. Where two agree but for `LENGTH`, they are one run."""
     return {key: value for key, value in to_dict(config).items() if key != "run"}
 
 
@@ -137,6 +143,30 @@ def read_run_config(path: Path) -> Config:
         return validate(values, Config)
 
 
+def run_and_step(path: str, field: str) -> tuple[Path, int | Literal["latest"]] | None:
+    """The run and the step that `path` names, as in runs/x@200 or runs/x (its last); None where it names no run."""
+    name, at, step = path.rpartition("@")
+    folder = Path(path).expanduser()
+    if (folder / CONFIG).exists():
+        return folder, LATEST
+    if not at or not (Path(name).expanduser() / CONFIG).exists():
+        return None
+    if step != LATEST and not step.isdecimal():
+        raise UserError(f"{field}: got {path!r}, expected the number of a step or latest after '@'.")
+    return Path(name).expanduser(), LATEST if step == LATEST else int(step)
+
+
+def chosen_step(run: str, step: int | Literal["latest"]) -> tuple[Path, int | Literal["latest"]]:
+    """The directory and the step that a command is given as run= and step=, or both in one as in run=runs/x@10."""
+    found = run_and_step(run, "run")
+    if found is None or found[0] == Path(run).expanduser():
+        return Path(run), step
+    path, named = found
+    if step not in (LATEST, named):
+        raise UserError(f"step: got {step} beside run={run}, which names step {named}; expected one of the two.")
+    return path, named
+
+
 def find_runs(paths: Iterable[Path]) -> list[Path]:
     """Every RL run at or below the paths, and the fits that are named themselves."""
     runs = set()
@@ -160,7 +190,7 @@ def folder_of(path: Path) -> Path:
 def _read(path: Path) -> dict[str, Any]:
     """All that config.yaml says; refused where it is not what was written, or of a format that nobody knows yet."""
     try:
-        values = yaml.safe_load(text := (path / CONFIG).read_text("utf-8"))
+        values = yaml.load(text := (path / CONFIG).read_text("utf-8"), LOADER)
     except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError):
         values, text = None, ""
     of_older = not (path / digests.MANIFEST).exists() and not (isinstance(values, dict) and FORMAT in values)

@@ -24,7 +24,7 @@ from kljax.models.huggingface.generation_settings import GenerationSettings
 from kljax.progress import say
 from kljax.runs import config_file, damaged, digests
 from kljax.runs.board import Board
-from kljax.runs.config_file import CONFIG, flat, spelled
+from kljax.runs.config_file import CONFIG, LENGTH, flat, read_config, spelled
 from kljax.runs.digests import WRITTEN_AGAIN, write_atomically
 from kljax.types import Tokenizer
 
@@ -44,21 +44,27 @@ RECORDED_VERSIONS = ("kljax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoin
 def create(path: Path, kind: str, config: Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -> None:
     """Make the directory and note this launch in it, with what was `chosen` where the config leaves it open.
 
-    A resumed run adds to the list of launches.
+    A resumed run adds to the list of launches, each with the steps that the run was to take before it and is to take now;
+    where these are others, config.yaml gets them, too.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"run.root: cannot write {path} ({error.strerror}); choose another run.root=….") from None
-    if not (path / CONFIG).exists():
+    there = read_config(path) if (path / CONFIG).exists() else None
+    length = {key: config[key] for key in LENGTH if key in config}
+    if there is None:
         digests.write_text(path, CONFIG, config_file.text_of(kind, config))
     file = path / ENVIRONMENT
     try:
         launches = list(json.loads(file.read_bytes())["launches"]) if file.exists() else []
     except (ValueError, KeyError, TypeError):  # broken by hand: it records, nothing depends on it
         launches = []
-    launches.append(environment() | {"chosen": dict(chosen or {})})
+    steps = {"before": (there or {}).get("steps"), "after": length.get("steps")}
+    launches.append(environment() | {"chosen": dict(chosen or {})} | ({"steps": steps} if length else {}))
     digests.write_text(path, ENVIRONMENT, json_text({"launches": launches}, indent=2) + "\n")
+    if there is not None and any(there.get(key) != value for key, value in length.items()):
+        digests.write_text(path, CONFIG, config_file.text_of(kind, {**there, **length}))
 
 
 def take_as_it_is(path: Path) -> str | None:
@@ -133,6 +139,14 @@ def other_circumstances(path: Path, chosen: Mapping[str, Any]) -> str | None:
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return None
     return ", ".join(f"{name} {there} then, {here} now" for name, (there, here) in pairs.items() if there != here) or None
+
+
+def last_chosen(path: Path) -> dict[str, Any]:
+    """What the last launch of this run chose where the config leaves it open; nothing where it is not known."""
+    try:
+        return dict(json.loads((path / ENVIRONMENT).read_bytes())["launches"][-1]["chosen"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return {}
 
 
 def circumstances_note(path: Path, chosen: Mapping[str, Any]) -> str | None:

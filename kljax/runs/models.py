@@ -16,11 +16,10 @@ from kljax.models.huggingface import models as huggingface
 from kljax.runs import config_file, damaged, digests, directory
 from kljax.runs.adapter import Adaptation, adaptation, moving_shapes
 from kljax.runs.checkpoints import TRAIN, Checkpoints, check_finite, load_fitted, load_frozen, load_params, load_start
-from kljax.runs.config_file import FIT
+from kljax.runs.config_file import FIT, LATEST, run_and_step
 from kljax.runs.regularisation import make_controller
 from kljax.types import Params
 
-LATEST = "latest"
 RESULT, HUGGINGFACE = "result.json", "huggingface"
 """Of a fit: its figures, and the model where it is no decoder."""
 EXPORTED = "exported"
@@ -51,19 +50,6 @@ class _Parts:
     params: Params
     controller: ControllerState
     reference: Params
-
-
-def run_and_step(path: str, field: str) -> tuple[Path, int | Literal["latest"]] | None:
-    """The run and the step that `path` names, as in runs/x@200 or runs/x (its last); None where it names no run."""
-    name, at, step = path.rpartition("@")
-    folder = Path(path).expanduser()
-    if (folder / config_file.CONFIG).exists():
-        return folder, LATEST
-    if not at or not (Path(name).expanduser() / config_file.CONFIG).exists():
-        return None
-    if step != LATEST and not step.isdecimal():
-        raise UserError(f"{field}: got {path!r}, expected the number of a step or latest after '@'.")
-    return Path(name).expanduser(), LATEST if step == LATEST else int(step)
 
 
 def as_directory(path: str, field: str, mesh: Mesh) -> str:

@@ -12,7 +12,8 @@ from kljax.models.huggingface import models as huggingface
 from kljax.runs import config_file, directory
 from kljax.runs.adapter import cast
 from kljax.runs.checkpoints import load_fitted
-from kljax.runs.models import LATEST, restore_models, run_and_step
+from kljax.runs.config_file import LATEST, run_and_step
+from kljax.runs.models import restore_models
 from kljax.runs.setup import Setup, base_path, is_as_it_is
 from kljax.types import Params
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from kljax.config import Config, to_dict
-from kljax.devices.resources import layers_note
+from kljax.devices.resources import layers_note, unrolls
 from kljax.devices.state import TrainState, all_finite
 from kljax.errors import NotFinite, UserError
 from kljax.fitting.fit import find_base, load_base
@@ -20,14 +20,15 @@ from kljax.models.layers import stack
 from kljax.models.lora import targets_note
 from kljax.policy.algorithms import ALGORITHMS
 from kljax.progress import console, say, working
-from kljax.runs import config_file, directory, prompt_files
+from kljax.runs import config_file, directory, going_on, prompt_files
 from kljax.runs.adapter import Frozen, frozen_reference
 from kljax.runs.checkpoints import START, Checkpoints, Keep, save_frozen, save_params
 from kljax.runs.config_file import RL
 from kljax.runs.enumeration import Enumeration, check_objective, completion_tree, enumerate_task
+from kljax.runs.going_on import Length
 from kljax.runs.reference import check_reference, first_reference
 from kljax.runs.regularisation import ablation_note
-from kljax.runs.setup import prepare
+from kljax.runs.setup import Setup, prepare
 from kljax.training.diagnosis import AFTER_UPDATE, fetched
 from kljax.training.epochs import with_steps
 from kljax.training.recorder import BudgetExceeded, Recorder
@@ -42,15 +43,18 @@ def train(config: Config) -> Path:
     if note := directory.take_as_it_is(path):
         say(note)
     config_file.check_format(path)
+    config_file.check_owner(path, config_file.identity(config))
     if config.epochs is None:  # otherwise its steps follow from the data
-        config_file.check_owner(path, config_file.identity(config))
+        going_on.check(path, config)
     directory.check_numerics(path)
     setup = with_steps(prepare(config))
+    length = going_on.check(path, setup.config)
+    setup = _in_its_form(setup, length)
     config = setup.config
-    config_file.check_owner(path, config_file.identity(config))
     directory.check_ends(path, setup.generation, setup.tokenizer)
     trainer = build_trainer(setup)
     directory.check_model(path, setup.decoder, setup.vocab_size, trainer.reward.models)
+    going_on.check_rewards(length, config, trainer.reward.may_ask)
     check_reference(setup)
     parts = {"prompts": trainer.prompts, "held_out": setup.held_out_prompts()}
     digests = prompt_files.check(path, parts)
@@ -80,6 +84,7 @@ def train(config: Config) -> Path:
     if note := directory.circumstances_note(path, chosen):
         say(note)
     config_file.check_owner(path, config_file.identity(config))  # again: a command beside this one may have been faster
+    length = going_on.check(path, config)
     directory.create(path, RL, to_dict(config), chosen)
     prompt_files.record(path, parts, digests, whole=("held_out", "prompts") if config.run.oracle_every else ("held_out",))
     directory.save_tokenizer(path, setup.tokenizer)
@@ -105,6 +110,9 @@ def train(config: Config) -> Path:
             directory.check_logs(path, checkpoints.logs(last))
             with working(f"restoring step {last}"):
                 state = checkpoints.restore(last, trainer.shapes, trainer.parts.shardings, frozen_hash)
+            trainer.reward.asked.update(going_on.asked(path, last) or ())
+            if last:
+                console.print(going_on.sentence(length, path, last, config.steps), soft_wrap=True)
         _run(_Run(trainer, frozen, checkpoints, frozen_hash, path), state, compiling)
     finally:
         checkpoints.close()
@@ -127,6 +135,22 @@ def _check_policy(config: Config) -> None:
         raise UserError("rollout.samples: got 1, expected at least 2 for reward_scale=prompt_std. Use reward_scale=batch_std.")
 
 
+def _in_its_form(setup: Setup, length: Length | None) -> Setup:
+    """The setup with layers as the run's steps had them: what a launch chooses follows from the steps that it has to take."""
+    config, layers = setup.config, setup.decoder.layers
+    if config.run.unroll_layers is not None or length is None or not length.taken:
+        return setup
+    now = unrolls(None, layers, config.steps)
+    if (began := directory.last_chosen(length.path).get("unroll_layers", unrolls(None, layers, length.steps))) == now:
+        return setup
+    how, other = ("one by one", "false") if began else ("as a loop", "true")
+    say(
+        f"The {layers} layers are compiled {how}, as before in this run: so its steps are, bit for bit, those of one that was "
+        f"never stopped. run.unroll_layers={other} changes that."
+    )
+    return replace(setup, config=replace(config, run=replace(config.run, unroll_layers=began)))
+
+
 @dataclass(frozen=True)
 class _Run:
     """What a run has beside its state, and where it saves it."""
@@ -145,15 +169,14 @@ class _Run:
         """A state that is whole, with the beta that the step before it used; a UserError where a number in it is not finite."""
         if not all_finite(state):
             raise NotFinite(f"step {step - 1}, counted from 0: {AFTER_UPDATE}")
-        self.checkpoints.save(step, state, {"reference": self.frozen_hash, "beta": beta})
+        asked = sorted(self.trainer.reward.asked)
+        self.checkpoints.save(step, state, {"reference": self.frozen_hash, "beta": beta, going_on.ASKED: asked})
 
 
 def _run(run: _Run, state: TrainState, compiling: float) -> None:
     config, checkpoints = run.config, run.checkpoints
     first = int(state.step)
-    if first:
-        console.print(f"Resuming {run.path} at step {first} of {config.steps}.", soft_wrap=True)
-    elif config.kl.hard_budget is not None:
+    if not first and config.kl.hard_budget is not None:
         run.save(0, state, None)
     exact = _enumerate(run) if config.run.oracle_every else None
     recorder = Recorder(run.trainer.setup, run.path, first, compiling)

@@ -93,9 +93,16 @@ def test_variants_of_a_sweep_differ():
 
 def test_a_long_variant_loses_the_sections_that_say_nothing():
     keys = ["rollout.max_new_tokens", "rollout.prompts", "evaluation.prompts", "pretrain.steps"]
-    assert variant([f"{key}=1" for key in keys] + ["steps=3", "kl.penalty=k1_reward", "kl.beta=0.5"]) == (
-        "beta-0.5+evaluation.prompts-1+max_new_tokens-1+penalty-k1_reward+pretrain.steps-1+rollout.prompts-1+steps-3"
+    assert variant([f"{key}=1" for key in keys] + ["data.seed=3", "kl.penalty=k1_reward", "kl.beta=0.5"]) == (
+        "beta-0.5+data.seed-3+evaluation.prompts-1+max_new_tokens-1+penalty-k1_reward+pretrain.steps-1+rollout.prompts-1"
     )
+
+
+def test_how_long_a_run_is_is_not_in_its_name():
+    """Or the same run could not be gone on with; the steps of a base model are."""
+    assert variant(["steps=3", "kl.beta=0.5"]) == variant(["epochs=2.0", "kl.beta=0.5"]) == "kl.beta-0.5"
+    assert variant(["steps=30"]) == "default"
+    assert variant(["pretrain.steps=3"]) == "pretrain.steps-3"
 
 
 def test_a_longer_one_is_cut():
@@ -229,3 +236,45 @@ def test_a_name_with_a_hash_is_a_name(named):
     assert config.run.variant != variant(long) and config.run.variant.startswith(variant(long))
     assert Path(config.run.variant).name == config.run.variant
     assert len(config.run.variant) < 255
+
+
+def test_a_run_is_found_again_whatever_its_length(named):
+    plain, _ = one(named(source("a/x.csv")))
+    made(named(source("a/x.csv"))[0][0])
+    hashed = one(named([*source("b/x.csv"), "steps=30"]))[0]
+    made(named([*source("b/x.csv"), "steps=30"])[0][0])
+    assert one(named([*source("a/x.csv"), "steps=70"])) == (plain, [])
+    assert one(named([*source("b/x.csv"), "epochs=2.0"])) == (hashed, [])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "field"),
+    [
+        (["steps=30"], ["steps=60"], "steps"),
+        (["epochs=1.0"], ["epochs=2.0"], "epochs"),
+        (["steps=30"], ["epochs=2.0"], "epochs"),
+        (["steps=30", "run.variant=mine"], ["steps=60", "run.variant=mine"], "steps"),
+        (["run.save_every=1"], ["run.save_every=2"], "run.save_every"),
+        ([*source("a/x.csv"), "steps=30"], [*source("a/x.csv"), "steps=60"], "steps"),
+    ],
+)
+def test_jobs_that_would_be_one_run_are_refused(named, first, second, field):
+    others = [["kl.beta=0.1"], source("b/x.csv")]  # by which the last ones get a hash
+    with pytest.raises(UserError, match=rf"^{field}: jobs of this sweep differ in it alone .* makes no other run"):
+        named(*others, first, second)
+
+
+def test_jobs_of_another_length_in_directories_of_their_own_are_runs(named):
+    jobs = [["steps=30", "run.variant=steps-${steps}"], ["steps=60", "run.variant=steps-${steps}"]]
+    assert [config.run.variant for config in named(*jobs)[0]] == ["steps-30", "steps-60"]
+
+
+def test_bases_that_are_exported_to_several_places_are_no_runs(named):
+    assert len(named(["run.export_to=a"], ["run.export_to=b"])[0]) == 2
+
+
+def test_the_way_out_is_one_where_the_learning_rate_knows_the_length(named):
+    with pytest.raises(UserError, match="Launch the longest alone"):
+        named(["steps=30"], ["steps=60"])
+    with pytest.raises(UserError, match="Launch one, or each a directory"):
+        named(*(["optimizer.schedule=linear", f"steps={steps}"] for steps in (30, 60)))

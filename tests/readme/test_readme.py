@@ -219,7 +219,7 @@ def run_short(one, monkeypatch, cache):
         if target is not None and target.exists():
             shutil.rmtree(target)
         call(script, *given, where, *(["prompts=4", "samples=2"] if script == "analyze.py" else []))
-    elif script == "frontier.py":
+    elif script in ("frontier.py", "runs.py"):
         call(script, *given)
     else:
         raise AssertionError("no short form of this script is known; see LONG and NOT_RUN of tests/readme/plans.py")

@@ -4,11 +4,14 @@ The functions under `DOCUMENTED` do what TRL's documentation shows of custom rew
 """
 
 import asyncio
+import copy
 import functools
 import math
+import pickle
 import re
 import threading
 import time
+from dataclasses import asdict, replace
 from decimal import Decimal
 
 import numpy as np
@@ -18,7 +21,7 @@ import pytest
 from kljax.config import RewardTerm
 from kljax.errors import UserError
 from kljax.rewards.combination import build
-from kljax.rewards.functions import Logged, TrainerState
+from kljax.rewards.functions import Function, Logged, Samples, TrainerState, call
 
 PROMPTS, COMPLETIONS = ["the sky is", "the sun is"], [" blue.", " in the sky"]
 COLUMNS = {"prompt": PROMPTS, "answer": [" blue.", " hot"], "task": ["math", "code"]}
@@ -176,6 +179,30 @@ def test_a_function_with_kwargs_gets_all_and_one_without_what_it_names():
     assert all(seen[name] == COLUMNS[name] for name in COLUMNS)
     rewards_of("names_few")
     assert seen["few"] == [COMPLETIONS, PROMPTS]
+
+
+LOOKS = {
+    "at its step": (lambda state: state.global_step + isinstance(state, TrainerState), False),
+    "at its length": (lambda state: state.max_steps, True),
+    "through getattr": (lambda state: getattr(state, "max_steps"), True),  # noqa: B009
+    "at all": (vars, True),
+    "by printing it": (repr, True),
+    "as a dictionary": (asdict, True),
+    "at a copy": (lambda state: copy.deepcopy(state).max_steps, True),
+    "at a changed copy": (lambda state: replace(state, global_step=5).max_steps, True),
+    "at what another process gets": (lambda state: pickle.loads(pickle.dumps(state)).max_steps, True),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_it_is_noted_who_looks_at_the_length_of_the_run(look):
+    """With what it sees as without: transformers' names, and the numbers."""
+    (glance, notices), asked, got = LOOKS[look], set(), []
+    takes = frozenset({"trainer_state"})
+    function = Function("reward.it", lambda trainer_state: got.append(glance(trainer_state)) or [0.0], takes, {})
+    call([function], Samples(["a"], ["b"], {}, state=TrainerState(3, 10)), Logged(), asked)
+    assert asked == ({"reward.it"} if notices else set())
+    assert got == [glance(TrainerState(3, 10))]
 
 
 def asks_for_more(completions, anwser, weight=1.0):
