@@ -40,6 +40,7 @@ from kljax.progress import ProgressBar, working
 from kljax.runs import config_file, damaged, directory
 from kljax.runs.adapter import cast
 from kljax.runs.checkpoints import Checkpoints, load_params, save_params
+from kljax.runs.lock import only_once
 from kljax.runs.setup import Setup, base_identity, base_path, fits_in_float32, is_as_it_is, say
 from kljax.types import Params, struct
 
@@ -88,6 +89,16 @@ def ensure_base(setup: Setup) -> Path:
     path = base_path(setup)
     if (path / RESULT).exists():
         return path
+    with only_once(path, "the base model") as waited:
+        if not (path / RESULT).exists():
+            if waited:
+                say("It has ended without one: the fit is made here.")
+            _fit_base(setup, path)
+    return path
+
+
+def _fit_base(setup: Setup, path: Path) -> None:
+    """Fit a model, or go on with it, until all of it is in its directory."""
     config_file.check_owner(path, base_identity(setup))
     directory.check_numerics(path)
     identity = base_identity(setup)
@@ -117,7 +128,6 @@ def ensure_base(setup: Setup) -> Path:
     if kind != "decoder":
         _save(path / HUGGINGFACE, setup, params, objective.labels)
     directory.write_atomically(path / RESULT, json_text(result, indent=2) + "\n")
-    return path
 
 
 def find_base(setup: Setup) -> Path:

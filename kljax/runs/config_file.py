@@ -12,6 +12,9 @@ from kljax.errors import UserError, did_you_mean
 from kljax.runs import damaged
 
 CONFIG, BASES = "config.yaml", "bases"
+LOCK, HOLDER = ".lock", ".lock.json"
+BEFORE_A_RUN = {LOCK, HOLDER, f"{CONFIG}.new"}
+"""What a process may have left that was killed before it had written the config."""
 RETIRED = {"run": {"keep_freed_memory": None}, "rollout": {"top_k": 0, "top_p": 1.0}}
 """Keys of older config.yaml files that are no more, and the value with which they say nothing; None: each does."""
 
@@ -26,7 +29,7 @@ def check_owner(path: Path, identity: Mapping[str, Any]) -> None:
     if not path.exists():
         return
     if not path.is_dir() or not (path / CONFIG).exists():
-        if path.is_dir() and not any(path.iterdir()):
+        if path.is_dir() and {file.name for file in path.iterdir()} <= BEFORE_A_RUN:
             return
         raise UserError(
             f"run.root: {path} exists and is not a run directory (it has no {CONFIG}); choose another name=… or run.root=…."

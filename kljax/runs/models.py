@@ -17,6 +17,7 @@ from kljax.models.huggingface import models as huggingface
 from kljax.runs import config_file, directory
 from kljax.runs.adapter import Adaptation, adaptation, moving_shapes
 from kljax.runs.checkpoints import Checkpoints, check_finite, load_frozen, load_start
+from kljax.runs.lock import only_once
 from kljax.runs.regularisation import make_controller
 from kljax.types import Params
 
@@ -74,16 +75,21 @@ def as_directory(path: str, field: str, mesh: Mesh) -> str:
     chosen = _steps(run, step, field)
     out = run / EXPORTED / str(chosen)
     if not out.exists():
-        config = config_file.read_run_config(run)
-        models = restore_models(run, chosen, mesh)
-        model, vocab_size = directory.read_model(run)
-        out.parent.mkdir(exist_ok=True)
-        tokenizer = tokenizers.load(run / "tokenizer", field)
-        huggingface.save(
-            out, "decoder", model, vocab_size, models.policy, tokenizer, "float32",  # merged adapters are
-            ends=directory.read_ends(run), rollout=config.rollout,
-        )  # fmt: skip
+        with only_once(out.parent, f"the model of step {chosen}"):
+            if not out.exists():
+                _export(run, chosen, mesh, out, field)
     return str(out)
+
+
+def _export(run: Path, step: int, mesh: Mesh, out: Path, field: str) -> None:
+    config = config_file.read_run_config(run)
+    models = restore_models(run, step, mesh)
+    model, vocab_size = directory.read_model(run)
+    tokenizer = tokenizers.load(run / "tokenizer", field)
+    huggingface.save(
+        out, "decoder", model, vocab_size, models.policy, tokenizer, "float32",  # merged adapters are
+        ends=directory.read_ends(run), rollout=config.rollout,
+    )  # fmt: skip
 
 
 def _fitted(run: Path, path: str, field: str) -> str:

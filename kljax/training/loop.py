@@ -24,6 +24,7 @@ from kljax.runs import config_file, directory, prompt_files
 from kljax.runs.adapter import Frozen, frozen_reference
 from kljax.runs.checkpoints import START, Checkpoints, check_version, save_frozen, save_params
 from kljax.runs.enumeration import Enumeration, check_objective, completion_tree, enumerate_task
+from kljax.runs.lock import one_writer
 from kljax.runs.reference import check_reference, first_reference
 from kljax.runs.regularisation import ablation_note
 from kljax.runs.setup import prepare, say
@@ -34,7 +35,12 @@ from kljax.training.trainer import Trainer, build_trainer, check_zero_kl
 
 
 def train(config: Config) -> Path:
-    """Run the experiment, or go on with it; its run directory."""
+    """Run the experiment, or go on with it; its run directory. UserError where another process writes it."""
+    with one_writer(config_file.run_path(config)):
+        return _train(config)
+
+
+def _train(config: Config) -> Path:
     _check_policy(config)
     check_objective(config)
     path = config_file.run_path(config)
