@@ -29,7 +29,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kljax.config.mistakes import leaf_keys, unknown_key
 from kljax.config.validation import validate
-from kljax.errors import UserError, did_you_mean
+from kljax.errors import UserError, did_you_mean, of_the_disk_as_well
+from kljax.interrupt import end_process, sigterm_as_ctrl_c
 from kljax.overrides import jobs as sweeps
 from kljax.overrides.folders import CONFIGS, check_experiment, check_shadowed, find_own_configs
 from kljax.overrides.sentences import sentence
@@ -45,7 +46,7 @@ T = TypeVar("T")
 def launch(script: Callable[[T], None], schema: type[T], config_name: str = "config") -> None:
     """Run `script` with the config that the command line asks for, once or (with -m) for every combination.
 
-    Ends the process: 0 when done, 2 after a mistake of the user's, 130 after Ctrl-C.
+    Ends the process: 0 when done, 2 after a mistake of the user's, 130 after Ctrl-C or SIGTERM, which end a sweep, too.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through: they are reported here
     mistakes = 0
@@ -79,7 +80,8 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
                     job = replace(job, config=configs[number])
                     if arguments.multirun:
                         _say(lines[number])
-                script(job.config)
+                with of_the_disk_as_well():
+                    script(job.config)
             except UserError as error:  # the other jobs of a sweep go on
                 mistakes += 1
                 _complain(str(error))
@@ -103,18 +105,22 @@ def importing() -> Iterator[None]:
 
 @contextmanager
 def reporting_mistakes(schema: type | None = None) -> Iterator[None]:
-    """One sentence and exit code 2 for a mistake of the user's, 130 after Ctrl-C; bugs keep their traceback."""
+    """One sentence and exit code 2 for a mistake of the user's or a disk that takes nothing; bugs keep their traceback.
+
+    130 after Ctrl-C or SIGTERM.
+    """
     # transformers would advise everyone to install PyTorch, which nothing here needs.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
-        yield
+        with sigterm_as_ctrl_c(), of_the_disk_as_well():
+            yield
     except UserError as error:
         sys.exit(_complain(str(error)))
     except NOT_OURS as error:
         sys.exit(_complain(sentence(error, schema, sys.argv[1:])))
     except KeyboardInterrupt as interrupt:
         print(f"\n{str(interrupt) or 'Interrupted.'}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        end_process(INTERRUPTED)
 
 
 def compose(overrides: Sequence[str], schema: type[T], config_name: str = "config", search: str | None = None) -> T:

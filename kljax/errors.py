@@ -55,12 +55,23 @@ def writing_to(path: Path | str) -> Iterator[None]:
         raise refused from error
 
 
+@contextmanager
+def of_the_disk_as_well() -> Iterator[None]:
+    """UserError for an OSError within that is the disk's or the system's and that nobody has said anything of: a last net."""
+    try:
+        yield
+    except OSError as error:
+        if (refused := of_the_disk(error)) is None:
+            raise
+        raise refused from error
+
+
 def of_the_disk(error: BaseException, path: Path | str | None = None) -> UserError | None:
     """The sentence for an error that is the disk's or the system's; None for any other, which may be a bug.
 
     Without a `path` only an OSError counts: others may speak of anything.
     """
-    for one in _causes(error):
+    for one in [error] if path is None else _causes(error):
         if (code := _code(one, by_words=path is not None)) is not None:
             cause, way_out = DISK[code]
             named = one.filename if isinstance(one, OSError) and isinstance(one.filename, str) else path
