@@ -25,12 +25,12 @@ def main() -> None:
 
     found, said = overoptimisation.points(runs, arguments.proxy, arguments.gold)
     fitted = overoptimisation.fit_gold(found)
-    out.mkdir(parents=True, exist_ok=True)
-    overoptimisation.write_csv(found, out / "overoptimisation.csv")
-    overoptimisation.plot(found, fitted, out / "overoptimisation.png")
     tables.show_overoptimisation(found, fitted)
     for sentence in said:
         console.print(sentence, soft_wrap=True, markup=False)
+    out.mkdir(parents=True, exist_ok=True)
+    overoptimisation.write_csv(found, out / "overoptimisation.csv")
+    overoptimisation.plot(found, fitted, out / "overoptimisation.png")
     console.print(f"Written to {out / 'overoptimisation.csv'} and {out / 'overoptimisation.png'}", soft_wrap=True)
 
 

@@ -46,8 +46,8 @@ def evaluate(path: Path, config: Config) -> None:
     from kljax.runs.restore import restore
 
     result = evaluation.evaluate(restore(path, "latest", config.mesh), config.evaluation)
-    evaluation_files.save_own(result, path)
     tables.show_evaluation(result, path)
+    evaluation_files.save_own(result, path)
     tables.show_paths(path)
 
 

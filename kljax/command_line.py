@@ -29,8 +29,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kljax.config.mistakes import leaf_keys, unknown_key
 from kljax.config.validation import validate
-from kljax.errors import UserError, did_you_mean, of_the_disk_as_well
-from kljax.interrupt import end_process, sigterm_as_ctrl_c
+from kljax.disk import of_the_disk_as_well
+from kljax.errors import UserError, did_you_mean
+from kljax.interrupt import Interrupted, StopRequest, end_process, sigterm_as_ctrl_c
 from kljax.overrides import jobs as sweeps
 from kljax.overrides.folders import CONFIGS, check_experiment, check_shadowed, find_own_configs
 from kljax.overrides.sentences import sentence
@@ -93,10 +94,16 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Keep the garbage collector from what is imported within, which stays: now, a fifth of the time, and later."""
+    """Keep the garbage collector from what is imported within, which stays: now, a fifth of the time, and later.
+
+    Ctrl-C waits until it is imported: in the midst of a library's C++ it would be a crash.
+    """
     gc.disable()
     try:
-        yield
+        with StopRequest() as stop:
+            yield
+        if stop.asked:
+            raise KeyboardInterrupt
     finally:
         if not gc.get_freeze_count():  # a sweep's next job imports nothing, and would freeze what the one before has left
             gc.freeze()
@@ -120,7 +127,9 @@ def reporting_mistakes(schema: type | None = None) -> Iterator[None]:
         sys.exit(_complain(sentence(error, schema, sys.argv[1:])))
     except KeyboardInterrupt as interrupt:
         print(f"\n{str(interrupt) or 'Interrupted.'}", file=sys.stderr)
-        end_process(INTERRUPTED)
+        if not isinstance(interrupt, Interrupted):  # between two steps nothing is at work
+            end_process(INTERRUPTED)
+        sys.exit(INTERRUPTED)
 
 
 def compose(overrides: Sequence[str], schema: type[T], config_name: str = "config", search: str | None = None) -> T:

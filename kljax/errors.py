@@ -1,11 +1,7 @@
-"""Mistakes of the user, as distinct from mistakes of this code, and disks that do not take what is written."""
+"""Mistakes of the user, as distinct from mistakes of this code."""
 
 import difflib
-import errno
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -17,90 +13,6 @@ class UserError(Exception):
 
 class NotFinite(UserError):
     """A number of a step is none: the sentence says which, and where it came from."""
-
-
-ELSEWHERE = "or choose another place"
-DISK = {
-    errno.ENOSPC: ("no space is left on its disk", f"make room, {ELSEWHERE}"),
-    errno.EDQUOT: ("your quota of its disk is used up", f"delete some of your files, {ELSEWHERE}"),
-    errno.EFBIG: (
-        "a file would be larger than its disk or this process may have (ulimit -f)",
-        f"raise that limit, {ELSEWHERE}",
-    ),
-    errno.EROFS: ("its disk can only be read", f"mount it for writing, {ELSEWHERE}"),
-    errno.EACCES: ("permission denied", f"ask its owner for the permission, {ELSEWHERE}"),
-    errno.EPERM: ("that is not permitted", f"ask its owner for the permission, {ELSEWHERE}"),
-    errno.ENAMETOOLONG: ("a name is longer than its disk allows", "choose shorter names"),
-    errno.ENOTDIR: ("a part of the path is a file, no directory", "choose another place"),
-    errno.EIO: ("the disk reports an error of its own (input/output)", "look at the disk, which may be failing"),
-    errno.ESTALE: ("the network's disk has lost the file (stale handle)", "mount it again"),
-    errno.EMFILE: ("this process has too many files open (ulimit -n)", "raise that limit"),
-}
-"""What a disk or an operating system refuses, in words, and what can be done about it."""
-
-
-@contextmanager
-def writing_to(path: Path | str) -> Iterator[None]:
-    """UserError where the disk does not take what is written within, to `path` or where the error says.
-
-    Libraries pass on what the system says in errors of their own, by its words: those are known, too.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        if (refused := of_the_disk(error, path)) is None:
-            raise
-        raise refused from error
-
-
-@contextmanager
-def of_the_disk_as_well() -> Iterator[None]:
-    """UserError for an OSError within that is the disk's or the system's and that nobody has said anything of: a last net."""
-    try:
-        yield
-    except OSError as error:
-        if (refused := of_the_disk(error)) is None:
-            raise
-        raise refused from error
-
-
-def of_the_disk(error: BaseException, path: Path | str | None = None) -> UserError | None:
-    """The sentence for an error that is the disk's or the system's; None for any other, which may be a bug.
-
-    Without a `path` only an OSError counts: others may speak of anything.
-    """
-    for one in [error] if path is None else _causes(error):
-        if (code := _code(one, by_words=path is not None)) is not None:
-            cause, way_out = DISK[code]
-            named = one.filename if isinstance(one, OSError) and isinstance(one.filename, str) else path
-            return UserError(
-                f"{_short(named) if named else 'A file'} cannot be {'written' if path else 'opened or written'}: {cause}; "
-                f"{way_out}. What was saved before is whole."
-            )
-    return None
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and those that it came from."""
-    seen = []
-    while error is not None and error not in seen:
-        yield error
-        seen.append(error)
-        error = error.__cause__ or error.__context__  # pyright: ignore
-
-
-def _code(error: BaseException, *, by_words: bool) -> int | None:
-    if isinstance(error, OSError) and error.errno in DISK:
-        return error.errno
-    text = str(error) if by_words else ""
-    return next((code for code in DISK if os.strerror(code) in text), None)
-
-
-def _short(path: Path | str) -> str:
-    """A path for a sentence: what is too long for a file's name would fill the terminal."""
-    return text if len(text := str(path)) <= 300 else f"{text[:150]}…{text[-40:]}"
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end a run between two steps, so that it can save what it has; while it compiles they end it at once."""
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -10,8 +11,6 @@ from types import FrameType
 from typing import NoReturn
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
-
-_left_compiling = threading.Event()  # by a Ctrl-C: XLA goes on in a thread that nothing stops
 
 
 class Interrupted(KeyboardInterrupt):
@@ -54,27 +53,18 @@ def sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@contextmanager
-def ending_at_once() -> Iterator[None]:
-    """Where Ctrl-C comes within, `end_process` will not wait for the compiler.
-
-    XLA goes on compiling in a thread that nothing stops, and which would end in a segmentation fault in the midst of the
-    process's destructors. A notebook's process, which catches the KeyboardInterrupt and goes on, is left alone.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        _left_compiling.set()
-        raise
-
-
 def end_process(code: int) -> NoReturn:
-    """End a process that a command line of ours began; without its destructors where a compiler may still be at work."""
-    if _left_compiling.is_set():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
+    """End a process that a command line of ours began and that was interrupted, without its destructors.
+
+    XLA goes on compiling in threads that nothing stops, and which would end in a segmentation fault in the midst of them. A
+    notebook's process, which catches the KeyboardInterrupt and goes on, is left alone.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for child in multiprocessing.active_children():  # such as those of a reward, which would outlive it
+        if child.daemon:
+            child.terminate()
+    os._exit(code)
 
 
 def _gets_signals() -> bool:

@@ -7,30 +7,18 @@ import threading
 
 import pytest
 
-from kljax import interrupt
 from kljax.command_line import INTERRUPTED, reporting_mistakes
-from kljax.interrupt import StopRequest, ending_at_once
+from kljax.interrupt import StopRequest
 
 COMPILING = """
 import atexit, os, signal, sys
 from kljax.command_line import reporting_mistakes
-from kljax.interrupt import ending_at_once
 atexit.register(print, "destroyed")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
-with reporting_mistakes(), ending_at_once():
+with reporting_mistakes():
     print("compiling")
     os.kill(os.getpid(), signal.{sign})
     print("compiled")
-"""
-NOTEBOOK = """
-import atexit
-from kljax.interrupt import ending_at_once
-atexit.register(print, "destroyed")
-try:
-    with ending_at_once():
-        raise KeyboardInterrupt
-except KeyboardInterrupt:
-    print("goes on")
 """
 
 
@@ -42,18 +30,6 @@ def run(program):
 @pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM"])
 def test_a_signal_ends_the_process_before_anything_is_destroyed(sign):
     assert run(COMPILING.format(sign=sign)) == (INTERRUPTED, "compiling\n", "\nInterrupted.\n")
-
-
-def test_a_process_that_goes_on_ends_as_it_would_have():
-    assert run(NOTEBOOK) == (0, "goes on\ndestroyed\n", "")
-
-
-def test_nothing_else_does():
-    with pytest.raises(ValueError), ending_at_once():
-        raise ValueError
-    with ending_at_once():
-        pass
-    assert not interrupt._left_compiling.is_set()
 
 
 def test_outside_of_a_command_sigterm_is_what_it_was():

@@ -32,9 +32,10 @@ from kljax.fitting.divergence import FitChecks, UpdateCheck
 from kljax.fitting.metrics import Figures
 from kljax.fitting.objective import Objective, Rows, in_units
 from kljax.fitting.objectives import kind_of, watched
-from kljax.interrupt import Interrupted, StopRequest, ending_at_once
+from kljax.interrupt import Interrupted, StopRequest
 from kljax.json_text import json_text
 from kljax.models.huggingface import models as huggingface
+from kljax.models.huggingface.files import new_directory
 from kljax.models.layers import form_of, stack
 from kljax.progress import ProgressBar, working
 from kljax.runs import config_file, damaged, directory
@@ -113,7 +114,7 @@ def _fit_base(setup: Setup, path: Path) -> None:
     if note := directory.circumstances_note(path, chosen):  # a fit that was interrupted goes on
         say(note)
     directory.create(path, identity, chosen)
-    setup.tokenizer.save_pretrained(str(path / "tokenizer"))
+    tokenizers.save(setup.tokenizer, path / "tokenizer")
     outputs = _compile_outputs(setup, objective)
     if setup.config.pretrain.steps:
         params, steps = _fit(setup, objective, _compile(setup, objective, outputs), path)
@@ -165,7 +166,8 @@ def export_base(setup: Setup, path: Path) -> None:
         return
     target = Path(out).expanduser()
     if (path / HUGGINGFACE).exists():
-        shutil.copytree(path / HUGGINGFACE, target)
+        with new_directory(target) as partial:
+            shutil.copytree(path / HUGGINGFACE, partial, dirs_exist_ok=True)
     else:
         arch = setup.architecture
         _save(target, setup, load_params(path, arch.shapes, arch.shardings), labels=())
@@ -276,7 +278,7 @@ def _is_unrolled(setup: Setup) -> bool:
 def _begin(setup: Setup, objective: Objective, program: Program) -> FitState:
     """The state before the first update, whose parameters are the best so far."""
     state, name = program.init(), watched(setup, objective)
-    with working("compiling the held-out figures"), ending_at_once():
+    with working("compiling the held-out figures"):
         values = _look(objective, program, state.best_params, partial(divergence.check_as_it_is, setup, part="held-out"))
     figure = values[f"fit/held_out_{name}"]
     if not math.isfinite(figure):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from kljax.disk import writing_to
 from kljax.json_text import json_text, unicode_text
 
 
@@ -27,7 +28,8 @@ def _without(name: str) -> Iterator[None]:
 
 
 with _without("torch"):  # where it is installed tensorboardX imports it, for tensors that it never gets here: a second
-    from tensorboardX import SummaryWriter
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
     from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData, SessionStartInfo  # pyright: ignore
     from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata  # pyright: ignore
     from tensorboardX.proto.tensor_pb2 import TensorProto  # pyright: ignore
@@ -42,8 +44,14 @@ class Board:
     """Event files in a folder. What an earlier process wrote of `first_step` and later is hidden."""
 
     def __init__(self, folder: Path, first_step: int):
+        self._folder = folder
         # A file is named by its second: without the suffix a run that is resumed within one would overwrite its beginning.
-        self._writer = SummaryWriter(str(folder), purge_step=first_step, filename_suffix=f".{first_step:09d}")
+        # Not tensorboardX's own writer: its thread dies where the disk is full, and the run would wait for it for ever.
+        with writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer = EventsWriter(str(folder / "events"), f".{first_step:09d}")
+        self._write(Event(step=first_step, file_version="brain.Event:2"))
+        self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, metrics: Mapping[str, float | Sequence[float | None]]) -> None:
         """One step's metrics in one event: `add_scalar` for each takes 20 times as long."""
@@ -61,11 +69,18 @@ class Board:
         self._add([Summary.Value(tag=SETTINGS, metadata=_metadata("hparams", content))], 0)
 
     def close(self) -> None:
-        """Write what is left, and close."""
-        self._writer.close()
+        """Close the file."""
+        with writing_to(self._folder):
+            self._writer.close()
 
     def _add(self, values: list[Any], step: int) -> None:
-        self._writer.file_writer.add_summary(Summary(value=values), step)  # pyright: ignore
+        self._write(Event(step=step, summary=Summary(value=values)))
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        with writing_to(self._folder):
+            self._writer.write_event(event)
+            self._writer.flush()
 
 
 def _value(name: str, metric: float | Sequence[float | None]) -> Any:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from kljax.devices.state import not_finite, params_hash
+from kljax.disk import writing_to
 from kljax.errors import UserError
 from kljax.models.layers import is_unrolled, like, stack
 from kljax.runs import damaged
@@ -36,7 +37,8 @@ class Checkpoints:
     def __init__(self, run: Path):
         self._folder = (run / "checkpoints").resolve()
         options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=True, save_root_metadata=False)
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        with writing_to(self._folder):
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def steps(self) -> list[int]:
         """The steps that can be restored, in order."""
@@ -54,7 +56,8 @@ class Checkpoints:
             state=ocp.args.StandardSave(jax.tree.map(jnp.copy, stack(state))),
             about=ocp.args.JsonSave({"reference": None, **(about or {})}),
         )
-        self._manager.save(step, args=args)
+        with self._writing():
+            self._manager.save(step, args=args)
 
     def restore(self, step: int, shapes: Any, shardings: Any, reference_hash: str | None = None) -> Any:
         """The state of `step`, in the form of `shapes`, by `shardings`; refused if it was trained against another reference."""
@@ -101,15 +104,24 @@ class Checkpoints:
 
     def delete(self, step: int) -> None:
         """Remove the checkpoint of `step`."""
-        self._manager.delete(step)
+        with self._writing():
+            self._manager.delete(step)
 
     def wait(self) -> None:
         """Until all that was saved is on disk."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait, then let go of the threads."""
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What fails in the background comes up with the next save, or when it is waited for; Orbax would log it, too."""
+        with writing_to(self._folder), _quiet(logging.CRITICAL):
+            yield
 
 
 def _without(folder: Path, earlier: list[int]) -> str:
@@ -123,7 +135,7 @@ def save_params(run: Path, params: Params, name: str = REFERENCE) -> None:
     """Write parameters that a run does not change, once."""
     folder = _folder(run, name)
     if not folder.exists():
-        with ocp.StandardCheckpointer() as checkpointer:
+        with writing_to(folder), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder, stack(params))
 
 
@@ -244,11 +256,11 @@ def _check_stacked(folder: Path, names: Iterable[str], run: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _quiet(level: int = logging.ERROR) -> Iterator[None]:
     """Without Orbax's warning that a folder which its manager wrote lacks the metadata of a single checkpoint."""
     logger = logging.getLogger("absl")
     before = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(level)
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ import yaml
 from kljax.config import DecoderConfig, to_dict
 from kljax.config.validation import validate
 from kljax.data import tokenizers
+from kljax.disk import whole_file, writing_to
 from kljax.errors import UserError
 from kljax.json_text import json_text
 from kljax.models.huggingface import generation_settings
@@ -43,10 +44,8 @@ def create(path: Path, config: Mapping[str, Any], chosen: Mapping[str, Any] | No
 
     A resumed run adds to the list of launches.
     """
-    try:
+    with writing_to(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"run.root: cannot write {path} ({error.strerror}); choose another run.root=….") from None
     if not (path / CONFIG).exists():
         write_atomically(path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
     file = path / ENVIRONMENT
@@ -238,9 +237,8 @@ def check_ends(path: Path, generation: GenerationSettings, tokenizer: Tokenizer)
 
 def write_atomically(file: Path, text: str) -> None:
     """Write beside, then rename: a reader or a killed process never leaves half a file. UTF-8 whatever the locale."""
-    beside = file.with_name(file.name + ".new")
-    beside.write_text(text, "utf-8")
-    beside.replace(file)
+    with whole_file(file) as beside:
+        beside.write_text(text, "utf-8")
 
 
 class JsonLines:
@@ -251,13 +249,17 @@ class JsonLines:
         if file.exists():
             kept = [line.decode() for line in _lines(file) if _step_of(line) < first_step]
             write_atomically(file, "".join(line + "\n" for line in kept))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = file.open("a", encoding="utf-8")
+        self._file = file
+        with writing_to(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = file.open("ab", buffering=0)  # nothing is left for `close`, which could not say what failed
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """One line, on disk when this returns (in the operating system's hands: it survives SIGKILL)."""
-        self._stream.write(json_text(entry) + "\n")
-        self._stream.flush()
+        left = (json_text(entry) + "\n").encode()
+        with writing_to(self._file):
+            while left:  # a disk that fills up takes the beginning, and refuses the rest
+                left = left[self._stream.write(left) :]
 
     def close(self) -> None:
         """Close the file."""

@@ -11,6 +11,7 @@ from kljax.errors import UserError
 from kljax.json_text import strict_json_text
 from kljax.runs.directory import write_atomically
 from kljax.runs.evaluation import Evaluation
+from kljax.runs.lock import only_once
 
 FOLDER = "evaluation"
 
@@ -71,6 +72,7 @@ def _step(evaluation: Evaluation) -> str:
 
 
 def _write(evaluation: Evaluation, file: Path) -> Path:
-    file.parent.mkdir(exist_ok=True)
-    write_atomically(file, strict_json_text(asdict(evaluation), str(file), indent=2) + "\n")
+    text = strict_json_text(asdict(evaluation), str(file), indent=2) + "\n"
+    with only_once(file.parent, "evaluations"):  # of a run that is still being written, too
+        write_atomically(file, text)
     return file

@@ -7,6 +7,7 @@
 import errno
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -18,7 +19,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from kljax.errors import UserError, writing_to
+from kljax.disk import BESIDE, writing_to
+from kljax.errors import UserError
 from kljax.json_text import json_text
 from kljax.progress import console, working
 from kljax.runs.config_file import CONFIG, HOLDER, LOCK
@@ -26,6 +28,9 @@ from kljax.runs.config_file import CONFIG, HOLDER, LOCK
 LOOK = 0.2  # seconds between two tries of a process that waits
 NAMELESS = 1.0  # seconds in which one that has just taken the lock has said who it is
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # of a file system that knows none
+
+RESTS = (f"*.json{BESIDE}", f"*.jsonl{BESIDE}", f"data/*{BESIDE}", ".*.partial", "checkpoints/*.orbax-checkpoint-tmp*")
+"""What a process that was killed, or had no room, has left in a directory of ours."""
 
 _held: set[tuple[Path, int]] = set()  # directories of this process, each with the thread that writes it
 
@@ -70,7 +75,7 @@ def only_once(path: Path, what: str) -> Iterator[bool]:
         with working(f"waiting for {what}"):
             while (lock := _try(place := _make(path))) is None:
                 time.sleep(LOOK)  # Ctrl-C ends it
-    with _keeping(place, lock):
+    with _keeping(place, lock, sure=True):
         yield waits
 
 
@@ -111,13 +116,16 @@ def _try(place: _Place) -> FileLock | None:
 
 
 @contextmanager
-def _keeping(place: _Place, lock: FileLock) -> Iterator[None]:
+def _keeping(place: _Place, lock: FileLock, *, sure: bool = False) -> Iterator[None]:
+    """`sure`: the directory is ours, though it may have no config.yaml."""
     key = place.path.resolve(), threading.get_ident()
     try:
         with writing_to(place.path / HOLDER):
             who = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
             (place.path / HOLDER).write_text(json_text(who) + "\n", "utf-8")
         _held.add(key)
+        if sure or (place.path / CONFIG).exists():
+            _remove_rests(place.path)
         yield
     finally:
         _held.discard(key)
@@ -132,6 +140,13 @@ def _keeping(place: _Place, lock: FileLock) -> Iterator[None]:
             with suppress(OSError):  # not empty
                 for folder in place.made:
                     folder.rmdir()
+
+
+def _remove_rests(path: Path) -> None:
+    for pattern in RESTS:
+        for rest in path.glob(pattern):
+            with writing_to(rest):
+                shutil.rmtree(rest) if rest.is_dir() and not rest.is_symlink() else rest.unlink(missing_ok=True)
 
 
 def _now() -> str:

@@ -1,6 +1,7 @@
 """What a config asks for, made ready and checked before anything compiles: text, tokenizer, prompts, mesh, model."""
 
 import hashlib
+import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,7 @@ from kljax.runs import directory
 from kljax.runs.models import as_directory
 from kljax.types import Tokenizer
 
+PROBE = 2**17  # bytes: a disk that has no room for them has none for a program
 HASHED_AT_ONCE = 1000  # rows: one by one, `datasets` takes ten times as long
 
 
@@ -195,8 +197,17 @@ def set_up_process(config: Config) -> None:
 
 
 def use_compilation_cache(folder: str) -> None:
-    """Keep compiled programs on disk, so that a second launch starts fast."""
-    jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+    """Keep compiled programs on disk, so that a second launch starts fast; where that cannot be, say so and go on without."""
+    place = Path(folder).expanduser()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place) as probe:
+            probe.write(bytes(PROBE))
+    except OSError as error:
+        say(f"run.compilation_cache: {place} cannot be written ({error.strerror}); each launch compiles its programs anew.")
+        jax.config.update("jax_compilation_cache_dir", None)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(place))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a launch has some thirty small ones, 30 ms each
 
 

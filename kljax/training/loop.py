@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from kljax.config import Config
+from kljax.data import tokenizers
 from kljax.devices.resources import layers_note
 from kljax.devices.state import TrainState, all_finite
 from kljax.errors import NotFinite, UserError
 from kljax.fitting.fit import find_base, load_base
-from kljax.interrupt import Interrupted, StopRequest, ending_at_once
+from kljax.interrupt import Interrupted, StopRequest
 from kljax.models.huggingface import generation_settings
 from kljax.models.layers import stack
 from kljax.models.lora import targets_note
@@ -75,7 +76,7 @@ def _train(config: Config) -> Path:
         base = load_base(setup, base_path)
         reference = first_reference(setup, base)
     began = time.perf_counter()
-    with working("compiling the training step"), ending_at_once():
+    with working("compiling the training step"):
         kl_at_start = check_zero_kl(trainer, base, reference)
     compiling = time.perf_counter() - began  # but for the one step that it takes
     state, frozen = trainer.initial_state(base, reference), trainer.freeze(base, reference)
@@ -85,7 +86,7 @@ def _train(config: Config) -> Path:
     config_file.check_owner(path, config_file.identity(config))  # again: a command beside this one may have been faster
     directory.create(path, {**config_file.identity(config), "run": directory.to_dict(config)["run"]}, chosen)
     prompt_files.record(path, parts, digests, whole=("held_out", "prompts") if config.run.oracle_every else ("held_out",))
-    setup.tokenizer.save_pretrained(str(path / "tokenizer"))
+    tokenizers.save(setup.tokenizer, path / "tokenizer")
     with working("saving the reference"):
         frozen_hash = save_frozen(path, reference if frozen.base is None else base, reference)
         if frozen.base is None and reference is not base and (config.reference.path is not None or state.reference is not None):
