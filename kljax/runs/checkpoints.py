@@ -17,6 +17,7 @@ from kljax.disk import writing_to
 from kljax.errors import UserError
 from kljax.models.layers import is_unrolled, like, stack
 from kljax.runs import damaged
+from kljax.runs.background import print_no_tracebacks
 from kljax.runs.config_file import read_config
 from kljax.types import Params
 
@@ -36,6 +37,7 @@ class Checkpoints:
 
     def __init__(self, run: Path):
         self._folder = (run / "checkpoints").resolve()
+        print_no_tracebacks()
         options = ocp.CheckpointManagerOptions(create=True, enable_async_checkpointing=True, save_root_metadata=False)
         with writing_to(self._folder):
             self._manager = ocp.CheckpointManager(self._folder, options=options)
@@ -119,8 +121,8 @@ class Checkpoints:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """What fails in the background comes up with the next save, or when it is waited for; Orbax would log it, too."""
-        with writing_to(self._folder), _quiet(logging.CRITICAL):
+        """What fails in the background comes up with the next save, or when it is waited for."""
+        with writing_to(self._folder):
             yield
 
 
@@ -135,6 +137,7 @@ def save_params(run: Path, params: Params, name: str = REFERENCE) -> None:
     """Write parameters that a run does not change, once."""
     folder = _folder(run, name)
     if not folder.exists():
+        print_no_tracebacks()
         with writing_to(folder), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder, stack(params))
 
@@ -256,11 +259,11 @@ def _check_stacked(folder: Path, names: Iterable[str], run: Path) -> None:
 
 
 @contextmanager
-def _quiet(level: int = logging.ERROR) -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Without Orbax's warning that a folder which its manager wrote lacks the metadata of a single checkpoint."""
     logger = logging.getLogger("absl")
     before = logger.level
-    logger.setLevel(level)
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
