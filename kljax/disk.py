@@ -78,12 +78,20 @@ def of_the_disk(error: BaseException, path: Path | str | None = None) -> UserErr
     for one in [error] if path is None else _causes(error):
         if (code := _code(one, by_words=path is not None)) is not None:
             cause, way_out = DISK[code]
-            named = one.filename if isinstance(one, OSError) and isinstance(one.filename, str) else path
+            named = _named(one, path)
             return UserError(
                 f"{_short(named) if named else 'A file'} cannot be {'written' if path else 'opened or written'}: {cause}; "
                 f"{way_out}. What was saved before is whole, and the same command goes on from there."
             )
     return None
+
+
+def _named(error: BaseException, path: Path | str | None) -> Path | str | None:
+    """The file that the error names where that lies elsewhere than `path`, beside or below which are only helpers of ours."""
+    file = os.fspath(error.filename) if isinstance(error, OSError) and isinstance(error.filename, str | Path) else None
+    if file is None or path is None:
+        return file or path
+    return path if Path(path).absolute().parent in Path(file).absolute().parents else file
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -96,7 +96,7 @@ def _try(place: _Place) -> FileLock | None:
     lock = FileLock(place.path / LOCK, timeout=0, thread_local=False, fallback_to_soft=False)
     while True:
         try:
-            with writing_to(place.path / LOCK):
+            with writing_to(place.path):
                 lock.acquire()
             return lock
         except Timeout:
@@ -120,7 +120,7 @@ def _keeping(place: _Place, lock: FileLock, *, sure: bool = False) -> Iterator[N
     """`sure`: the directory is ours, though it may have no config.yaml."""
     key = place.path.resolve(), threading.get_ident()
     try:
-        with writing_to(place.path / HOLDER):
+        with writing_to(place.path):
             who = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
             (place.path / HOLDER).write_text(json_text(who) + "\n", "utf-8")
         _held.add(key)
