@@ -59,6 +59,26 @@ def whole_file(file: Path) -> Iterator[Path]:
             raise
 
 
+class Growing:
+    """A file that is added to, piece by piece, each in the system's hands when `add` returns: it survives SIGKILL."""
+
+    def __init__(self, file: Path):
+        self._file = file
+        with writing_to(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = file.open("ab", buffering=0)  # nothing is left for `close`, where it could not be written either
+
+    def add(self, piece: bytes) -> None:
+        """Add all of it. A disk that fills up takes the beginning, and refuses the rest."""
+        with writing_to(self._file):
+            while piece:
+                piece = piece[self._stream.write(piece) :]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
 @contextmanager
 def of_the_disk_as_well() -> Iterator[None]:
     """UserError for an OSError within that is the disk's or the system's and that nobody has said anything of: a last net."""

@@ -1,6 +1,8 @@
 """TensorBoard's event files: numbers, lists as histograms, a run's settings for its HParams page."""
 
 import math
+import socket
+import struct
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kljax.disk import writing_to
+from kljax.disk import Growing
 from kljax.json_text import json_text, unicode_text
 
 
@@ -28,14 +30,15 @@ def _without(name: str) -> Iterator[None]:
 
 
 with _without("torch"):  # where it is installed tensorboardX imports it, for tensors that it never gets here: a second
-    from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
     from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData, SessionStartInfo  # pyright: ignore
     from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata  # pyright: ignore
     from tensorboardX.proto.tensor_pb2 import TensorProto  # pyright: ignore
     from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto  # pyright: ignore
+    from tensorboardX.record_writer import masked_crc32c
 
 SETTINGS = "_hparams_/session_start_info"  # the name under which the HParams page looks for them
+VERSION = "brain.Event:2"  # of event files
 FLOAT32 = 1  # of TensorFlow's list of types
 LONGEST = 200  # characters of a setting that is a text
 
@@ -44,14 +47,13 @@ class Board:
     """Event files in a folder. What an earlier process wrote of `first_step` and later is hidden."""
 
     def __init__(self, folder: Path, first_step: int):
-        self._folder = folder
-        # A file is named by its second: without the suffix a run that is resumed within one would overwrite its beginning.
+        # A file is named by its second: without the suffix a run that is resumed within one would go on with its beginning.
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{first_step:09d}"
         # Not tensorboardX's own writer: its thread dies where the disk is full, and the run would wait for it for ever.
-        with writing_to(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            self._writer = EventsWriter(str(folder / "events"), f".{first_step:09d}")
-        self._write(Event(step=first_step, file_version="brain.Event:2"))
-        self._write(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
+        self._stream = Growing(folder / name)
+        self._add_event(Event(file_version=VERSION))
+        self._add_event(Event(step=first_step, file_version=VERSION))
+        self._add_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, metrics: Mapping[str, float | Sequence[float | None]]) -> None:
         """One step's metrics in one event: `add_scalar` for each takes 20 times as long."""
@@ -70,17 +72,22 @@ class Board:
 
     def close(self) -> None:
         """Close the file."""
-        with writing_to(self._folder):
-            self._writer.close()
+        self._stream.close()
 
     def _add(self, values: list[Any], step: int) -> None:
-        self._write(Event(step=step, summary=Summary(value=values)))
+        self._add_event(Event(step=step, summary=Summary(value=values)))
 
-    def _write(self, event: Any) -> None:
+    def _add_event(self, event: Any) -> None:
+        """A record: its length, the checksum of that, the event, its checksum."""
         event.wall_time = time.time()
-        with writing_to(self._folder):
-            self._writer.write_event(event)
-            self._writer.flush()
+        content = event.SerializeToString()
+        length = struct.pack("<Q", len(content))
+        parts = (length, _checksum(length), content, _checksum(content))
+        self._stream.add(b"".join(parts))
+
+
+def _checksum(content: bytes) -> bytes:
+    return struct.pack("<I", masked_crc32c(content))
 
 
 def _value(name: str, metric: float | Sequence[float | None]) -> Any:

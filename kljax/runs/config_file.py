@@ -7,11 +7,12 @@ from typing import Any
 import yaml
 
 from kljax.config import Config, to_dict
+from kljax.config.run import BASES
 from kljax.config.validation import validate, without_defaults
 from kljax.errors import UserError, did_you_mean
 from kljax.runs import damaged
 
-CONFIG, BASES = "config.yaml", "bases"
+CONFIG = "config.yaml"
 LOCK, HOLDER = ".lock", ".lock.json"
 BEFORE_A_RUN = {LOCK, HOLDER, f"{CONFIG}.new"}
 """What a process may have left that was killed before it had written the config."""
@@ -25,7 +26,15 @@ def run_path(config: Config) -> Path:
 
 
 def check_owner(path: Path, identity: Mapping[str, Any]) -> None:
-    """Refuse a directory that another config wrote, naming the first field that differs. Writes nothing."""
+    """Refuse a directory that another config wrote, naming the first field that differs, or that lies in a run's own.
+
+    Writes nothing.
+    """
+    for above in list(path.parents)[:2]:
+        if (above / CONFIG).exists() and (above / "environment.json").exists():
+            raise UserError(
+                f"run.root: {path} would lie within {above}, which is a run's own directory; choose another run.root=…."
+            )
     if not path.exists():
         return
     if not path.is_dir() or not (path / CONFIG).exists():
@@ -69,7 +78,11 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"run: '{path}' is not a run directory (it has no {CONFIG}).{_runs_near(path)}")
     try:
         values = yaml.safe_load(text := (path / CONFIG).read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError):
+    except OSError as error:
+        raise UserError(
+            f"run: {path / CONFIG} cannot be read ({error.strerror}); mend that, or choose another name=…."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError):
         values, text = None, ""
     if not isinstance(values, dict):
         raise UserError(f"run: {path / CONFIG} cannot be read as a YAML mapping; restore it, or choose another name=….")
@@ -103,7 +116,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
             key, _, given = str(path).partition("=")
             hint = f" Here they are given without a key: {given}." if given and key.isidentifier() else ""
             raise UserError(f"{path}: no such directory; expected run directories or a folder that holds some.{hint}")
-        runs |= {file.parent for file in path.rglob(CONFIG) if BASES not in file.parts}
+        runs |= {file.parent for file in path.rglob(CONFIG) if file.parent.resolve().parent.name != BASES}
     if not runs:
         raise UserError(f"{', '.join(map(str, paths))}: no run directory here (none has a {CONFIG}).")
     return sorted(runs)

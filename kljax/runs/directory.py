@@ -18,7 +18,7 @@ import yaml
 from kljax.config import DecoderConfig, to_dict
 from kljax.config.validation import validate
 from kljax.data import tokenizers
-from kljax.disk import whole_file, writing_to
+from kljax.disk import Growing, whole_file, writing_to
 from kljax.errors import UserError
 from kljax.json_text import json_text
 from kljax.models.huggingface import generation_settings
@@ -249,17 +249,11 @@ class JsonLines:
         if file.exists():
             kept = [line.decode() for line in _lines(file) if _step_of(line) < first_step]
             write_atomically(file, "".join(line + "\n" for line in kept))
-        self._file = file
-        with writing_to(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = file.open("ab", buffering=0)  # nothing is left for `close`, which could not say what failed
+        self._stream = Growing(file)
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """One line, on disk when this returns (in the operating system's hands: it survives SIGKILL)."""
-        left = (json_text(entry) + "\n").encode()
-        with writing_to(self._file):
-            while left:  # a disk that fills up takes the beginning, and refuses the rest
-                left = left[self._stream.write(left) :]
+        self._stream.add((json_text(entry) + "\n").encode())
 
     def close(self) -> None:
         """Close the file."""

@@ -12,6 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from kljax.config import Config, DecoderConfig, EncoderConfig, HuggingFaceModel, PretrainedTokenizer, to_dict
+from kljax.config.run import BASES
 from kljax.config.validation import check_lengths, without_defaults
 from kljax.data import tokenizers
 from kljax.data.batches import PromptRows, prompt_rows
@@ -214,7 +215,7 @@ def use_compilation_cache(folder: str) -> None:
 def base_path(setup: Setup) -> Path:
     """Where the config's base model lies: its name tells the text, tokenizer, model and recipe that it was made from."""
     digest = hashlib.sha256(key_text(without_defaults(base_identity(setup))).encode())
-    return Path(setup.config.run.root) / "bases" / f"{setup.config.name}-{digest.hexdigest()[:8]}"
+    return Path(setup.config.run.root) / BASES / f"{setup.config.name}-{digest.hexdigest()[:8]}"
 
 
 def is_as_it_is(setup: Setup) -> bool:
