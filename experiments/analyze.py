@@ -26,9 +26,9 @@ def run(config: AnalysisConfig) -> None:
     own = restored.setup.config.evaluation
     asked = {name: value for name in to_dict(own) if (value := getattr(config, name)) is not None}
     result = evaluation.evaluate(restored, replace(own, **asked))
-    file = evaluation_files.save_analysis(result, restored.path, own)
     tables.show_evaluation(result, restored.path)
     tables.show_samples(result, config.samples_shown)
+    file = evaluation_files.save_analysis(result, restored.path, own)
     tables.console.print(f"It is in {file}", soft_wrap=True)
 
 

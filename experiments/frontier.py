@@ -22,12 +22,12 @@ def main() -> None:
     from kljax.analysis import frontier, frontier_picture, tables
 
     found, said = frontier.points(runs)
-    out.mkdir(parents=True, exist_ok=True)
-    frontier.write_csv(found, out / "frontier.csv")
-    frontier_picture.plot(found, out / "frontier.png")
     tables.show_frontier(found)
     for sentence in said:
         console.print(sentence, soft_wrap=True, markup=False)
+    out.mkdir(parents=True, exist_ok=True)
+    frontier.write_csv(found, out / "frontier.csv")
+    frontier_picture.plot(found, out / "frontier.png")
     console.print(f"Written to {out / 'frontier.csv'} and {out / 'frontier.png'}", soft_wrap=True)
 
 

@@ -12,17 +12,20 @@ from pathlib import Path
 from kljax.command_line import importing, launch
 from kljax.config import Config
 from kljax.errors import UserError
+from kljax.runs.config_file import run_path
+from kljax.runs.lock import one_writer
 
 
 def run(config: Config) -> None:
-    with importing():
-        from kljax.runs.setup import set_up_process
-        from kljax.training.loop import train
+    with one_writer(run_path(config)):  # before the imports, until the evaluation is written
+        with importing():
+            from kljax.runs.setup import set_up_process
+            from kljax.training.loop import train
 
-    set_up_process(config)
-    path = train(config)
-    with evaluating(path):
-        evaluate(path, config)
+        set_up_process(config)
+        path = train(config)
+        with evaluating(path):
+            evaluate(path, config)
 
 
 @contextmanager
@@ -43,8 +46,8 @@ def evaluate(path: Path, config: Config) -> None:
     from kljax.runs.restore import restore
 
     result = evaluation.evaluate(restore(path, "latest", config.mesh), config.evaluation)
-    evaluation_files.save_own(result, path)
     tables.show_evaluation(result, path)
+    evaluation_files.save_own(result, path)
     tables.show_paths(path)
 
 

@@ -29,7 +29,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kljax.config.mistakes import leaf_keys, unknown_key
 from kljax.config.validation import validate
+from kljax.disk import of_the_disk_as_well
 from kljax.errors import UserError, did_you_mean
+from kljax.interrupt import Interrupted, StopRequest, end_process, sigterm_as_ctrl_c
 from kljax.overrides import jobs as sweeps
 from kljax.overrides.folders import CONFIGS, check_experiment, check_shadowed, find_own_configs
 from kljax.overrides.sentences import sentence
@@ -45,7 +47,7 @@ T = TypeVar("T")
 def launch(script: Callable[[T], None], schema: type[T], config_name: str = "config") -> None:
     """Run `script` with the config that the command line asks for, once or (with -m) for every combination.
 
-    Ends the process: 0 when done, 2 after a mistake of the user's, 130 after Ctrl-C.
+    Ends the process: 0 when done, 2 after a mistake of the user's, 130 after Ctrl-C or SIGTERM, which end a sweep, too.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions through: they are reported here
     mistakes = 0
@@ -79,7 +81,8 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
                     job = replace(job, config=configs[number])
                     if arguments.multirun:
                         _say(lines[number])
-                script(job.config)
+                with of_the_disk_as_well():
+                    script(job.config)
             except UserError as error:  # the other jobs of a sweep go on
                 mistakes += 1
                 _complain(str(error))
@@ -91,10 +94,16 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Keep the garbage collector from what is imported within, which stays: now, a fifth of the time, and later."""
+    """Keep the garbage collector from what is imported within, which stays: now, a fifth of the time, and later.
+
+    Ctrl-C waits until it is imported: in the midst of a library's C++ it would be a crash.
+    """
     gc.disable()
     try:
-        yield
+        with StopRequest() as stop:
+            yield
+        if stop.asked:
+            raise KeyboardInterrupt
     finally:
         if not gc.get_freeze_count():  # a sweep's next job imports nothing, and would freeze what the one before has left
             gc.freeze()
@@ -103,17 +112,23 @@ def importing() -> Iterator[None]:
 
 @contextmanager
 def reporting_mistakes(schema: type | None = None) -> Iterator[None]:
-    """One sentence and exit code 2 for a mistake of the user's, 130 after Ctrl-C; bugs keep their traceback."""
+    """One sentence and exit code 2 for a mistake of the user's or a disk that takes nothing; bugs keep their traceback.
+
+    130 after Ctrl-C or SIGTERM.
+    """
     # transformers would advise everyone to install PyTorch, which nothing here needs.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     try:
-        yield
+        with sigterm_as_ctrl_c(), of_the_disk_as_well():
+            yield
     except UserError as error:
         sys.exit(_complain(str(error)))
     except NOT_OURS as error:
         sys.exit(_complain(sentence(error, schema, sys.argv[1:])))
     except KeyboardInterrupt as interrupt:
         print(f"\n{str(interrupt) or 'Interrupted.'}", file=sys.stderr)
+        if not isinstance(interrupt, Interrupted):  # between two steps nothing is at work
+            end_process(INTERRUPTED)
         sys.exit(INTERRUPTED)
 
 

@@ -334,7 +334,9 @@ def test_other_jobs_go_on_after_a_mistake_that_shows_late(command, capsys):
     assert capsys.readouterr().err == "kljax: data: not there.\n"
 
 
-def test_ctrl_c_says_its_sentence_and_exits_with_130(command, capsys):
+def test_ctrl_c_says_its_sentence_and_exits_with_130(command, capsys, monkeypatch):
+    monkeypatch.setattr(command_line, "end_process", sys.exit)  # this process goes on
+
     def script(config):
         raise KeyboardInterrupt("Saved.")
 

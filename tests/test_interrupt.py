@@ -1,37 +1,52 @@
-"""Ctrl-C while XLA compiles: the process ends with its exit code, not with a crash in the destructors under the compiler."""
+"""Ctrl-C or SIGTERM while XLA compiles: the process ends with its exit code, not with a crash under the compiler."""
 
-import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from kljax import interrupt
-from kljax.interrupt import ending_at_once
+from kljax.command_line import INTERRUPTED, reporting_mistakes
+from kljax.interrupt import StopRequest
 
 COMPILING = """
 import atexit, os, signal, sys
-from kljax.interrupt import ending_at_once
+from kljax.command_line import reporting_mistakes
 atexit.register(print, "destroyed")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
-try:
-    with ending_at_once():
-        os.kill(os.getpid(), signal.SIGINT)
-except KeyboardInterrupt:
-    print("Interrupted.")
-    sys.exit(2)
+with reporting_mistakes():
+    print("compiling")
+    os.kill(os.getpid(), signal.{sign})
+    print("compiled")
 """
 
 
-def test_ctrl_c_ends_the_process_before_anything_is_destroyed():
-    ended = subprocess.run([sys.executable, "-c", COMPILING], capture_output=True, text=True, env=dict(os.environ))
-    assert (ended.returncode, ended.stdout) == (128 + signal.SIGINT, "Interrupted.\n"), ended.stderr
+def run(program):
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    return ended.returncode, ended.stdout, ended.stderr
 
 
-def test_nothing_else_does(monkeypatch):
-    monkeypatch.setattr(interrupt.atexit, "register", lambda *_: pytest.fail("the process would end"))
-    with pytest.raises(ValueError), ending_at_once():
-        raise ValueError
-    with ending_at_once():
-        pass
+@pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_the_process_before_anything_is_destroyed(sign):
+    assert run(COMPILING.format(sign=sign)) == (INTERRUPTED, "compiling\n", "\nInterrupted.\n")
+
+
+def test_outside_of_a_command_sigterm_is_what_it_was():
+    before = signal.getsignal(signal.SIGTERM)
+    with reporting_mistakes():
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_run_in_another_thread_than_the_main_one_is_asked_by_nobody():
+    entered = []
+
+    def enter():
+        with StopRequest() as stop, reporting_mistakes():
+            entered.append(stop.asked)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert entered == [False]

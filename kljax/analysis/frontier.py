@@ -12,6 +12,7 @@ import numpy as np
 
 from kljax.analysis.curves import alike, curve_of, labels, varied
 from kljax.config.validation import default_of
+from kljax.disk import whole_file
 from kljax.errors import UserError
 from kljax.json_text import key_text
 from kljax.runs import evaluation_files
@@ -197,7 +198,7 @@ def estimate(group: Sequence[Measured], metric: str) -> Estimate:
 
 def write_csv(found: Sequence[Point], file: Path) -> None:
     """The numbers behind the picture."""
-    with file.open("w", newline="") as stream:
+    with whole_file(file) as beside, beside.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(asdict(found[0])))
         writer.writeheader()
         writer.writerows(asdict(point) for point in found)

@@ -8,6 +8,7 @@ import matplotlib
 import numpy as np
 
 from kljax.analysis.frontier import Point
+from kljax.disk import whole_file
 
 matplotlib.use("Agg")  # files only: no display needed
 import matplotlib.pyplot as plt
@@ -36,7 +37,8 @@ def plot(found: Sequence[Point], file: Path) -> None:
     figure.legend(frameon=False, fontsize=8, loc="outside lower left")
     figure.canvas.draw()  # fixes what is where
     _write_beside(axes, notes)
-    figure.savefig(file)
+    with whole_file(file) as beside:
+        figure.savefig(beside, format="png")
     plt.close(figure)
 
 

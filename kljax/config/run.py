@@ -12,6 +12,12 @@ class MeshConfig:
     tensor: Devices
 
 
+BASES = "bases"
+"""The folder of fitted models, beside the runs' folders."""
+WRITTEN_BESIDE = {f"{script}.{kind}": script for script in ("frontier", "overoptimisation") for kind in ("csv", "png")}
+"""Files in a folder of runs, beside them, and the script that writes each."""
+
+
 @strict
 class KeepConfig:
     """Which checkpoints stay on disk."""

@@ -22,6 +22,7 @@ from kljax.config import (
 )
 from kljax.config.derived import divisors, with_widths
 from kljax.config.mistakes import members, sentence
+from kljax.config.run import BASES, WRITTEN_BESIDE
 from kljax.errors import UserError
 
 Schema = TypeVar("Schema")
@@ -72,7 +73,8 @@ def validate(values: Mapping[str, Any], schema: type[Schema]) -> Schema:
 
 
 def _check_consistency(config: Config) -> None:
-    """Bounds that involve more than one field."""
+    """Bounds that involve more than one field, and names that are taken."""
+    _check_names(config)
     _check_model(config)
     _check_reference(config)
     _check_data(config)
@@ -86,6 +88,15 @@ def _check_consistency(config: Config) -> None:
     check_warmup("pretrain.optimizer", config.pretrain.optimizer, config.pretrain.steps)
     if config.epochs is None:  # otherwise steps follow from the data, and are looked at then
         check_warmup("optimizer", config.optimizer, config.steps)
+
+
+def _check_names(config: Config) -> None:
+    """Refuse a name that kljax has given to something else beside a run's directory; some disks know no capital letters."""
+    if config.name.lower() == BASES:
+        raise UserError(f"name: got {config.name!r}, which is the folder of fitted models; expected another name.")
+    for field, given in (("name", config.name), ("run.variant", config.run.variant)):
+        if (script := WRITTEN_BESIDE.get(given.lower())) is not None:
+            raise UserError(f"{field}: got {given!r}, a file that experiments/{script}.py writes there; expected another name.")
 
 
 def check_warmup(section: str, optimizer: OptimizerConfig, steps: int) -> None:

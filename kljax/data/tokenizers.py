@@ -15,6 +15,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from kljax.config import BpeTokenizer, PretrainedTokenizer, WordTokenizer
 from kljax.data.conversations import Message, strings
 from kljax.errors import UserError
+from kljax.models.huggingface.files import new_directory
 from kljax.types import Rollout, Tokenizer
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
@@ -74,6 +75,13 @@ def load(path: str | Path, field: str = "tokenizer", revision: str | None = None
             tokenizer.chat_template = NO_BOS + template  # which renders nothing for a token that is not there
         tokenizer.bos_token = tokenizer.eos_token
     return tokenizer
+
+
+def save(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write the files of a tokenizer, whole, where they are not there yet."""
+    if not folder.exists():
+        with new_directory(folder) as partial:
+            tokenizer.save_pretrained(str(partial))
 
 
 def _reason(folder: Path, error: Exception) -> str:

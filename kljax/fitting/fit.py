@@ -33,15 +33,17 @@ from kljax.fitting.divergence import FitChecks, UpdateCheck
 from kljax.fitting.metrics import Figures
 from kljax.fitting.objective import Objective, Rows, in_units
 from kljax.fitting.objectives import kind_of, watched
-from kljax.interrupt import Interrupted, StopRequest, ending_at_once
+from kljax.interrupt import Interrupted, StopRequest
 from kljax.json_text import json_text
 from kljax.models.huggingface import models as huggingface
+from kljax.models.huggingface.files import new_directory
 from kljax.models.layers import form_of, stack
 from kljax.progress import ProgressBar, say, working
 from kljax.runs import config_file, damaged, digests, directory
 from kljax.runs.adapter import cast
 from kljax.runs.checkpoints import FITTED, Checkpoints, Keep, load_fitted, save_params
 from kljax.runs.config_file import FIT, IDENTITY
+from kljax.runs.lock import only_once
 from kljax.runs.models import HUGGINGFACE, RESULT
 from kljax.runs.setup import Setup, base_identity, base_path, fits_in_float32, is_as_it_is
 from kljax.types import Params, struct
@@ -89,6 +91,16 @@ def ensure_base(setup: Setup) -> Path:
     path = base_path(setup)
     if (path / RESULT).exists():
         return path
+    with only_once(path, "the base model") as waited:
+        if not (path / RESULT).exists():
+            if waited:
+                say("It has ended without one: the fit is made here.")
+            _fit_base(setup, path)
+    return path
+
+
+def _fit_base(setup: Setup, path: Path) -> None:
+    """Fit a model, or go on with it, until all of it is in its directory."""
     identity, config = base_identity(setup), setup.config
     if note := directory.take_as_it_is(path):
         say(note)
@@ -126,7 +138,6 @@ def ensure_base(setup: Setup) -> Path:
         _save(path / HUGGINGFACE, setup, params, objective.labels)
         digests.note(path, [HUGGINGFACE])
     digests.write_text(path, RESULT, json_text(result, indent=2) + "\n")
-    return path
 
 
 def _write_model(setup: Setup, path: Path) -> None:
@@ -174,7 +185,8 @@ def export_base(setup: Setup, path: Path) -> None:
         return
     target = Path(out).expanduser()
     if (path / HUGGINGFACE).exists():
-        shutil.copytree(path / HUGGINGFACE, target)
+        with new_directory(target) as partial:
+            shutil.copytree(path / HUGGINGFACE, partial, dirs_exist_ok=True)
     else:
         arch = setup.architecture
         _save(target, setup, load_fitted(path, arch.shapes, arch.shardings), labels=())
@@ -292,7 +304,7 @@ def _is_unrolled(setup: Setup) -> bool:
 def _begin(setup: Setup, objective: Objective, program: Program) -> FitState:
     """The state before the first update, whose parameters are the best so far."""
     state, name = program.init(), watched(setup, objective)
-    with working("compiling the held-out figures"), ending_at_once():
+    with working("compiling the held-out figures"):
         values = _look(objective, program, state.best_params, partial(divergence.check_as_it_is, setup, part="held-out"))
     figure = values[f"fit/held_out_{name}"]
     if not math.isfinite(figure):

@@ -1,6 +1,8 @@
 """TensorBoard's event files: numbers, lists as histograms, a run's settings for its HParams page."""
 
 import math
+import socket
+import struct
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from kljax.disk import Growing
 from kljax.json_text import json_text, unicode_text
 
 
@@ -27,13 +30,15 @@ def _without(name: str) -> Iterator[None]:
 
 
 with _without("torch"):  # where it is installed tensorboardX imports it, for tensors that it never gets here: a second
-    from tensorboardX import SummaryWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore
     from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData, SessionStartInfo  # pyright: ignore
     from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata  # pyright: ignore
     from tensorboardX.proto.tensor_pb2 import TensorProto  # pyright: ignore
     from tensorboardX.proto.tensor_shape_pb2 import TensorShapeProto  # pyright: ignore
+    from tensorboardX.record_writer import masked_crc32c
 
 SETTINGS = "_hparams_/session_start_info"  # the name under which the HParams page looks for them
+VERSION = "brain.Event:2"  # of event files
 FLOAT32 = 1  # of TensorFlow's list of types
 LONGEST = 200  # characters of a setting that is a text
 
@@ -42,8 +47,13 @@ class Board:
     """Event files in a folder. What an earlier process wrote of `first_step` and later is hidden."""
 
     def __init__(self, folder: Path, first_step: int):
-        # A file is named by its second: without the suffix a run that is resumed within one would overwrite its beginning.
-        self._writer = SummaryWriter(str(folder), purge_step=first_step, filename_suffix=f".{first_step:09d}")
+        # A file is named by its second: without the suffix a run that is resumed within one would go on with its beginning.
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{first_step:09d}"
+        # Not tensorboardX's own writer: its thread dies where the disk is full, and the run would wait for it for ever.
+        self._stream = Growing(folder / name)
+        self._add_event(Event(file_version=VERSION))
+        self._add_event(Event(step=first_step, file_version=VERSION))
+        self._add_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
     def write(self, step: int, metrics: Mapping[str, float | Sequence[float | None]]) -> None:
         """One step's metrics in one event: `add_scalar` for each takes 20 times as long."""
@@ -61,11 +71,23 @@ class Board:
         self._add([Summary.Value(tag=SETTINGS, metadata=_metadata("hparams", content))], 0)
 
     def close(self) -> None:
-        """Write what is left, and close."""
-        self._writer.close()
+        """Close the file."""
+        self._stream.close()
 
     def _add(self, values: list[Any], step: int) -> None:
-        self._writer.file_writer.add_summary(Summary(value=values), step)  # pyright: ignore
+        self._add_event(Event(step=step, summary=Summary(value=values)))
+
+    def _add_event(self, event: Any) -> None:
+        """A record: its length, the checksum of that, the event, its checksum."""
+        event.wall_time = time.time()
+        content = event.SerializeToString()
+        length = struct.pack("<Q", len(content))
+        parts = (length, _checksum(length), content, _checksum(content))
+        self._stream.add(b"".join(parts))
+
+
+def _checksum(content: bytes) -> bytes:
+    return struct.pack("<I", masked_crc32c(content))
 
 
 def _value(name: str, metric: float | Sequence[float | None]) -> Any:

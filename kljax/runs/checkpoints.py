@@ -18,9 +18,11 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from kljax.devices.state import not_finite, params_hash
+from kljax.disk import writing_to
 from kljax.errors import UserError
 from kljax.models.layers import is_unrolled, like, stack
 from kljax.runs import damaged, digests, older
+from kljax.runs.background import print_no_tracebacks
 from kljax.runs.config_file import CONFIG, format_of
 from kljax.types import Params
 
@@ -68,7 +70,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             create=True, enable_async_checkpointing=True, save_root_metadata=False, preservation_policy=policy
         )
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        print_no_tracebacks()
+        with writing_to(self._folder):
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
         self._sealed = not (run / CONFIG).exists() or format_of(run) > 1
         self._sealing: Future[None] | None = None
         self._failed = threading.Event()  # or done: no folder will come any more
@@ -95,7 +99,8 @@ class Checkpoints:
             about=ocp.args.JsonSave({"reference": None, **(about or {})}),
         )
         logs = {name: (self._run / name).stat().st_size for name in LOGS if (self._run / name).exists()}
-        self._manager.save(step, args=args)
+        with self._writing():
+            self._manager.save(step, args=args)
         self._failed = threading.Event()
         self._sealing = self._thread.submit(self._seal, step, logs)
 
@@ -106,7 +111,8 @@ class Checkpoints:
             if self._failed.wait(POLL) and not folder.exists():
                 return
         seen = {name: digests.of_beginning(self._run / name, size) for name, size in logs.items()}
-        digests.seal(folder, logs=seen)
+        with writing_to(folder):
+            digests.seal(folder, logs=seen)
 
     def newest_whole(self) -> tuple[int | None, list[str]]:
         """The newest step that is what was written, after those above it that are not were set aside; sentences on these.
@@ -123,8 +129,9 @@ class Checkpoints:
                 return step, said
             except digests.Damaged as damage:
                 aside = _free(self._folder / SET_ASIDE / str(step))
-                aside.parent.mkdir(exist_ok=True)
-                folder.rename(aside)
+                with writing_to(aside):
+                    aside.parent.mkdir(exist_ok=True)
+                    folder.rename(aside)
                 said.append(f"{damage.reason}. It is set aside, in {aside}.")
         self._manager.reload()
         return None, said
@@ -184,12 +191,14 @@ class Checkpoints:
 
     def delete(self, step: int) -> None:
         """Remove the checkpoint of `step`."""
-        self._manager.delete(step)
+        with self._writing():
+            self._manager.delete(step)
 
     def wait(self) -> None:
         """Until all that was saved is on disk, with its digests."""
         try:
-            self._manager.wait_until_finished()
+            with self._writing():
+                self._manager.wait_until_finished()
         finally:
             if self._sealing is not None:
                 self._failed.set()  # or it has its name
@@ -201,8 +210,15 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            with self._writing():
+                self._manager.close()
             self._thread.shutdown()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What fails in the background comes up with the next save, or when it is waited for."""
+        with writing_to(self._folder):
+            yield
 
 
 def _free(path: Path) -> Path:
@@ -224,7 +240,8 @@ def save_params(run: Path, params: Params, name: str = REFERENCE) -> None:
     if folder.exists() and not (folder / digests.MANIFEST).exists():  # a process was killed while it wrote it
         shutil.rmtree(folder)
     if not folder.exists():
-        with ocp.StandardCheckpointer() as checkpointer:
+        print_no_tracebacks()
+        with writing_to(folder), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder, stack(params))
         digests.seal(folder)
 

@@ -7,11 +7,15 @@ from typing import Any, Literal
 import yaml
 
 from kljax.config import Config, to_dict
+from kljax.config.run import BASES
 from kljax.config.validation import validate, without_defaults
 from kljax.errors import UserError, did_you_mean
 from kljax.runs import damaged, digests
 
-CONFIG, BASES = "config.yaml", "bases"
+CONFIG = "config.yaml"
+LOCK, HOLDER = ".lock", ".lock.json"
+BEFORE_A_RUN = {LOCK, HOLDER, f"{CONFIG}.new", f".{digests.MANIFEST}.lock"}
+"""What a process may have left that was killed before it had written the config."""
 FORMAT, KIND = "format", "kind"
 """Keys of config.yaml that are no part of the config."""
 NOW = 2
@@ -35,14 +39,20 @@ def run_path(config: Config) -> Path:
 
 
 def check_owner(path: Path, identity: Mapping[str, Any]) -> None:
-    """Refuse a directory that another config wrote, naming the first field that differs. Writes nothing.
+    """Refuse a directory that another config wrote, naming the first field that differs, or that lies in a run's own.
 
-    The directory of a fit is its owner's by what the fit depends on (fit.json), that of an RL run by its config.yaml.
+    The directory of a fit is its owner's by what the fit depends on (fit.json), that of an RL run by its config.yaml. Writes
+    nothing.
     """
+    for above in list(path.parents)[:2]:
+        if (above / CONFIG).exists() and (above / "environment.json").exists():
+            raise UserError(
+                f"run.root: {path} would lie within {above}, which is a run's own directory; choose another run.root=…."
+            )
     if not path.exists():
         return
     if not path.is_dir() or not (path / CONFIG).exists():
-        if path.is_dir() and not any(path.iterdir()):
+        if path.is_dir() and {file.name for file in path.iterdir()} <= BEFORE_A_RUN:
             return
         raise UserError(
             f"run.root: {path} exists and is not a run directory (it has no {CONFIG}); choose another name=… or run.root=…."
@@ -175,8 +185,8 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
             key, _, given = str(path).partition("=")
             hint = f" Here they are given without a key: {given}." if given and key.isidentifier() else ""
             raise UserError(f"{path}: no such directory; expected run directories or a folder that holds some.{hint}")
-        below = {file.parent for file in path.rglob(CONFIG) if BASES not in file.relative_to(path).parts}
-        runs |= {run for run in below if run == path or BASES not in run.parts}
+        below = {file.parent for file in path.rglob(CONFIG)}
+        runs |= {run for run in below if run == path or run.resolve().parent.name != BASES}
     if not runs:
         raise UserError(f"{', '.join(map(str, paths))}: no run directory here (none has a {CONFIG}).")
     return sorted(runs)
@@ -191,7 +201,11 @@ def _read(path: Path) -> dict[str, Any]:
     """All that config.yaml says; refused where it is not what was written, or of a format that nobody knows yet."""
     try:
         values = yaml.load(text := (path / CONFIG).read_text("utf-8"), LOADER)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError):
+    except OSError as error:
+        raise UserError(
+            f"run: {path / CONFIG} cannot be read ({error.strerror}); mend that, or choose another name=…."
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
         values, text = None, ""
     of_older = not (path / digests.MANIFEST).exists() and not (isinstance(values, dict) and FORMAT in values)
     if not of_older:

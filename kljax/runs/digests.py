@@ -9,11 +9,13 @@ A manifest holds bytes and SHA-256 of each file, and a SHA-256 of its own. A com
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from kljax.disk import whole_file
 from kljax.errors import UserError
 from kljax.json_text import json_text, key_text
 
@@ -35,9 +37,8 @@ class Damaged(UserError):
 
 def write_atomically(file: Path, text: str) -> None:
     """Write beside, then rename: a reader or a killed process never leaves half a file. UTF-8 whatever the locale."""
-    beside = file.with_name(file.name + ".new")
-    beside.write_text(text, "utf-8")
-    beside.replace(file)
+    with whole_file(file) as beside:
+        beside.write_text(text, "utf-8")
 
 
 def seal(folder: Path, **more: Any) -> None:
@@ -114,7 +115,8 @@ class _changing:
         self._run, self._lock = run, FileLock(run / f".{MANIFEST}.lock")
 
     def __enter__(self) -> dict[str, Digest]:
-        self._lock.acquire()
+        with suppress(OSError):  # of a file system that knows no locks; what else is wrong with it the writing will say
+            self._lock.acquire()
         try:
             return _read(self._run, "delete it: the files are then taken as they are")["files"]
         except FileNotFoundError:
@@ -128,7 +130,9 @@ class _changing:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.is_file() and file != folder / MANIFEST)
+    """But its manifest and what locks leave."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file != folder / MANIFEST)
+    return sorted(file for file in files if not file.name.startswith(".lock"))
 
 
 def _belongs(file: str, name: str) -> bool:

@@ -17,6 +17,7 @@ import jax
 from kljax.config import DecoderConfig, to_dict
 from kljax.config.validation import validate
 from kljax.data import tokenizers
+from kljax.disk import Growing, writing_to
 from kljax.errors import UserError
 from kljax.json_text import json_text
 from kljax.models.huggingface import generation_settings
@@ -47,10 +48,8 @@ def create(path: Path, kind: str, config: Mapping[str, Any], chosen: Mapping[str
     A resumed run adds to the list of launches, each with the steps that the run was to take before it and is to take now;
     where these are others, config.yaml gets them, too.
     """
-    try:
+    with writing_to(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"run.root: cannot write {path} ({error.strerror}); choose another run.root=….") from None
     there = read_config(path) if (path / CONFIG).exists() else None
     length = {key: config[key] for key in LENGTH if key in config}
     if there is None:
@@ -83,7 +82,7 @@ def _names_a_format(file: Path) -> bool:
 
 def save_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
     """Write the tokenizer's files into the run."""
-    tokenizer.save_pretrained(str(path / TOKENIZER))
+    tokenizers.save(tokenizer, path / TOKENIZER)
     digests.note(path, [TOKENIZER])
 
 
@@ -315,13 +314,11 @@ class JsonLines:
         if file.exists():
             kept = [line.decode() for line in _lines(file) if _step_of(line) < first_step]
             write_atomically(file, "".join(line + "\n" for line in kept))
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = file.open("a", encoding="utf-8")
+        self._stream = Growing(file)
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """One line, on disk when this returns (in the operating system's hands: it survives SIGKILL)."""
-        self._stream.write(json_text(entry) + "\n")
-        self._stream.flush()
+        self._stream.add((json_text(entry) + "\n").encode())
 
     def close(self) -> None:
         """Close the file."""

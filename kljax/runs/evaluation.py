@@ -18,7 +18,6 @@ from jaxtyping import Int
 from kljax.config import Config, EvaluationConfig, to_dict
 from kljax.data.batches import PromptRows
 from kljax.errors import UserError
-from kljax.interrupt import ending_at_once
 from kljax.progress import working
 from kljax.rewards import combination
 from kljax.runs.enumeration import enumerate_task
@@ -62,7 +61,7 @@ def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
     look = look_at(run, prompts, config)
     others = tuple(params for name, params in models.items() if name != "policy")
     count = min(config.prompts, len(prompts.tokens))
-    with working(f"evaluating {' and '.join(models)} on {count} held-out prompts"), ending_at_once():
+    with working(f"evaluating {' and '.join(models)} on {count} held-out prompts"):
         found = {"policy": look(run.policy, others)}
         found |= {name: look(params, (run.policy,)) for name, params in models.items() if name != "policy"}
     check_figures(run, found)

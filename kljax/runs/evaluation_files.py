@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kljax.config import EvaluationConfig, to_dict
+from kljax.disk import writing_to
 from kljax.errors import UserError
 from kljax.json_text import strict_json_text
 from kljax.runs import config_file, digests
@@ -75,7 +76,8 @@ def _step(evaluation: Evaluation) -> str:
 
 def _write(evaluation: Evaluation, file: Path) -> Path:
     run = file.parents[1]
-    file.parent.mkdir(exist_ok=True)
+    with writing_to(file.parent):
+        file.parent.mkdir(exist_ok=True)
     text = strict_json_text(asdict(evaluation), str(file), indent=2) + "\n"
     if config_file.has_digests(run):
         digests.write_text(run, f"{FOLDER}/{file.name}", text)

@@ -14,11 +14,10 @@ from typing import Any, Literal
 
 from kljax.errors import UserError, did_you_mean
 from kljax.runs import digests
-from kljax.runs.config_file import CONFIG, RL, has_digests, kind_of, read_config
+from kljax.runs.config_file import BEFORE_A_RUN, CONFIG, HOLDER, LOCK, RL, has_digests, kind_of, read_config
 
 State = Literal["running", "stopped", "finished", "damaged"]
 
-LOCK, HOLDER = ".lock", ".lock.json"
 MARKS, RESTS = {CONFIG, HOLDER}, {"environment.json", "model.json", "metrics.jsonl", "checkpoints"}
 """By any of the former, or two of the latter, a directory is a run's or a fit's, whole or not."""
 
@@ -86,7 +85,7 @@ def look(path: Path) -> Run:
         kind = "run" if kind_of(path) == RL else "fit"
         planned = int(config["steps"] if kind == "run" else config["pretrain"]["steps"])
     except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
-        if not files.keys() - {LOCK, HOLDER}:  # a launch that has not come, or did not come, as far as its config.yaml
+        if not files.keys() - BEFORE_A_RUN:  # a launch that has not come, or did not come, as far as its config.yaml
             note = who or f"stopped before {path / CONFIG} was written"
             return Run(path, None, None, "running" if who else "stopped", note, 0, None, None, changed, size)
         reason = str(error).removeprefix("run: ") if isinstance(error, UserError) else f"{path / CONFIG} says no steps"

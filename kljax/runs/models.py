@@ -17,6 +17,7 @@ from kljax.runs import config_file, damaged, digests, directory
 from kljax.runs.adapter import Adaptation, adaptation, moving_shapes
 from kljax.runs.checkpoints import TRAIN, Checkpoints, check_finite, load_fitted, load_frozen, load_params, load_start
 from kljax.runs.config_file import FIT, LATEST, run_and_step
+from kljax.runs.lock import only_once
 from kljax.runs.regularisation import make_controller
 from kljax.types import Params
 
@@ -59,22 +60,26 @@ def as_directory(path: str, field: str, mesh: Mesh) -> str:
     run, step = found
     if not (run / directory.MODEL).exists():
         return _fitted(run, path, field)
-    config = config_file.read_run_config(run)
     chosen = _steps(run, step, field)
     out = run / EXPORTED / str(chosen)
-    if out.exists():
-        directory.check_file(run, f"{EXPORTED}/{chosen}", f"delete {out}: it is made again")
-    else:
-        models = restore_models(run, chosen, mesh)
-        model, vocab_size = directory.read_model(run)
-        out.parent.mkdir(exist_ok=True)
-        tokenizer = directory.load_tokenizer(run, field)
-        huggingface.save(
-            out, "decoder", model, vocab_size, models.policy, tokenizer, "float32",  # merged adapters are
-            ends=directory.read_ends(run), rollout=config.rollout,
-        )  # fmt: skip
-        digests.note(run, [f"{EXPORTED}/{chosen}"])
+    with only_once(out.parent, f"the model of step {chosen}"):
+        if out.exists():
+            directory.check_file(run, f"{EXPORTED}/{chosen}", f"delete {out}: it is made again")
+        else:
+            _export(run, chosen, mesh, out, field)
+            digests.note(run, [f"{EXPORTED}/{chosen}"])
     return str(out)
+
+
+def _export(run: Path, step: int, mesh: Mesh, out: Path, field: str) -> None:
+    config = config_file.read_run_config(run)
+    models = restore_models(run, step, mesh)
+    model, vocab_size = directory.read_model(run)
+    tokenizer = directory.load_tokenizer(run, field)
+    huggingface.save(
+        out, "decoder", model, vocab_size, models.policy, tokenizer, "float32",  # merged adapters are
+        ends=directory.read_ends(run), rollout=config.rollout,
+    )  # fmt: skip
 
 
 def _fitted(run: Path, path: str, field: str) -> str:

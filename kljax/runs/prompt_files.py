@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import UInt64
 
 from kljax.data.batches import PromptRows
+from kljax.disk import writing_to
 from kljax.errors import UserError
 from kljax.json_text import json_text, key_text
 from kljax.runs import damaged, digests
@@ -42,10 +43,11 @@ def record(path: Path, parts: Mapping[str, PromptRows], found: Mapping[str, Dige
         _check(path, parts, found)
         return
     folder = path / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez(folder / "rows.npz", **found)  # pyright: ignore
-    for name in whole:
-        _write(folder, name, parts[name])
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(folder / "rows.npz", **found)  # pyright: ignore
+        for name in whole:
+            _write(folder, name, parts[name])
     features = next(iter(parts.values())).rows.features
     about = {name: _summary(parts[name], of_rows) for name, of_rows in found.items()}
     about["columns"] = {name: str(kind) for name, kind in features.items()}

@@ -1,6 +1,7 @@
 """What a config asks for, made ready and checked before anything compiles: text, tokenizer, prompts, mesh, model."""
 
 import hashlib
+import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ import jax
 from jax.sharding import Mesh
 
 from kljax.config import Config, DecoderConfig, EncoderConfig, HuggingFaceModel, PretrainedTokenizer, to_dict
+from kljax.config.run import BASES
 from kljax.config.validation import check_lengths, without_defaults
 from kljax.data import tokenizers
 from kljax.data.batches import PromptRows, prompt_rows
@@ -29,6 +31,7 @@ from kljax.runs import config_file, directory
 from kljax.runs.models import as_directory
 from kljax.types import Tokenizer
 
+PROBE = 2**17  # bytes: a disk that has no room for them has none for a program
 HASHED_AT_ONCE = 1000  # rows: one by one, `datasets` takes ten times as long
 
 
@@ -190,15 +193,24 @@ def set_up_process(config: Config) -> None:
 
 
 def use_compilation_cache(folder: str) -> None:
-    """Keep compiled programs on disk, so that a second launch starts fast."""
-    jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+    """Keep compiled programs on disk, so that a second launch starts fast; where that cannot be, say so and go on without."""
+    place = Path(folder).expanduser()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place) as probe:
+            probe.write(bytes(PROBE))
+    except OSError as error:
+        say(f"run.compilation_cache: {place} cannot be written ({error.strerror}); each launch compiles its programs anew.")
+        jax.config.update("jax_compilation_cache_dir", None)
+        return
+    jax.config.update("jax_compilation_cache_dir", str(place))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a launch has some thirty small ones, 30 ms each
 
 
 def base_path(setup: Setup) -> Path:
     """Where the config's base model lies: its name tells the text, tokenizer, model and recipe that it was made from."""
     digest = hashlib.sha256(key_text(without_defaults(base_identity(setup))).encode())
-    return Path(setup.config.run.root) / "bases" / f"{setup.config.name}-{digest.hexdigest()[:8]}"
+    return Path(setup.config.run.root) / BASES / f"{setup.config.name}-{digest.hexdigest()[:8]}"
 
 
 def is_as_it_is(setup: Setup) -> bool:

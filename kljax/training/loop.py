@@ -14,7 +14,7 @@ from kljax.devices.resources import layers_note, unrolls
 from kljax.devices.state import TrainState, all_finite
 from kljax.errors import NotFinite, UserError
 from kljax.fitting.fit import find_base, load_base
-from kljax.interrupt import Interrupted, StopRequest, ending_at_once
+from kljax.interrupt import Interrupted, StopRequest
 from kljax.models.huggingface import generation_settings
 from kljax.models.layers import stack
 from kljax.models.lora import targets_note
@@ -26,6 +26,7 @@ from kljax.runs.checkpoints import START, Checkpoints, Keep, save_frozen, save_p
 from kljax.runs.config_file import RL
 from kljax.runs.enumeration import Enumeration, check_objective, completion_tree, enumerate_task
 from kljax.runs.going_on import Length
+from kljax.runs.lock import one_writer
 from kljax.runs.reference import check_reference, first_reference
 from kljax.runs.regularisation import ablation_note
 from kljax.runs.setup import Setup, prepare
@@ -36,7 +37,12 @@ from kljax.training.trainer import Trainer, build_trainer, check_zero_kl
 
 
 def train(config: Config) -> Path:
-    """Run the experiment, or go on with it; its run directory."""
+    """Run the experiment, or go on with it; its run directory. UserError where another process writes it."""
+    with one_writer(config_file.run_path(config)):
+        return _train(config)
+
+
+def _train(config: Config) -> Path:
     _check_policy(config)
     check_objective(config)
     path = config_file.run_path(config)
@@ -76,7 +82,7 @@ def train(config: Config) -> Path:
         base = load_base(setup, base_path)
         reference = first_reference(setup, base)
     began = time.perf_counter()
-    with working("compiling the training step"), ending_at_once():
+    with working("compiling the training step"):
         kl_at_start = check_zero_kl(trainer, base, reference)
     compiling = time.perf_counter() - began  # but for the one step that it takes
     state, frozen = trainer.initial_state(base, reference), trainer.freeze(base, reference)

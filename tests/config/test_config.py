@@ -36,6 +36,21 @@ PINNED = {
 """The values that the sentences below speak of, whatever configs/ holds."""
 
 
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("name=bases", "name: got 'bases', which is the folder of fitted models; expected another name."),
+        ("name=Bases", "name: got 'Bases', which is the folder of fitted models; expected another name."),
+        ("name=frontier.csv", "name: got 'frontier.csv', a file that experiments/frontier.py writes there; expected "),
+        ("run.variant=overoptimisation.png", "run.variant: got 'overoptimisation.png', a file that experiments/overopt"),
+    ],
+)
+def test_names_that_are_taken_are_refused(override, said):
+    with pytest.raises(UserError) as raised:
+        compose([override], Config)
+    assert str(raised.value).startswith(said)
+
+
 def flat_keys(values, prefix=""):
     for key, value in values.items():
         yield from flat_keys(value, f"{prefix}{key}.") if isinstance(value, dict) and value else [prefix + key]

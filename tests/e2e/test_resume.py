@@ -22,7 +22,7 @@ from kljax.runs.restore import restore
 TRAIN = Path(__file__).parents[2] / "experiments" / "train.py"
 STEPS, SAVE_EVERY = 14, 3
 LONG = [f"steps={STEPS}", f"run.save_every={SAVE_EVERY}", "run.variant=run"]
-INTERRUPTED = 130  # exit code
+MISTAKE, INTERRUPTED = 2, 130  # exit codes
 PATIENCE = 120  # seconds for a start, imports and compilation included
 
 
@@ -114,7 +114,7 @@ def whole(command, tmp_path_factory):
 def test_killed_interrupted_and_restarted_it_is_the_uninterrupted_run(command, whole, tmp_path):
     """With a reward on the device: one program. Killed at a random step, stopped by Ctrl-C at a later one, then finished."""
     steps = random.Random(0)
-    stop_at(command(tmp_path), tmp_path, steps.randint(1, 6), signal.SIGKILL)
+    stop_at(command(tmp_path), tmp_path, steps.randint(1, 6), signal.SIGSTOP, signal.SIGKILL, second=command(tmp_path))
     code, output = stop_at(command(tmp_path), tmp_path, steps.randint(8, 12), signal.SIGINT)
     assert code == INTERRUPTED
     assert "The same command goes on from there." in output
@@ -131,9 +131,26 @@ def test_killed_with_a_reward_in_python_and_restarted_it_is_the_uninterrupted_ru
     assert_same_run(run_in(tmp_path), whole("regex"))
 
 
-def stop_at(overrides, root, step, by):
-    """Launch, send the signal once so many steps are logged; the exit code and what was said."""
+def stop_at(overrides, root, step, *by, second=None):
+    """Launch, send the signals once so many steps are logged; the exit code and what was said."""
     process = Launched(overrides)
     wait_for_line(process, run_in(root) / "metrics.jsonl", step)
-    process.send(by)
+    process.send(by[0])
+    if second is not None:
+        assert_second_launch_is_refused(second, run_in(root))
+    for sign in by[1:]:
+        process.send(sign)
     return process.end()
+
+
+def assert_second_launch_is_refused(overrides, run):
+    """While the first one is there, but stands still: not a byte is another one, but what it was saving at that instant."""
+    before = contents(run)
+    code, output = Launched(overrides).end()
+    assert code == MISTAKE
+    assert output.startswith(f"kljax: {run} is being written by process ")
+    assert contents(run) == before
+
+
+def contents(run):
+    return {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and "checkpoints" not in file.parts}

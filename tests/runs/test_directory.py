@@ -193,7 +193,7 @@ def test_the_config_comes_back_whole(owned):
 def test_a_directory_that_cannot_be_made_is_named(owned, tmp_path):
     config, _ = owned
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=f"^run.root: cannot write {tmp_path}/file/run "):
+    with pytest.raises(UserError, match=f"^{tmp_path}/file/run cannot be written: a part of the path is a file"):
         directory.create(tmp_path / "file" / "run", "rl", identity(config))
 
 

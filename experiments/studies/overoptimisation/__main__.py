@@ -29,12 +29,12 @@ def main() -> None:
 
     found, said = study.points(runs, arguments.proxy, arguments.gold)
     fitted = study.fit_gold(found)
-    out.mkdir(parents=True, exist_ok=True)
-    study.write_csv(found, out / "overoptimisation.csv")
-    study.plot(found, fitted, out / "overoptimisation.png")
     study.show(found, fitted)
     for sentence in said:
         console.print(sentence, soft_wrap=True, markup=False)
+    out.mkdir(parents=True, exist_ok=True)
+    study.write_csv(found, out / "overoptimisation.csv")
+    study.plot(found, fitted, out / "overoptimisation.png")
     console.print(f"Written to {out / 'overoptimisation.csv'} and {out / 'overoptimisation.png'}", soft_wrap=True)
 
 

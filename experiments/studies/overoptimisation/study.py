@@ -15,6 +15,7 @@ from rich.table import Table
 
 from experiments.studies.claims.overoptimisation import SECOND, Curve, Fit, fit
 from kljax.analysis.frontier import Measured, beta_of, comparable
+from kljax.disk import whole_file
 from kljax.errors import UserError, did_you_mean
 from kljax.progress import console
 
@@ -86,7 +87,7 @@ def _curve(found: Sequence[Point]) -> Curve:
 
 def write_csv(found: Sequence[Point], file: Path) -> None:
     """The numbers behind the picture."""
-    with file.open("w", newline="") as stream:
+    with whole_file(file) as beside, beside.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, fieldnames=list(asdict(found[0])))
         writer.writeheader()
         writer.writerows(asdict(point) for point in found)
@@ -112,7 +113,8 @@ def plot(found: Sequence[Point], fitted: Fit, file: Path) -> None:
     axes.legend(frameon=False, fontsize=8, loc="upper left")
     axes.grid(alpha=0.2)
     axes.margins(x=0.08)
-    figure.savefig(file)
+    with whole_file(file) as beside:
+        figure.savefig(beside, format="png")
     plt.close(figure)
 
 

@@ -6,7 +6,6 @@ Pickles are never opened. Nothing here knows what a tensor is for.
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,11 +17,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from filelock import FileLock, Timeout
 from huggingface_hub import split_state_dict_into_shards_factory
 from jax.sharding import Sharding
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from kljax.disk import writing_to
 from kljax.errors import UserError
 from kljax.json_text import json_text
 
@@ -284,17 +285,39 @@ def as_dtype(numbers: np.ndarray, dtype: np.dtype, what: str) -> np.ndarray:
 
 @contextmanager
 def new_directory(out: Path) -> Iterator[Path]:
-    """A directory beside `out` to write in, which becomes `out` when all is written. UserError where `out` is there already."""
+    """A directory beside `out` to write in, which becomes `out` when all is written.
+
+    What a process that was killed has left of it is removed. UserError where `out` is there already, or another process writes
+    it.
+    """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"'{out}' is there already; expected a directory that is not there yet, or is empty.")
-    partial = out.absolute().with_name(f".{out.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        partial.rename(out.absolute())
-    except BaseException:
+    partial = out.absolute().with_name(f".{out.name}.partial")
+    with writing_to(out), _alone(out, partial.with_name(f"{partial.name}.lock")):
         shutil.rmtree(partial, ignore_errors=True)
-        raise
+        partial.mkdir()
+        try:
+            yield partial
+            partial.rename(out.absolute())
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _alone(out: Path, file: Path) -> Iterator[None]:
+    """While no other process does the same. The file is not kept."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"'{out}' is being written by another process; wait until it ends, or choose another path.") from None
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)  # while it is locked: whoever has opened it sees that it is no file any more
+        lock.release()
 
 
 def same_numbers(one: Tensor, other: Tensor) -> bool:
