@@ -1,7 +1,6 @@
 """Tokenizers as Hugging Face tokenizer files, loaded or trained on the task's text; texts to tokens and back."""
 
 import copy
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,15 @@ import tokenizers
 from jaxtyping import Bool, Int
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
+from kljax import isolated
 from kljax.config import BpeTokenizer, PretrainedTokenizer, WordTokenizer
 from kljax.data.conversations import Message, strings
+from kljax.data.tokenizer_files import FILES, from_files
 from kljax.errors import UserError
 from kljax.types import Rollout, Tokenizer
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
 MASK = {"mask_token": "<mask>"}
-
-FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
-"""What a directory with a tokenizer has one of."""
 
 NO_BOS = "{% set bos_token = '' %}"
 
@@ -48,19 +46,11 @@ def load(path: str | Path, field: str = "tokenizer", revision: str | None = None
 
     That is safe here: masks, never token ids, say what is padding. An encoder's begins with [CLS] and ends with [SEP].
     """
-    from transformers import AutoTokenizer
-
     if revision is not None and Path(path).expanduser().is_dir():
         raise UserError(f"tokenizer.revision: got '{revision}', but '{path}' is a directory, which has none; expected null.")
     folder = Path(str(path).partition("@")[0]).expanduser()
     path = folder / "tokenizer" if (folder / "config.yaml").exists() else path  # of a run, as in runs/x@200
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), **({} if revision is None else {"revision": revision}))
-    except Exception as error:  # transformers raises OSError, ValueError and hub errors alike
-        raise UserError(
-            f"{field}: cannot load a tokenizer from '{path}' ({_reason(Path(path), error)}). Expected a directory with "
-            "tokenizer.json, or a hub name."
-        ) from None
+    tokenizer = from_files(path, field, revision)
     if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
         tokenizer.eos_token = tokenizer.sep_token
     if tokenizer.bos_token_id is None and tokenizer.cls_token_id is not None:
@@ -76,18 +66,9 @@ def load(path: str | Path, field: str = "tokenizer", revision: str | None = None
     return tokenizer
 
 
-def _reason(folder: Path, error: Exception) -> str:
-    """Which file cannot be read, or that there is none: transformers names no file, and takes a lost folder for a hub name."""
-    if not folder.expanduser().is_dir():
-        return "there is no such directory" if folder.is_absolute() else str(error).strip().splitlines()[0]
-    for file in sorted(folder.expanduser().glob("*.json")):
-        try:
-            json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as broken:
-            return f"{file.name} was cut off or changed: {broken}"
-    if not any((folder.expanduser() / name).exists() for name in FILES[:1]):
-        return f"it has no {FILES[0]}"
-    return str(error).strip().splitlines()[0]
+def size(tokenizer: Tokenizer) -> int:
+    """Rows of a table with a place for every id, of which some may be free."""
+    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
 
 
 def check_same(folder: Path, tokenizer: Tokenizer, field: str) -> None:
@@ -224,10 +205,17 @@ def _rendered(
 ) -> str:
     how = {"add_generation_prompt": begin, "continue_final_message": continue_last}
     try:
-        text: Any = tokenizer.apply_chat_template(list(messages), tokenize=False, **how, **variables)
+        named = {"chat_template": None, "tools": None} | variables
+        template: Any = tokenizer.get_chat_template(named.pop("chat_template"), named["tools"])
+        # The template is a program from the tokenizer's files.
+        text = isolated.call("render", template, list(messages), how, tokenizer.special_tokens_map | named)
+    except isolated.Stopped as error:
+        raise UserError(f"the chat template {error}; expected one that is soon done with these messages.") from None
     except Exception as error:  # a template can raise anything, in words of its own
         said = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"the chat template says: {said.rstrip('.')}.") from None
+    if not isinstance(text, str):
+        raise UserError(f"the chat template makes {type(text).__name__} of these messages, expected text.")
     return text
 
 

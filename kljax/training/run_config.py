@@ -8,6 +8,7 @@ import yaml
 
 from kljax.config import Config, to_dict
 from kljax.errors import UserError, did_you_mean
+from kljax.reading import YAML_LARGEST, read_text, read_yaml
 from kljax.training import damaged
 from kljax.validation import validate, without_defaults
 
@@ -65,11 +66,13 @@ def read_config(path: Path) -> dict[str, Any]:
     if not (path / CONFIG).exists():
         raise UserError(f"run: '{path}' is not a run directory (it has no {CONFIG}).{_runs_near(path)}")
     try:
-        values = yaml.safe_load(text := (path / CONFIG).read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError):
-        values, text = None, ""
-    if not isinstance(values, dict):
-        raise UserError(f"run: {path / CONFIG} cannot be read as a YAML mapping; restore it, or choose another name=….")
+        values, reason = read_yaml(text := read_text(path / CONFIG, YAML_LARGEST)), ""
+    except yaml.YAMLError:
+        values, reason = None, ""
+    except (ValueError, OSError) as error:
+        values, reason = None, f" ({error})"
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"run: {path / CONFIG} cannot be read as a YAML mapping{reason}; restore it, or choose another name=….")
     damaged.check_config(path / CONFIG, text, values)
     for section, retired in RETIRED.items():
         if isinstance(there := values.get(section), dict):

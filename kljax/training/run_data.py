@@ -69,7 +69,7 @@ def read(path: Path, name: str) -> PromptRows | None:
         with (folder / f"{name}.npz").open("rb") as file, np.load(file) as arrays:
             tokens, mask = arrays["tokens"], arrays["mask"]
         rows = datasets.Dataset.from_parquet(str(folder / f"{name}.parquet"), keep_in_memory=True)
-        spoken = json.loads((folder / f"{name}.json").read_bytes())
+        spoken = strict_json(read_bytes(folder / f"{name}.json", KEPT))
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise UserError(
             f"run: cannot read the prompts in {folder}: {error}. One of {name}.npz, .parquet and .json is missing or was "
