@@ -8,6 +8,8 @@ import json
 import math
 import os
 import stat
+import sys
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -120,7 +122,51 @@ def read_yaml(text: str) -> Any:
     return values
 
 
-def check_depth(values: Any, most: float = math.inf) -> None:
+def read_arrays(file: Path, largest: int = 2**30) -> dict[str, Any]:
+    """The arrays of an .npz file. ValueError where it cannot be read, or an array is not as large as its header says.
+
+    What is packed has `largest` bytes at most: a header alone would have any number of them allocated.
+    """
+    import numpy as np
+
+    check_file(file)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            for info in archive.infolist():
+                if info.file_size > largest:
+                    raise ValueError(f"{info.filename} has {info.file_size:,} bytes, expected at most {largest:,}")
+                with archive.open(info) as member:
+                    shape, dtype = _array_header(member)
+                if math.prod(shape) * dtype.itemsize > info.file_size:
+                    raise ValueError(f"{info.filename} says that it has the shape {shape}, for which it is too short")
+        with np.load(file) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except OSError:
+        raise
+    except Exception as error:  # of zip files, of what is packed in them, of headers: they have nothing in common
+        raise ValueError(str(error) or type(error).__name__) from None
+
+
+def _array_header(member: Any) -> tuple[tuple[int, ...], Any]:
+    from numpy.lib import format as npy
+
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    shape, _, dtype = readers[npy.read_magic(member)](member)
+    return shape, dtype
+
+
+def check_tree(folder: Path) -> None:
+    """ValueError where something below a directory is neither file nor directory: a library would wait for it."""
+    for place, _, files in os.walk(folder):
+        for name in files:
+            if (file := Path(place, name)).exists():
+                try:
+                    check_file(file)
+                except ValueError as error:
+                    raise ValueError(f"{file.relative_to(folder)}: {error}") from None
+
+
+def check_depth(values: Any, most: int = sys.maxsize) -> None:
     """ValueError where lists and objects lie too deep inside one another, or hold more than `most` values in all.
 
     One that stands in many places counts in each.
@@ -135,7 +181,7 @@ def is_name(name: Any) -> bool:
     return plain and len(os.fsencode(name.encode("utf-8", "replace").decode())) <= 255
 
 
-def _walked(values: Any, most: float = math.inf) -> Iterator[Any]:
+def _walked(values: Any, most: int = sys.maxsize) -> Iterator[Any]:
     """Every value inside, the keys of objects, too; level by level, since recursion is what is bounded."""
     level, depth, count = [values], 0, 1
     while level:

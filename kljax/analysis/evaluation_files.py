@@ -1,8 +1,8 @@
 """Where evaluations lie in a run's directory: evaluation/step_000080.json is the run's own, others say how they differ."""
 
-import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,11 @@ from kljax.analysis.evaluation import Evaluation
 from kljax.config import EvaluationConfig, to_dict
 from kljax.errors import UserError
 from kljax.json_text import strict_json_text
+from kljax.reading import parsed_json, read_bytes
 from kljax.training.run_directory import write_atomically
 
 FOLDER = "evaluation"
+LARGEST = 2**28  # bytes of one
 
 
 def save_own(evaluation: Evaluation, run: Path) -> Path:
@@ -51,14 +53,32 @@ def _number(file: Path) -> int:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_bytes())
-        if not isinstance(found["step"], int) or not isinstance(found["metrics"], dict):
-            raise TypeError
-    except (OSError, ValueError, KeyError, TypeError):
+        found = parsed_json(read_bytes(file, LARGEST), constant=float)  # older versions wrote NaN
+        _check(found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{file} cannot be read as an evaluation; remove it, then experiments/analyze.py run={file.parents[1]} makes one."
         ) from None
     return found
+
+
+def _check(found: Any) -> None:
+    """ValueError, or what Python raises, where something that is read of evaluations is not what this file writes.
+
+    Those of older versions have no settings, and nothing else of them is read.
+    """
+    numbers = list(found["metrics"].values()) if "settings" in found else []
+    if "settings" in found:
+        numbers += [found["of"][name] for name in ("samples", "prompts", "distinct_prompts")]
+        if not {"prompts", "samples"} <= found["settings"].keys() <= {field.name for field in fields(EvaluationConfig)}:
+            raise ValueError("it has other settings than an evaluation")
+        numbers += list(found["settings"].values())
+        for entry in found["by_prompt"]:
+            numbers += [value for key, value in entry.items() if key not in ("prompt", "id")]
+            if not isinstance(entry["id"], str) or type(entry["completions"]) is not int or entry["completions"] < 1:
+                raise ValueError("it has a prompt without id or completions")
+    if type(found["step"]) is not int or not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+        raise ValueError("it has something else where a number belongs")
 
 
 def _named(evaluation: Evaluation, run: Path, settings: Mapping[str, Any]) -> Path:

@@ -205,7 +205,7 @@ def _rendered(
 ) -> str:
     how = {"add_generation_prompt": begin, "continue_final_message": continue_last}
     try:
-        named = {"chat_template": None, "tools": None} | variables
+        named = {"chat_template": None, "tools": None} | {**variables}
         template: Any = tokenizer.get_chat_template(named.pop("chat_template"), named["tools"])
         # The template is a program from the tokenizer's files.
         text = isolated.call("render", template, list(messages), how, tokenizer.special_tokens_map | named)

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 
 from kljax.errors import UserError
 from kljax.models.layers import is_unrolled, like, stack
+from kljax.reading import check_tree
 from kljax.training import damaged
 from kljax.training.run_config import read_config
 from kljax.training.state import not_finite, params_hash
@@ -80,6 +81,7 @@ class Checkpoints:
         folder = self._folder / str(step)
         without = _without(folder, [other for other in self.steps() if other < step])
         with damaged.reading(folder, without):
+            check_tree(folder)
             about = self.about(step)
         if reference_hash is None and about["reference"] is not None:
             raise UserError(
@@ -228,6 +230,7 @@ def _check_shapes(folder: Path, shapes: Any, run: Path, parts: list[str] | None 
 
 def _arrays_in(folder: Path) -> Any:
     """A tree of what a folder says of its arrays."""
+    check_tree(folder)
     with _quiet(), ocp.StandardCheckpointer() as checkpointer:
         about = checkpointer.metadata(folder).item_metadata
         if about is None:

@@ -65,10 +65,11 @@ def read_config(path: Path) -> dict[str, Any]:
     """The dictionary in config.yaml."""
     if not (path / CONFIG).exists():
         raise UserError(f"run: '{path}' is not a run directory (it has no {CONFIG}).{_runs_near(path)}")
+    text, reason = "", ""
     try:
-        values, reason = read_yaml(text := read_text(path / CONFIG, YAML_LARGEST)), ""
+        values = read_yaml(text := read_text(path / CONFIG, YAML_LARGEST))
     except yaml.YAMLError:
-        values, reason = None, ""
+        values = None
     except (ValueError, OSError) as error:
         values, reason = None, f" ({error})"
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):

@@ -7,23 +7,24 @@ data/prompts.*       the prompts, too, where run.oracle_every lists their comple
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import datasets
 import numpy as np
 from jaxtyping import UInt64
 
 from kljax.data.batches import PromptRows
+from kljax.data.conversations import messages
 from kljax.errors import UserError
 from kljax.json_text import json_text, key_text
+from kljax.reading import check_file, read_arrays, read_bytes, strict_json
 from kljax.training import damaged
 from kljax.training.run_directory import write_atomically
 
 RECORD, FOLDER = "data.json", "data"
+KEPT = 2**29  # bytes of conversations that are kept, at most
 AT_ONCE = 1000  # rows: one by one, `datasets` takes ten times as long
 KINDS = ("tokens", "columns")
 
@@ -66,16 +67,33 @@ def read(path: Path, name: str) -> PromptRows | None:
         return None
     datasets.disable_progress_bars()
     try:
-        with (folder / f"{name}.npz").open("rb") as file, np.load(file) as arrays:
-            tokens, mask = arrays["tokens"], arrays["mask"]
+        arrays = read_arrays(folder / f"{name}.npz")
+        tokens, mask = arrays["tokens"], arrays["mask"]
+        check_file(folder / f"{name}.parquet")
         rows = datasets.Dataset.from_parquet(str(folder / f"{name}.parquet"), keep_in_memory=True)
         spoken = strict_json(read_bytes(folder / f"{name}.json", KEPT))
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        _check_kept(tokens, mask, rows, spoken)
+    except Exception as error:  # Arrow's errors, those of `datasets` and of zip files have nothing in common
         raise UserError(
             f"run: cannot read the prompts in {folder}: {error}. One of {name}.npz, .parquet and .json is missing or was "
             "cut off; restore it from a copy, or run it anew (name=…)."
         ) from None
     return PromptRows(tokens, mask, rows, spoken["conversations"], spoken["targets"])  # pyright: ignore
+
+
+def _check_kept(tokens: Any, mask: Any, rows: datasets.Dataset, spoken: Any) -> None:
+    """ValueError where the three files are not of the same prompts."""
+    if tokens.ndim != 2 or tokens.shape != mask.shape or tokens.dtype.kind not in "iu" or mask.dtype != bool or not tokens.size:
+        raise ValueError("its tokens are no table of numbers with a mask")
+    if not isinstance(spoken, dict) or {"conversations", "targets"} - spoken.keys():
+        raise ValueError("it does not say which prompts are conversations")
+    lists = [spoken[key] for key in ("conversations", "targets") if spoken[key] is not None]
+    if not all(isinstance(each, list) for each in lists) or {len(tokens)} != {len(rows), *map(len, lists), len(tokens)}:
+        raise ValueError("its files have different numbers of prompts")
+    for conversation in spoken["conversations"] or ():
+        messages(conversation)
+    if not mask.any(axis=1).all():
+        raise ValueError("a prompt has no token")
 
 
 def _write(folder: Path, name: str, prompts: PromptRows) -> None:
@@ -113,8 +131,8 @@ def _digest(text: bytes) -> int:
 def _check(path: Path, parts: Mapping[str, PromptRows], found: Mapping[str, Digests]) -> None:
     file = path / FOLDER / "rows.npz"
     way_out = f"restore it from a copy, or delete {path / RECORD}: the prompts are then noted again, and not compared"
-    with damaged.reading(file, way_out), file.open("rb") as opened, np.load(opened) as known:
-        before = {name: known[name] for name in known.files}
+    with damaged.reading(file, way_out):
+        before = read_arrays(file)
     for name, digests in found.items():
         title = "prompts" if name == "prompts" else "held-out prompts"
         if len(digests) != len(before[name]):

@@ -21,6 +21,7 @@ from kljax.errors import UserError
 from kljax.json_text import json_text
 from kljax.models import generation_settings
 from kljax.models.generation_settings import GenerationSettings
+from kljax.reading import check_file, read_bytes, strict_json
 from kljax.training import damaged
 from kljax.training.board import Board
 from kljax.training.run_config import CONFIG, flat, spelled
@@ -51,7 +52,7 @@ def create(path: Path, config: Mapping[str, Any], chosen: Mapping[str, Any] | No
         write_atomically(path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
     file = path / ENVIRONMENT
     try:
-        launches = list(json.loads(file.read_bytes())["launches"]) if file.exists() else []
+        launches = list(strict_json(read_bytes(file))["launches"]) if file.exists() else []
     except (ValueError, KeyError, TypeError):  # broken by hand: it records, nothing depends on it
         launches = []
     launches.append(environment() | {"chosen": dict(chosen or {})})
@@ -66,7 +67,7 @@ def numerics() -> dict[str, Any]:
 def check_numerics(path: Path) -> None:
     """Refuse to go on with a run under other settings of JAX than it was begun with. Writes nothing."""
     try:
-        began = json.loads((path / ENVIRONMENT).read_bytes())["launches"][0]["numerics"]
+        began = dict(strict_json(read_bytes(path / ENVIRONMENT))["launches"][0]["numerics"])
     except (OSError, ValueError, KeyError, TypeError, IndexError):  # not there, broken by hand, or of an older run
         return
     now = numerics()
@@ -82,7 +83,7 @@ def check_numerics(path: Path) -> None:
 def other_circumstances(path: Path, chosen: Mapping[str, Any]) -> str | None:
     """In which ways the last launch of this run differed such that the same steps may differ in their last digits."""
     try:
-        last = json.loads((path / ENVIRONMENT).read_bytes())["launches"][-1]
+        last = strict_json(read_bytes(path / ENVIRONMENT))["launches"][-1]
         now = environment() | {"chosen": dict(chosen)}
         pairs = {
             "devices": (len(last["devices"]), len(now["devices"])),
@@ -90,7 +91,7 @@ def other_circumstances(path: Path, chosen: Mapping[str, Any]) -> str | None:
             **{name: (last["chosen"].get(name), value) for name, value in chosen.items()},
             "XLA_FLAGS": (last.get("xla_flags", ""), now["xla_flags"]),
         }
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
     return ", ".join(f"{name} {there} then, {here} now" for name, (there, here) in pairs.items() if there != here) or None
 
@@ -157,17 +158,26 @@ def write_model(
 def read_model(path: Path) -> tuple[DecoderConfig, int]:
     """The decoder of a run and its vocabulary's size."""
     with _reading_model(path):
-        values = json.loads((path / MODEL).read_bytes())
+        values = strict_json(read_bytes(path / MODEL))
         with damaged.reading_config(path / MODEL):
-            return validate(values["decoder"], DecoderConfig), values["vocab_size"]
+            return validate(values["decoder"], DecoderConfig), _vocab_size(values["vocab_size"])
+
+
+def _vocab_size(given: Any) -> int:
+    if type(given) is not int or not 1 <= given < 2**31:
+        raise ValueError("it has no number of tokens")
+    return given
 
 
 def read_ends(path: Path) -> tuple[int, ...]:
     """The ids that end a run's completions. Older runs, whose model.json has none, all ended with their tokenizer's own."""
     with _reading_model(path):
-        ends = json.loads((path / MODEL).read_bytes()).get("ends")
+        values = strict_json(read_bytes(path / MODEL))
+        ends, size = values.get("ends"), values["vocab_size"]
         if ends is not None:
-            return tuple(int(token) for token in ends)
+            if not ends or not all(type(token) is int and 0 <= token < size for token in ends):
+                raise ValueError("it has ends that are no tokens")
+            return tuple(ends)
     return generation_settings.of_tokenizer(tokenizers.load(path / "tokenizer", "run")).ends
 
 
@@ -190,7 +200,7 @@ def check_model(path: Path, model: DecoderConfig, vocab_size: int, rewards: Mapp
         return
     there, size = read_model(path)
     with _reading_model(path):
-        known = json.loads((path / MODEL).read_bytes()).get("rewards") or {}
+        known = strict_json(read_bytes(path / MODEL)).get("rewards") or {}
     pairs = {name: (value, to_dict(model)[name]) for name, value in to_dict(there).items()} | {"vocab_size": (size, vocab_size)}
     for name, (before, now) in pairs.items():
         if before != now:
@@ -293,11 +303,15 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 def _lines(file: Path) -> list[bytes]:
     # As bytes: a killed process may leave half a character, and a text may hold what str.splitlines takes for a line's end.
+    try:
+        check_file(file)
+    except ValueError as error:
+        raise UserError(f"run: {file} cannot be read: {error}; restore it from a copy, or move it away.") from None
     return file.read_bytes().split(b"\n")
 
 
 def _step_of(line: bytes) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf
