@@ -30,6 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kljax.errors import UserError, did_you_mean
 from kljax.mistakes import leaf_keys, unknown_key
 from kljax.overrides import jobs as sweeps
+from kljax.overrides.bounds import check_files, check_overrides
 from kljax.overrides.folders import CONFIGS, check_experiment, check_shadowed, find_own_configs
 from kljax.overrides.sentences import sentence
 from kljax.overrides.variants import Job, distinct, label
@@ -57,6 +58,8 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
         _check_arguments(arguments)
         search, say = arguments.config_dir, cache(_say)  # nothing twice
         find_own_configs()
+        check_overrides(arguments.overrides)
+        check_files(search)
         asks = arguments.help or arguments.hydra_help or arguments.info  # of Hydra, and needs no value
         asked = [] if asks else sweeps.expand(arguments.overrides, arguments.multirun, search)
         jobs = [_job(overrides, schema, config_name, search, say) for overrides in asked]
@@ -119,6 +122,7 @@ def reporting_mistakes(schema: type | None = None) -> Iterator[None]:
 
 def compose(overrides: Sequence[str], schema: type[T], config_name: str = "config", search: str | None = None) -> T:
     """The validated config of these overrides, as a script would get it. `search`: a directory of configs beside ours."""
+    check_files(search)
     return _job(overrides, schema, config_name, search).config
 
 
@@ -135,6 +139,7 @@ def _job(
     say: Callable[[str], None] | None = None,
 ) -> Job:
     find_own_configs()
+    check_overrides(overrides)
     more = [] if search is None else [f"hydra.searchpath=['file://{Path(search).absolute()}']"]
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
         try:

@@ -20,6 +20,7 @@ ELSEWHERE = ("fast_tokenizer_files", "gguf_file")
 """Keys of tokenizer_config.json with names of files that transformers opens."""
 PANIC = "PanicException"  # what errors of the Rust library are called that it did not expect; it has no place to import it from
 GAPS = 1024  # ids that may be free in a small vocabulary
+SIDES = {"left", "right"}
 MOST_TOKENS = 2**24  # of a vocabulary; the largest in use have 262,144
 
 
@@ -33,9 +34,9 @@ def from_files(path: str | Path, field: str, revision: str | None) -> Tokenizer:
     try:
         # None, its default, would ask whether to run the code that auto_map names, and run it after a "y".
         tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False, **more)
-    except BaseException as error:  # OSError, ValueError and hub errors alike, and panics of the Rust library
-        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
-            raise
+        _try(tokenizer)
+    except BaseException as error:  # OSError, ValueError and hub errors alike
+        check_expected(error)
         if "trust_remote_code" in str(error):
             raise UserError(_own_code(str(path), field)) from None
         raise UserError(
@@ -44,6 +45,33 @@ def from_files(path: str | Path, field: str, revision: str | None) -> Tokenizer:
         ) from None
     _check_ids(tokenizer, path, field)
     return tokenizer
+
+
+def check_expected(error: BaseException) -> None:
+    """Raise again what is no Exception, but for panics of the Rust library: those are of files and texts, too."""
+    if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+        raise error
+
+
+def _try(tokenizer: Any) -> None:
+    """Use it once: of what the files say some is looked at only then. Whatever is raised is a mistake in them."""
+    if (
+        not isinstance(tokenizer.model_max_length, int | float)
+        or not {tokenizer.padding_side, tokenizer.truncation_side} <= SIDES
+    ):
+        raise ValueError("model_max_length is no number, or padding_side or truncation_side neither left nor right")
+    try:
+        tokenizer("a", add_special_tokens=False)
+    except Exception as error:
+        if "[UNK]" not in str(error):  # of a closed vocabulary
+            raise
+    if not len(tokenizer):
+        raise ValueError("it has no token")
+    tokenizer.decode([0])
+    names = [*tokenizer.special_tokens_map.values(), *(token.content for token in tokenizer.added_tokens_decoder.values())]
+    "".join(names).encode()
+    if not all(isinstance(id, int) for id in tokenizer.all_special_ids):
+        raise ValueError("a special token has no id")
 
 
 def _own_code(path: str, field: str) -> str:

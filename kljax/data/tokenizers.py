@@ -14,7 +14,7 @@ from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 from kljax import isolated
 from kljax.config import BpeTokenizer, PretrainedTokenizer, WordTokenizer
 from kljax.data.conversations import Message, strings
-from kljax.data.tokenizer_files import FILES, from_files
+from kljax.data.tokenizer_files import FILES, check_expected, from_files
 from kljax.errors import UserError
 from kljax.types import Rollout, Tokenizer
 
@@ -95,10 +95,12 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     try:
         # A text that says "<eos>" says these five characters: it must not end a sequence.
         encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, split_special_tokens=True)
-    except Exception as error:  # the Rust library raises bare Exceptions
+    except BaseException as error:  # the Rust library raises bare Exceptions, and panics
+        check_expected(error)
         unknown = next((w for text in texts for w in text.split() if w not in tokenizer.get_vocab()), None)
         if "Missing [UNK]" not in str(error) or unknown is None:
-            raise
+            said = " ".join(str(error).split())
+            raise UserError(f"tokenizer: it cannot encode the text {texts[0][:60]!r} or one after it ({said}).") from None
         raise UserError(
             f"tokenizer: the text has the word '{unknown}', which the tokenizer does not know; a tokenizer of words is for "
             "closed vocabularies. For other text use tokenizer=bpe."

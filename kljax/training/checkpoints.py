@@ -99,7 +99,11 @@ class Checkpoints:
 
     def about(self, step: int) -> dict[str, Any]:
         """What was said of the state when it was saved."""
-        return dict(self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"])
+        about = dict(self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"])
+        reference, beta = about.get("reference", 0), about.get("beta")
+        if not isinstance(reference, str | None) or not isinstance(beta, int | float | None):
+            raise ValueError("it does not say which reference it was trained against, or with which beta")
+        return about
 
     def delete(self, step: int) -> None:
         """Remove the checkpoint of `step`."""

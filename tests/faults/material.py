@@ -32,9 +32,11 @@ TEMPLATE = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor
 CHAT = [{"role": "user", "content": "a fine film"}, {"role": "assistant", "content": "yes"}]
 TEXTS = ["a fine film", "a dull plot, and no music", "what a scene", "the plot is a scene"] * 8
 OVERRIDES = (
-    "name=mine", "seed=3", "steps=40", "kl.beta=0.3", "kl.penalty=k1_reward", "kl/controller=target", "kl.controller.budget=2.0",
+    "name=mine", "seed=3", "steps=40", "kl.beta=0.3", "kl.penalty=k1_reward", "kl/controller=target",
+    "kl.controller.budget=2.0",
     "kl/divergence=renyi", "kl.penalty=exact", "model=llama", "model.layers=2", "model.d_model=64", "model.heads=4",
-    "reward=[sentiment,length]", "reward.length.weight=-0.1", "+reward.b={kind: python, function: f, weight: 1.0, arguments: {}}",
+    "reward=[sentiment,length]", "reward.length.weight=-0.1",
+    "+reward.b={kind: python, function: f, weight: 1.0, arguments: {}}",
     "adapter=lora", "adapter.rank=4", "rollout.samples=2", "mesh.data=1", "data/prompt=whole", "data.prompt.max_tokens=4",
     "data/source=text", "data.source.path=[a.csv,b.csv]", "tokenizer=bpe", "tokenizer.vocab_size=300", "~reward.length",
     "experiment=mine", "run.root=/tmp/x", "pretrain.steps=4", "optimizer.learning_rate=1e-3", "evaluation.prompts=4",

@@ -34,7 +34,7 @@ def mutate(folder: Path, rng: random.Random) -> str:
 
 def _mutate_file(file: Path, others: list[Path], rng: random.Random) -> str:
     draw = rng.random()
-    if draw < 0.08:
+    if draw < 0.08 and file.suffix != ".overrides":  # which stands for a command line
         return _special(file, rng.choice(SPECIAL))
     if draw < 0.12:
         shutil.copyfile(other := rng.choice(others), file.with_name("swapped"))
@@ -189,7 +189,8 @@ def _overrides(file: Path, rng: random.Random) -> str:
         depth = rng.choice((3, 100, 2000))
         lines[at] = rng.choice((
             f"{key}={rng.choice(EXTREMES)}", f"{key}='{rng.choice(EXTREMES)}'", f"{key}={'[' * depth}{value}{']' * depth}",
-            f"{key}={'{a:' * depth}{value}{'}' * depth}", f"{key}", f"={value}", f"+{key}={value}", f"~{key}", f"{key}.x={value}",
+            f"{key}={'{a:' * depth}{value}{'}' * depth}", f"{key}", f"={value}", f"+{key}={value}", f"~{key}",
+            f"{key}.x={value}",
             f"{key}=${{{key}}}", f"{key}=${{oc.env:HOME}}", f"{key}=range({value})", f"{key}=glob(*)", f"{key}={value},{value}",
             f"{key * 50}={value}", f"{key}={value * 1000}", f"{key}@x={value}", f"hydra.{key}={value}",
         ))  # fmt: skip
