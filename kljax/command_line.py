@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kljax.errors import UserError, did_you_mean
 from kljax.mistakes import leaf_keys, unknown_key
 from kljax.overrides import jobs as sweeps
-from kljax.overrides.bounds import check_files, check_overrides
+from kljax.overrides.bounds import check_files, check_overrides, unreadable
 from kljax.overrides.folders import CONFIGS, check_experiment, check_shadowed, find_own_configs
 from kljax.overrides.sentences import sentence
 from kljax.overrides.variants import Job, distinct, label
@@ -148,8 +148,8 @@ def _job(
             if isinstance(choices.get("experiment"), str):
                 check_experiment(choices["experiment"], search)
             job = _read(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]), overrides, schema)
-        except (*NOT_OURS, ValueError) as error:
-            raise UserError(sentence(error, schema, overrides, search)) from None
+        except (*NOT_OURS, ValueError, OSError) as error:
+            raise UserError(_explained(error, schema, overrides, search)) from None
     chosen = {group: [option] for group, option in choices.items() if isinstance(option, str)}
     chosen |= {"reward": list(getattr(job.config, "reward", ()))}  # a list of options is no choice to Hydra
     notes = check_shadowed(chosen, _keys(overrides), search)
@@ -157,6 +157,15 @@ def _job(
         for note in notes:
             say(note)
     return job
+
+
+def _explained(error: Exception, schema: type, overrides: Sequence[str], search: str | None) -> str:
+    try:
+        if isinstance(error, NOT_OURS) or not isinstance(error, OSError):
+            return sentence(error, schema, overrides, search)
+        return unreadable(error)
+    except OSError as other:  # on the way to a name that is near
+        return unreadable(other)
 
 
 def _read(composed: DictConfig, overrides: Sequence[str], schema: type) -> Job:

@@ -1,6 +1,8 @@
 """Overrides and files of configs that Hydra would read without end: refused before it is asked."""
 
+import errno
 from collections.abc import Sequence
+from pathlib import Path
 
 import yaml
 
@@ -25,6 +27,13 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise UserError(f"{override[:60]}…: got {deepest} brackets inside one another, expected at most {DEEP}.")
 
 
+def unreadable(error: OSError) -> str:
+    """The sentence about a file that Hydra could not open, or that is no mapping."""
+    if error.errno == errno.ENAMETOOLONG:
+        return f"{Path(str(error.filename)).name[:60]}…: got so long a name of a key or option that no file can have it."
+    return f"a config cannot be read ({error}); expected a file of keys with their values, as in 'steps: 100'."
+
+
 def check_files(search: str | None = None) -> None:
     """UserError where a file of the user's configs is no file, or more than its characters by aliases or nesting.
 
@@ -35,6 +44,8 @@ def check_files(search: str | None = None) -> None:
             text = reading.read_text(file, reading.YAML_LARGEST)
             if _may_exceed(text):
                 reading.read_yaml(text)
+            if ":" not in text and not isinstance(yaml.safe_load(text), dict | None):
+                raise UserError(f"{file}: expected keys with their values, as in 'steps: 100'.")
         except yaml.YAMLError:
             continue
         except FileNotFoundError:  # a link to nowhere
