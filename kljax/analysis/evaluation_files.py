@@ -59,7 +59,23 @@ def _read(file: Path) -> dict[str, Any]:
         raise UserError(
             f"{file} cannot be read as an evaluation; remove it, then experiments/analyze.py run={file.parents[1]} makes one."
         ) from None
+    found["metrics"] = Figures(file, found["metrics"])
+    found["by_prompt"] = [Figures(file, entry) for entry in found.get("by_prompt", [])]
     return found
+
+
+class Figures(dict[str, Any]):
+    """Figures by their names, of which one that is asked for and not there is said to lack in its file."""
+
+    def __init__(self, file: Path, figures: Mapping[str, Any]):
+        super().__init__(figures)
+        self._file = file
+
+    def __missing__(self, name: str) -> Any:
+        raise UserError(
+            f"{self._file} has no {name}, which the evaluations of other runs have; remove it, then experiments/analyze.py "
+            f"run={self._file.parents[1]} makes it anew."
+        )
 
 
 def _check(found: Any) -> None:

@@ -33,7 +33,7 @@ def read(path: Path, name: str) -> HuggingFaceConfig:
     file, where = path / "config.json", f"{name}: '{path}'"
     raw = keys.load(file, name)
     model_type = raw.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         supported = ", ".join(f"{family.title} ({key})" for key, family in FAMILIES.items())
         raise UserError(f"{where} is of the architecture {model_type!r}, expected one of {supported}.")
     keys.check_readable(raw, FAMILIES[model_type], where)

@@ -262,7 +262,10 @@ class JsonLines:
             kept = [line.decode() for line in _lines(file) if _step_of(line) < first_step]
             write_atomically(file, "".join(line + "\n" for line in kept))
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._stream = file.open("a", encoding="utf-8")
+        try:
+            self._stream = file.open("a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"run: {file} cannot be written ({error.strerror}); restore it, or move it away.") from None
 
     def write(self, entry: Mapping[str, Any]) -> None:
         """One line, on disk when this returns (in the operating system's hands: it survives SIGKILL)."""
@@ -305,7 +308,7 @@ def _lines(file: Path) -> list[bytes]:
     # As bytes: a killed process may leave half a character, and a text may hold what str.splitlines takes for a line's end.
     try:
         check_file(file)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"run: {file} cannot be read: {error}; restore it from a copy, or move it away.") from None
     return file.read_bytes().split(b"\n")
 
