@@ -17,11 +17,10 @@ from kljax.models import huggingface_rope as rope
 from kljax.models.huggingface_families import FAMILIES, ONE_OR_MORE, Family
 from kljax.models.huggingface_names import Kind
 from kljax.types import HuggingFaceConfig, Tokenizer
-from kljax.validation import check_parts
+from kljax.validation import MOST_ANGLES, check_parts
 
 Problem = Literal["regression", "single_label_classification", "multi_label_classification"]
 
-MOST_ANGLES = 2**26  # context · head_dim / 2, of which a program holds a cosine and a sine each: 0.5 GB
 ROPE_THETA = 10000.0  # of a model whose positions are learned: any will do
 
 

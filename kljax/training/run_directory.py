@@ -26,7 +26,7 @@ from kljax.training import damaged
 from kljax.training.board import Board
 from kljax.training.run_config import CONFIG, flat, spelled
 from kljax.types import Tokenizer
-from kljax.validation import validate
+from kljax.validation import check_parts, validate
 
 MODEL, ENVIRONMENT = "model.json", "environment.json"
 NUMERICS = {
@@ -160,7 +160,8 @@ def read_model(path: Path) -> tuple[DecoderConfig, int]:
     with _reading_model(path):
         values = strict_json(read_bytes(path / MODEL))
         with damaged.reading_config(path / MODEL):
-            return validate(values["decoder"], DecoderConfig), _vocab_size(values["vocab_size"])
+            check_parts(model := validate(values["decoder"], DecoderConfig))
+            return model, _vocab_size(values["vocab_size"])
 
 
 def _vocab_size(given: Any) -> int:

@@ -25,6 +25,11 @@ SECONDS, STARTING = 10.0, 300.0  # of a case, and until a worker has imported al
 MEMORY = 4 * 2**30  # bytes of address space beside what a worker has when it begins
 
 
+def worker_command(base: Path, folder: Path) -> list[str]:
+    """What starts a worker."""
+    return [sys.executable, "-m", "tests.faults.fuzz", "--worker", str(base), str(folder)]
+
+
 def run(numbers: list[int], base: Path, workers: int = WORKERS) -> dict[int, dict[str, Any]]:
     """What became of each case: {"kind", "done", "ended"} and "fault" where it is one. `base` has the valid material."""
     found: dict[int, dict[str, Any]] = {}
@@ -55,9 +60,14 @@ class Worker:
         self.ready, self.number, self._rest = False, None, b""
         self._folder = Path(tempfile.mkdtemp(prefix="kljax-fault-"))
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (for as long as the process lives)
-        command = [sys.executable, "-m", "tests.faults.fuzz", "--worker", str(self._base), str(self._folder)]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, bufsize=0, env=environment()
+            worker_command(self._base, self._folder),
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            bufsize=0,
+            env=environment(),
         )
         self._until = time.monotonic() + STARTING
 
