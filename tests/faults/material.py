@@ -49,7 +49,7 @@ RUN = (
 )  # fmt: skip
 
 
-def make_all(folder: Path) -> None:
+def make_all(folder: Path, *overrides: str) -> None:
     """Valid material of each kind below the folder."""
     (folder / "config").mkdir(parents=True)
     _config(folder / "config")
@@ -57,7 +57,7 @@ def make_all(folder: Path) -> None:
     _models(folder / "models")
     _adapter(folder / "adapter")
     _data(folder / "data")
-    _run(folder / "run")
+    _run(folder / "run", overrides)
 
 
 def _config(folder: Path) -> None:
@@ -159,11 +159,11 @@ def read_data(folder: Path) -> None:
         load_rows(source)
 
 
-def _run(folder: Path) -> None:
+def _run(folder: Path, overrides: tuple[str, ...]) -> None:
     """A finished run of two steps, and an evaluation."""
     from kljax.analysis import evaluation, evaluation_files
 
-    config = compose([*RUN, f"run.root={folder}", "name=r", "run.variant=v"], Config)
+    config = compose([*RUN, *overrides, f"run.root={folder}", "name=r", "run.variant=v"], Config)
     path = train(config)
     evaluation_files.save_own(evaluation.evaluate(restore(path, "latest", ONE), config.evaluation), path)
     shutil.rmtree(folder / "bases")

@@ -4,12 +4,14 @@ import sys
 import time
 
 from tests.faults import fuzz
+from tests.faults.material import make_all
 
 CASES = 60
 
 
-def test_each_case_ends_well_or_in_one_sentence(tmp_path):
-    found = fuzz.run(list(range(CASES)), fuzz.material(tmp_path / "base"), workers=1)
+def test_each_case_ends_well_or_in_one_sentence(tmp_path, compilation_cache):
+    make_all(tmp_path / "base", f"run.compilation_cache={compilation_cache}")
+    found = fuzz.run(list(range(CASES)), tmp_path / "base", workers=1)
     assert {case["number"] for case in found.values() if case["ended"] == "fault"} == set(), [
         case for case in found.values() if case["ended"] == "fault"
     ]
