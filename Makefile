@@ -2,6 +2,7 @@
 #   make demo    the main job on the built-in task, a sweep over beta, and the frontier
 #   make test    the tests (make coverage: the same, traced, at half the speed)
 #   make lint    ruff, pyright, import-linter
+#   make faults  2,000 damaged and hostile configs, models, tokenizers, data files and runs: none may be a traceback  8 min
 #   make readme  a fresh clone in a temporary folder: what the README installs, and each of its commands as printed     30 min
 # Measured claims, each with its command:
 #   make claims       the field's claims 1 to 11, recomputed            20 s on 2 cores
@@ -16,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test coverage lint readme claims estimators convergence benchmark scaling overoptimisation clean
+.PHONY: demo test coverage lint faults readme claims estimators convergence benchmark scaling overoptimisation clean
 
 demo: $(VENV)/base
 	$(BIN)/python experiments/train.py
@@ -34,6 +35,9 @@ lint: $(VENV)/lint
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+faults: $(VENV)/test
+	$(BIN)/python -m tests.faults.fuzz
 
 readme:
 	$(PYTHON) -m tests.readme.fresh_clone

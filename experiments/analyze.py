@@ -3,6 +3,7 @@
 python experiments/analyze.py run=runs/grammar/default
 python experiments/analyze.py run=runs/grammar/default step=40 prompts=512    # or run=runs/grammar/default@40
 python experiments/analyze.py run=runs/grammar/default top_p=0.9    # a policy whose sampling is cut
+python experiments/analyze.py run=runs/mine/default rewards=custom    # imports reward functions of the run's own
 """
 
 from dataclasses import replace
@@ -17,6 +18,7 @@ def run(config: AnalysisConfig) -> None:
     read_run_config(path)  # refuses what is no run, before the imports
     with importing():
         from kljax.analysis import tables
+        from kljax.rewards.user_code import custom_terms
         from kljax.runs import evaluation, evaluation_files
         from kljax.runs.restore import restore
         from kljax.runs.setup import use_compilation_cache
@@ -25,11 +27,13 @@ def run(config: AnalysisConfig) -> None:
     restored = restore(path, step, config.mesh)
     own = restored.setup.config.evaluation
     asked = {name: value for name in to_dict(own) if (value := getattr(config, name)) is not None}
-    result = evaluation.evaluate(restored, replace(own, **asked))
+    without = {} if config.rewards == "custom" else custom_terms(restored.setup.config.reward)
+    result = evaluation.evaluate(restored, replace(own, **asked), without)
     tables.show_evaluation(result, restored.path)
     tables.show_samples(result, config.samples_shown)
-    file = evaluation_files.save_analysis(result, restored.path, own)
-    tables.console.print(f"It is in {file}", soft_wrap=True)
+    # Without a part of the reward it is no evaluation that others could be compared with.
+    file = None if without else evaluation_files.save_analysis(result, restored.path, own)
+    tables.console.print("It is not saved." if file is None else f"It is in {file}", soft_wrap=True)
 
 
 if __name__ == "__main__":

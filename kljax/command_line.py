@@ -33,6 +33,7 @@ from kljax.disk import of_the_disk_as_well
 from kljax.errors import UserError, did_you_mean
 from kljax.interrupt import Interrupted, StopRequest, end_process, sigterm_as_ctrl_c
 from kljax.overrides import jobs as sweeps
+from kljax.overrides.bounds import check_files, check_overrides, unreadable
 from kljax.overrides.folders import CONFIGS, check_experiment, check_shadowed, find_own_configs
 from kljax.overrides.sentences import sentence
 from kljax.overrides.variants import Job, distinct, label
@@ -59,6 +60,8 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
         _check_arguments(arguments)
         search, say = arguments.config_dir, cache(_say)  # nothing twice
         find_own_configs()
+        check_overrides(arguments.overrides)
+        check_files(search)
         asks = arguments.help or arguments.hydra_help or arguments.info  # of Hydra, and needs no value
         asked = [] if asks else sweeps.expand(arguments.overrides, arguments.multirun, search)
         jobs = [_job(overrides, schema, config_name, search, say) for overrides in asked]
@@ -134,6 +137,7 @@ def reporting_mistakes(schema: type | None = None) -> Iterator[None]:
 
 def compose(overrides: Sequence[str], schema: type[T], config_name: str = "config", search: str | None = None) -> T:
     """The validated config of these overrides, as a script would get it. `search`: a directory of configs beside ours."""
+    check_files(search)
     return _job(overrides, schema, config_name, search).config
 
 
@@ -150,6 +154,7 @@ def _job(
     say: Callable[[str], None] | None = None,
 ) -> Job:
     find_own_configs()
+    check_overrides(overrides)
     more = [] if search is None else [f"hydra.searchpath=['file://{Path(search).absolute()}']"]
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
         try:
@@ -158,8 +163,8 @@ def _job(
             if isinstance(choices.get("experiment"), str):
                 check_experiment(choices["experiment"], search)
             job = _read(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]), overrides, schema)
-        except (*NOT_OURS, ValueError) as error:
-            raise UserError(sentence(error, schema, overrides, search)) from None
+        except (*NOT_OURS, ValueError, OSError) as error:
+            raise UserError(_explained(error, schema, overrides, search)) from None
     chosen = {group: [option] for group, option in choices.items() if isinstance(option, str)}
     chosen |= {"reward": list(getattr(job.config, "reward", ()))}  # a list of options is no choice to Hydra
     notes = check_shadowed(chosen, _keys(overrides), search)
@@ -167,6 +172,15 @@ def _job(
         for note in notes:
             say(note)
     return job
+
+
+def _explained(error: Exception, schema: type, overrides: Sequence[str], search: str | None) -> str:
+    try:
+        if isinstance(error, NOT_OURS) or not isinstance(error, OSError):
+            return sentence(error, schema, overrides, search)
+        return unreadable(error)
+    except OSError as other:  # on the way to a name that is near
+        return unreadable(other)
 
 
 def _read(composed: DictConfig, overrides: Sequence[str], schema: type) -> Job:

@@ -16,7 +16,7 @@ from kljax.disk import whole_file
 from kljax.errors import UserError
 from kljax.json_text import key_text
 from kljax.runs import evaluation_files
-from kljax.runs.config_file import read_config
+from kljax.runs.config_file import read_config, read_run_config
 from kljax.runs.evaluation import groups_of
 from kljax.runs.intervals import LEVEL, Estimate, crossed, t_quantile
 
@@ -95,6 +95,7 @@ def comparable(runs: Sequence[Path]) -> tuple[list[Measured], list[str]]:
         there = evaluation_files.load_all(run)
         last = [each for each in there if each["step"] == there[-1]["step"]]
         if known := [each for each in last if "settings" in each]:
+            read_run_config(run)  # refuses what no run has
             having.append((run, read_config(run), {_spelled(each["settings"]): each for each in known}))
         elif there:
             said.append(f"Left out, evaluated by an older version: {run} (experiments/analyze.py run={run} does it anew).")

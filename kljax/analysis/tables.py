@@ -41,7 +41,7 @@ def show_evaluation(evaluation: Evaluation, path: Path) -> None:
     """Rewards, KLs and length on held-out prompts: policy, reference and, where that is another one, base."""
     metrics, of = evaluation.metrics, evaluation.of
     reach = t_quantile(groups_of(of) - 1)
-    others = ["reference", "base"] if "reward/base_mean" in metrics else ["reference"]
+    others = ["reference", "base"] if "rollout/base_length" in metrics else ["reference"]
     console.print(f"{path}, step {evaluation.step}: {what_of(of)}", soft_wrap=True)
     console.print(f"± is a {LEVEL:.0%} interval: {reach:.2f} standard errors", soft_wrap=True)
     table = Table()
@@ -76,7 +76,8 @@ def show_samples(evaluation: Evaluation, count: int) -> None:
         console.print(Text(f"\n{sample['prompt']!r}"))
         for who in ("base", "reference", "policy"):
             if who in sample:
-                console.print(Text(f"  {who:9}  {sample[f'{who}_reward']:+.2f}  {sample[who]!r}"))
+                reward = f"{sample[f'{who}_reward']:+.2f}  " if f"{who}_reward" in sample else ""
+                console.print(Text(f"  {who:9}  {reward}{sample[who]!r}"))
 
 
 def show_base(result: Mapping[str, Any], path: Path) -> None:

@@ -17,6 +17,7 @@ class AnalysisConfig:
     seed: Seed | None
     top_k: Natural | None
     top_p: Mass | None
+    rewards: Literal["built_in", "custom"]  # custom: the run's own reward functions, too, whose code is imported
     mesh: MeshConfig
     samples_shown: Natural
     compilation_cache: str

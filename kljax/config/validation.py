@@ -27,6 +27,8 @@ from kljax.errors import UserError
 
 Schema = TypeVar("Schema")
 
+MOST_ANGLES = 2**26  # context · head_dim / 2, of which a program holds a cosine and a sine each: 0.5 GB
+
 
 def without_defaults(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The dictionary of a `Config`, or a part of it, without fields that have their default.
@@ -171,6 +173,11 @@ def _check_rotary(model: DecoderConfig) -> None:
         raise UserError(
             f"model.head_dim: got {model.head_dim} (model.d_model / model.heads, where it is null), expected an even number "
             "for rotary positions."
+        )
+    if model.context * model.head_dim // 2 > MOST_ANGLES:
+        raise UserError(
+            f"model.context: got {model.context} with model.head_dim={model.head_dim}, expected at most "
+            f"{max(2 * MOST_ANGLES // model.head_dim, 1)}: a table has the angles of all positions."
         )
     if model.nope_every > model.layers:
         raise UserError(

@@ -19,6 +19,7 @@ from kljax.data.csv_files import load_csv
 from kljax.data.json_files import load_json
 from kljax.data.plain_files import Say, load_text
 from kljax.errors import UserError, did_you_mean
+from kljax.reading import check_file
 
 FORMATS = {
     ".parquet": "parquet",
@@ -51,6 +52,11 @@ def load(source: TextSource, field: str, say: Say) -> datasets.Dataset:
         _check_options(source, "save_to_disk")
         return _load_saved(folder, source, field)
     files = located(source, field, say)
+    for file in files:
+        try:
+            check_file(file)
+        except (ValueError, OSError) as error:
+            raise UserError(f"{field}: cannot read the file '{file}': {error}.") from None
     kinds = {str(_format(file)) for file in files}
     if len(kinds) > 1:
         raise UserError(f"{field}: the files are of several kinds ({', '.join(sorted(kinds))}), expected one.")

@@ -28,6 +28,9 @@ BYTE_ORDER_MARKS = {  # the longer one first: UTF-32's begins as UTF-16's does
 UNPACKING = (EOFError, zlib.error, gzip.BadGzipFile)
 """What a compressed file can raise that is cut off or none."""
 
+MOST_UNPACKED, LEAST_BOUND = 200, 2**24
+"""Bytes that a compressed file may unpack to for each of its own, and what any may. Text is packed to a tenth at best."""
+
 Say = Callable[[str], None]
 """Where to say what was guessed, converted or left out."""
 
@@ -57,10 +60,24 @@ def _opened(file: Path, mode: str, **options: Any) -> IO[Any]:
     return (gzip.open if file.suffix.lower() == ".gz" else open)(file, mode, **options)  # pyright: ignore
 
 
+def _check_unpacked(file: Path) -> None:
+    """Refuse what unpacks to so much more than its bytes that it is no text; it may be one line. Nothing of it is kept."""
+    most, count = max(LEAST_BOUND, MOST_UNPACKED * file.stat().st_size), 0
+    with gzip.open(file, "rb") as stream:
+        while part := stream.read(2**20):
+            if (count := count + len(part)) > most:
+                raise UserError(
+                    f"data.source.path: '{file}' has {file.stat().st_size:,} bytes and unpacks to more than {most:,}; expected "
+                    "text. If it is, unpack it first."
+                )
+
+
 def lines_of(file: Path, encoding: str, newline: str | None = None) -> Iterator[str]:
     """The file's lines, or a `UserError` where it is not in this encoding, or cut off."""
     try:
         with _opened(file, "rt", encoding=encoding, newline=newline) as stream:
+            if file.suffix.lower() == ".gz":
+                _check_unpacked(file)
             yield from stream
     except UnicodeError as error:
         raise UserError(

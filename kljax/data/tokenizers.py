@@ -1,7 +1,6 @@
 """Tokenizers as Hugging Face tokenizer files, loaded or trained on the task's text; texts to tokens and back."""
 
 import copy
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,16 @@ import tokenizers
 from jaxtyping import Bool, Int
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
+from kljax import isolated
 from kljax.config import BpeTokenizer, PretrainedTokenizer, WordTokenizer
 from kljax.data.conversations import Message, strings
+from kljax.data.tokenizer_files import FILES, check_expected, from_files
 from kljax.errors import UserError
 from kljax.models.huggingface.files import new_directory
 from kljax.types import Rollout, Tokenizer
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
 MASK = {"mask_token": "<mask>"}
-
-FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
-"""What a directory with a tokenizer has one of."""
 
 NO_BOS = "{% set bos_token = '' %}"
 
@@ -49,19 +47,11 @@ def load(path: str | Path, field: str = "tokenizer", revision: str | None = None
 
     That is safe here: masks, never token ids, say what is padding. An encoder's begins with [CLS] and ends with [SEP].
     """
-    from transformers import AutoTokenizer
-
     if revision is not None and Path(path).expanduser().is_dir():
         raise UserError(f"tokenizer.revision: got '{revision}', but '{path}' is a directory, which has none; expected null.")
     folder = Path(str(path).partition("@")[0]).expanduser()
     path = folder / "tokenizer" if (folder / "config.yaml").exists() else path  # of a run, as in runs/x@200
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(path), **({} if revision is None else {"revision": revision}))
-    except Exception as error:  # transformers raises OSError, ValueError and hub errors alike
-        raise UserError(
-            f"{field}: cannot load a tokenizer from '{path}' ({_reason(Path(path), error)}). Expected a directory with "
-            "tokenizer.json, or a hub name."
-        ) from None
+    tokenizer = from_files(path, field, revision)
     if tokenizer.eos_token_id is None and tokenizer.sep_token_id is not None:
         tokenizer.eos_token = tokenizer.sep_token
     if tokenizer.bos_token_id is None and tokenizer.cls_token_id is not None:
@@ -84,18 +74,9 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
             tokenizer.save_pretrained(str(partial))
 
 
-def _reason(folder: Path, error: Exception) -> str:
-    """Which file cannot be read, or that there is none: transformers names no file, and takes a lost folder for a hub name."""
-    if not folder.expanduser().is_dir():
-        return "there is no such directory" if folder.is_absolute() else str(error).strip().splitlines()[0]
-    for file in sorted(folder.expanduser().glob("*.json")):
-        try:
-            json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as broken:
-            return f"{file.name} was cut off or changed: {broken}"
-    if not any((folder.expanduser() / name).exists() for name in FILES[:1]):
-        return f"it has no {FILES[0]}"
-    return str(error).strip().splitlines()[0]
+def size(tokenizer: Tokenizer) -> int:
+    """Rows of a table with a place for every id, of which some may be free."""
+    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=0))
 
 
 def check_same(folder: Path, tokenizer: Tokenizer, field: str) -> None:
@@ -122,10 +103,12 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     try:
         # A text that says "<eos>" says these five characters: it must not end a sequence.
         encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, split_special_tokens=True)
-    except Exception as error:  # the Rust library raises bare Exceptions
+    except BaseException as error:  # the Rust library raises bare Exceptions, and panics
+        check_expected(error)
         unknown = next((w for text in texts for w in text.split() if w not in tokenizer.get_vocab()), None)
         if "Missing [UNK]" not in str(error) or unknown is None:
-            raise
+            said = " ".join(str(error).split())
+            raise UserError(f"tokenizer: it cannot encode the text {texts[0][:60]!r} or one after it ({said}).") from None
         raise UserError(
             f"tokenizer: the text has the word '{unknown}', which the tokenizer does not know; a tokenizer of words is for "
             "closed vocabularies. For other text use tokenizer=bpe."
@@ -232,10 +215,17 @@ def _rendered(
 ) -> str:
     how = {"add_generation_prompt": begin, "continue_final_message": continue_last}
     try:
-        text: Any = tokenizer.apply_chat_template(list(messages), tokenize=False, **how, **variables)
+        named = {"chat_template": None, "tools": None} | {**variables}
+        template: Any = tokenizer.get_chat_template(named.pop("chat_template"), named["tools"])
+        # The template is a program from the tokenizer's files.
+        text = isolated.call("render", template, list(messages), how, tokenizer.special_tokens_map | named)
+    except isolated.Stopped as error:
+        raise UserError(f"the chat template {error}; expected one that is soon done with these messages.") from None
     except Exception as error:  # a template can raise anything, in words of its own
         said = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"the chat template says: {said.rstrip('.')}.") from None
+    if not isinstance(text, str):
+        raise UserError(f"the chat template makes {type(text).__name__} of these messages, expected text.")
     return text
 
 

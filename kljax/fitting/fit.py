@@ -166,7 +166,7 @@ def load_base(setup: Setup, path: Path) -> Params:
 def read_result(path: Path) -> dict[str, Any]:
     """The figures of a fitted model, held out and on the test rows."""
     way_out = "delete it, and the same command writes it again"
-    directory.check_file(path, RESULT, way_out)
+    directory.check_written(path, RESULT, way_out)
     return damaged.read_json(path / RESULT, way_out)
 
 

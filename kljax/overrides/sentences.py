@@ -47,7 +47,7 @@ def sentence(error: Exception, schema: type | None, overrides: Sequence[str] = (
 def _broken_file(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     where = f"{mark.name}: line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
-    return f"{where}no YAML ({getattr(error, 'problem', None) or error})."
+    return f"{where}no YAML ({getattr(error, 'problem', None) or ' '.join(str(error).split())})."
 
 
 def _no_key(key: str, known: Sequence[str], overrides: Sequence[str]) -> str:

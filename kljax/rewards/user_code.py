@@ -8,9 +8,11 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from kljax.config import RewardTerm
 from kljax.errors import UserError, did_you_mean
 
 OURS = str(Path(__file__).parents[1])
@@ -35,6 +37,20 @@ def resolve(field: str, name: str, table: Mapping[str, Callable[..., Any]]) -> C
             f"{field}.function: module '{'.'.join(parents)}' has no function '{attribute}'.{did_you_mean(attribute, others)}"
         )
     return found
+
+
+def custom_terms(terms: Mapping[str, RewardTerm]) -> dict[str, str]:
+    """The terms whose functions are not kljax's own, and what would be imported for each. Nothing is."""
+    return {name: f"{term.function}{_found(term.function)}" for name, term in terms.items() if "." in term.function}
+
+
+def _found(function: str) -> str:
+    """Where the first module of a dotted path lies."""
+    try:
+        spec = PathFinder.find_spec(function.partition(".")[0], [str(Path.cwd()), *sys.path])
+    except (ImportError, ValueError):
+        spec = None
+    return f" from {spec.origin}" if spec is not None and spec.origin else ""
 
 
 def _import(field: str, parents: list[str]) -> Any:

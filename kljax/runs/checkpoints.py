@@ -21,6 +21,7 @@ from kljax.devices.state import not_finite, params_hash
 from kljax.disk import writing_to
 from kljax.errors import UserError
 from kljax.models.layers import is_unrolled, like, stack
+from kljax.reading import check_tree
 from kljax.runs import damaged, digests, older
 from kljax.runs.background import print_no_tracebacks
 from kljax.runs.config_file import CONFIG, format_of
@@ -170,6 +171,7 @@ class Checkpoints:
         if self._sealed:
             digests.check_folder(folder, without)
         with damaged.reading(folder, without):
+            check_tree(folder)
             about = self.about(step)
         if reference_hash is None and about["reference"] is not None:
             raise UserError(
@@ -187,7 +189,11 @@ class Checkpoints:
 
     def about(self, step: int) -> dict[str, Any]:
         """What was said of the state when it was saved."""
-        return dict(self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"])
+        about = dict(self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"])
+        reference, beta = about.get("reference", 0), about.get("beta")
+        if not isinstance(reference, str | None) or not isinstance(beta, int | float | None):
+            raise ValueError("it does not say which reference it was trained against, or with which beta")
+        return about
 
     def delete(self, step: int) -> None:
         """Remove the checkpoint of `step`."""
@@ -364,6 +370,7 @@ def _check_shapes(folder: Path, shapes: Any, parts: list[str] | None = None) -> 
 
 def _arrays_in(folder: Path) -> Any:
     """A tree of what a folder says of its arrays."""
+    check_tree(folder)
     with _quiet(), ocp.StandardCheckpointer() as checkpointer:
         about = checkpointer.metadata(folder).item_metadata
         if about is None:

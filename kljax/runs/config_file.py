@@ -10,6 +10,7 @@ from kljax.config import Config, to_dict
 from kljax.config.run import BASES
 from kljax.config.validation import validate, without_defaults
 from kljax.errors import UserError, did_you_mean
+from kljax.reading import YAML_LARGEST, read_text, read_yaml
 from kljax.runs import damaged, digests
 
 CONFIG = "config.yaml"
@@ -27,8 +28,6 @@ LATEST: Literal["latest"] = "latest"
 LENGTH = ("steps", "epochs")
 """How long a run is: it can be gone on with, so these make no other run (going_on.py says when that may be)."""
 NO_OTHER_RUN = ("run", *LENGTH)
-
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # twenty times as fast, where it was built
 RETIRED = {"run": {"keep_freed_memory": None}, "rollout": {"top_k": 0, "top_p": 1.0}}
 """Keys of older config.yaml files that are no more, and the value with which they say nothing; None: each does."""
 
@@ -199,19 +198,22 @@ def folder_of(path: Path) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     """All that config.yaml says; refused where it is not what was written, or of a format that nobody knows yet."""
+    text, reason = "", ""
     try:
-        values = yaml.load(text := (path / CONFIG).read_text("utf-8"), LOADER)
+        values = read_yaml(text := read_text(path / CONFIG, YAML_LARGEST))
     except OSError as error:
         raise UserError(
             f"run: {path / CONFIG} cannot be read ({error.strerror}); mend that, or choose another name=…."
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
-        values, text = None, ""
+    except yaml.YAMLError:
+        values = None
+    except ValueError as error:
+        values, reason = None, f" ({error})"
     of_older = not (path / digests.MANIFEST).exists() and not (isinstance(values, dict) and FORMAT in values)
     if not of_older:
         digests.check(path, CONFIG)
-    if not isinstance(values, dict):
-        raise UserError(f"run: {path / CONFIG} cannot be read as a YAML mapping; restore it, or choose another name=….")
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"run: {path / CONFIG} cannot be read as a YAML mapping{reason}; restore it, or choose another name=….")
     if of_older:
         damaged.check_config(path / CONFIG, text, values)
         return values

@@ -1,6 +1,5 @@
 """Files of a run directory that were cut off, lost or changed: said to be that, with a way out that there is."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
@@ -9,6 +8,7 @@ from typing import Any
 
 from kljax.config import Config
 from kljax.errors import UserError
+from kljax.reading import parsed_json, read_bytes
 
 OF_A_BASE = ("data", "rows", "tokenizer", "model", "pretrain")
 OF_A_RUN = tuple(field.name for field in fields(Config) if field.default is MISSING and field.default_factory is MISSING)
@@ -40,7 +40,7 @@ def reading_config(file: Path) -> Iterator[None]:
 def read_json(file: Path, way_out: str) -> dict[str, Any]:
     """The object in a JSON file of ours. UserError where it is missing or broken, with the way out, which follows 'or'."""
     try:
-        values = json.loads(file.read_text())
+        values = parsed_json(read_bytes(file), constant=float)  # older versions wrote NaN
     except FileNotFoundError:
         raise UserError(f"run: {file} is missing; {way_out}.") from None
     except (OSError, ValueError) as error:

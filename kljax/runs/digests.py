@@ -7,7 +7,6 @@ A manifest holds bytes and SHA-256 of each file, and a SHA-256 of its own. A com
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from filelock import FileLock
 from kljax.disk import whole_file
 from kljax.errors import UserError
 from kljax.json_text import json_text, key_text
+from kljax.reading import check_file, read_bytes, strict_json
 
 MANIFEST = "manifest.json"
 FROM_A_COPY = "restore it from a copy, or begin anew (name=…)"
@@ -140,6 +140,7 @@ def _belongs(file: str, name: str) -> bool:
 
 
 def _digest(file: Path) -> Digest:
+    check_file(file)
     with file.open("rb") as opened:
         return {"bytes": file.stat().st_size, "sha256": hashlib.file_digest(opened, "sha256").hexdigest()}
 
@@ -151,6 +152,8 @@ def _check(file: Path, digest: Digest, way_out: str) -> None:
         raise Damaged(f"{file} is missing", way_out) from None
     except OSError as error:
         raise Damaged(f"{file} cannot be read ({error.strerror})", way_out) from None
+    except ValueError as error:
+        raise Damaged(f"{file} cannot be read: {error}", way_out) from None
     written = {name: digest[name] for name in there}
     if there in (written, digest.get("next")):
         return
@@ -164,7 +167,7 @@ def _check(file: Path, digest: Digest, way_out: str) -> None:
 def _read(folder: Path, way_out: str) -> dict[str, Any]:
     file = folder / MANIFEST
     try:
-        values = json.loads(file.read_bytes())
+        values = strict_json(read_bytes(file))
         own = values.pop("sha256")
         files: Mapping[str, Digest] = values["files"]
         if own == _own_digest(values) and isinstance(files, dict):

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from kljax.config import DecoderConfig, to_dict
-from kljax.config.validation import validate
+from kljax.config.validation import check_parts, validate
 from kljax.data import tokenizers
 from kljax.disk import Growing, writing_to
 from kljax.errors import UserError
@@ -23,6 +23,7 @@ from kljax.json_text import json_text
 from kljax.models.huggingface import generation_settings
 from kljax.models.huggingface.generation_settings import GenerationSettings
 from kljax.progress import say
+from kljax.reading import check_file, read_bytes, strict_json
 from kljax.runs import config_file, damaged, digests
 from kljax.runs.board import Board
 from kljax.runs.config_file import CONFIG, LENGTH, flat, read_config, spelled
@@ -56,7 +57,7 @@ def create(path: Path, kind: str, config: Mapping[str, Any], chosen: Mapping[str
         digests.write_text(path, CONFIG, config_file.text_of(kind, config))
     file = path / ENVIRONMENT
     try:
-        launches = list(json.loads(file.read_bytes())["launches"]) if file.exists() else []
+        launches = list(strict_json(read_bytes(file))["launches"]) if file.exists() else []
     except (ValueError, KeyError, TypeError):  # broken by hand: it records, nothing depends on it
         launches = []
     steps = {"before": (there or {}).get("steps"), "after": length.get("steps")}
@@ -89,11 +90,11 @@ def save_tokenizer(path: Path, tokenizer: Tokenizer) -> None:
 def load_tokenizer(path: Path, field: str = "run") -> Tokenizer:
     """The run's tokenizer."""
     way_out = f"restore it from a copy, or delete {path / TOKENIZER}: the command that began the run writes it again"
-    check_file(path, TOKENIZER, way_out)
+    check_written(path, TOKENIZER, way_out)
     return tokenizers.load(path / TOKENIZER, field)
 
 
-def check_file(path: Path, name: str, way_out: str = WRITTEN_AGAIN) -> None:
+def check_written(path: Path, name: str, way_out: str = WRITTEN_AGAIN) -> None:
     """Raise `Damaged` where a file of the run, or in a folder of it, is not what was written. Older runs have no digests."""
     if config_file.has_digests(path):
         digests.check(path, name, way_out)
@@ -107,11 +108,11 @@ def numerics() -> dict[str, Any]:
 def check_numerics(path: Path) -> None:
     """Refuse to go on with a run under other settings of JAX than it was begun with. Writes nothing."""
     if (path / ENVIRONMENT).exists():
-        check_file(path, ENVIRONMENT)
+        check_written(path, ENVIRONMENT)
     elif (path / MODEL).exists():
         say(f"{path / ENVIRONMENT} is missing: under which settings of JAX the run was begun is not known.")
     try:
-        began = json.loads((path / ENVIRONMENT).read_bytes())["launches"][0]["numerics"]
+        began = dict(strict_json(read_bytes(path / ENVIRONMENT))["launches"][0]["numerics"])
     except (OSError, ValueError, KeyError, TypeError, IndexError):  # not there, broken by hand, or of an older run
         return
     now = numerics()
@@ -127,7 +128,7 @@ def check_numerics(path: Path) -> None:
 def other_circumstances(path: Path, chosen: Mapping[str, Any]) -> str | None:
     """In which ways the last launch of this run differed such that the same steps may differ in their last digits."""
     try:
-        last = json.loads((path / ENVIRONMENT).read_bytes())["launches"][-1]
+        last = strict_json(read_bytes(path / ENVIRONMENT))["launches"][-1]
         now = environment() | {"chosen": dict(chosen)}
         pairs = {
             "devices": (len(last["devices"]), len(now["devices"])),
@@ -135,7 +136,7 @@ def other_circumstances(path: Path, chosen: Mapping[str, Any]) -> str | None:
             **{name: (last["chosen"].get(name), value) for name, value in chosen.items()},
             "XLA_FLAGS": (last.get("xla_flags", ""), now["xla_flags"]),
         }
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
     return ", ".join(f"{name} {there} then, {here} now" for name, (there, here) in pairs.items() if there != here) or None
 
@@ -216,17 +217,27 @@ def write_model(
 def read_model(path: Path) -> tuple[DecoderConfig, int]:
     """The decoder of a run and its vocabulary's size."""
     with _reading_model(path):
-        values = json.loads((path / MODEL).read_bytes())
+        values = strict_json(read_bytes(path / MODEL))
         with damaged.reading_config(path / MODEL):
-            return validate(values["decoder"], DecoderConfig), values["vocab_size"]
+            check_parts(model := validate(values["decoder"], DecoderConfig))
+            return model, _vocab_size(values["vocab_size"])
+
+
+def _vocab_size(given: Any) -> int:
+    if type(given) is not int or not 1 <= given < 2**31:
+        raise ValueError("it has no number of tokens")
+    return given
 
 
 def read_ends(path: Path) -> tuple[int, ...]:
     """The ids that end a run's completions. Older runs, whose model.json has none, all ended with their tokenizer's own."""
     with _reading_model(path):
-        ends = json.loads((path / MODEL).read_bytes()).get("ends")
+        values = strict_json(read_bytes(path / MODEL))
+        ends, size = values.get("ends"), values["vocab_size"]
         if ends is not None:
-            return tuple(int(token) for token in ends)
+            if not ends or not all(type(token) is int and 0 <= token < size for token in ends):
+                raise ValueError("it has ends that are no tokens")
+            return tuple(ends)
     return generation_settings.of_tokenizer(load_tokenizer(path)).ends
 
 
@@ -234,7 +245,7 @@ def read_ends(path: Path) -> tuple[int, ...]:
 def _reading_model(path: Path) -> Iterator[None]:
     if not (path / MODEL).exists():
         raise UserError(f"run: {path / MODEL} is missing; was the run interrupted before its first step?")
-    check_file(path, MODEL)
+    check_written(path, MODEL)
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -250,7 +261,7 @@ def check_model(path: Path, model: DecoderConfig, vocab_size: int, rewards: Mapp
         return
     there, size = read_model(path)
     with _reading_model(path):
-        known = json.loads((path / MODEL).read_bytes()).get("rewards") or {}
+        known = strict_json(read_bytes(path / MODEL)).get("rewards") or {}
     pairs = {name: (value, to_dict(model)[name]) for name, value in to_dict(there).items()} | {"vocab_size": (size, vocab_size)}
     for name, (before, now) in pairs.items():
         if before != now:
@@ -354,11 +365,15 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 def _lines(file: Path) -> list[bytes]:
     # As bytes: a killed process may leave half a character, and a text may hold what str.splitlines takes for a line's end.
+    try:
+        check_file(file)
+    except (ValueError, OSError) as error:
+        raise UserError(f"run: {file} cannot be read: {error}; restore it from a copy, or move it away.") from None
     return file.read_bytes().split(b"\n")
 
 
 def _step_of(line: bytes) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from kljax.progress import working
 from kljax.rewards import combination
 from kljax.runs.enumeration import enumerate_task
 from kljax.runs.intervals import clustered, numbered
-from kljax.runs.looking import Sequences, Values, check_figures, check_parameters, look_at
+from kljax.runs.looking import Sequences, Values, check_figures, check_parameters, is_whole, look_at
 from kljax.runs.regularisation import ablation_note
 from kljax.runs.restore import RestoredRun
 
@@ -47,8 +48,11 @@ class Evaluation:
     samples: list[dict[str, Any]]
 
 
-def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
+def evaluate(run: RestoredRun, config: EvaluationConfig, without: Mapping[str, str] = MappingProxyType({})) -> Evaluation:
     """Sample policy, reference and base on the first `config.prompts` held-out prompts and compare them.
+
+    `without`: terms of the reward that are left out, and what would have to be imported for each. Where one of them has a
+    weight, nothing is said of the whole reward.
 
     Raises:
         UserError: where a parameter, a reward, a KL or what a reward logs is not finite.
@@ -58,22 +62,25 @@ def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
     for name, params in models.items():
         check_parameters(run, name, params)
     prompts = run.held_out_prompts()
-    look = look_at(run, prompts, config)
+    look, whole = look_at(run, prompts, config, without), is_whole(run.setup.config, without)
     others = tuple(params for name, params in models.items() if name != "policy")
     count = min(config.prompts, len(prompts.tokens))
     with working(f"evaluating {' and '.join(models)} on {count} held-out prompts"):
         found = {"policy": look(run.policy, others)}
         found |= {name: look(params, (run.policy,)) for name, params in models.items() if name != "policy"}
-    check_figures(run, found)
+    check_figures(run, found, whole=whole)
     ids = _prompt_ids(prompts, len(found["policy"].prompts) // config.samples)
     groups = np.repeat(numbered(ids), config.samples)
     columns = _columns(run.setup.config, found)
+    if not whole:
+        columns = {name: column for name, column in columns.items() if not np.isnan(column[0]).all()}
     metrics = _means(columns, groups)
     for name, of in found.items():
         metrics |= {of_model(name, metric): mean for metric, mean in of.logged.items()}
     metrics["kl/beta"] = run.beta
-    metrics["reward/reference_std"] = float(found["reference"].reward.std(ddof=1))
-    if run.setup.config.run.oracle_every:
+    if whole:
+        metrics["reward/reference_std"] = float(found["reference"].reward.std(ddof=1))
+    if run.setup.config.run.oracle_every and not without:
         trained = run.prompts()
         reward = combination.build(run.setup.config.reward, run.setup.tokenizer, trained.rows.column_names)
         metrics |= enumerate_task(run.setup, trained, reward, run.reference).metrics(run.policy, run.beta)
@@ -87,8 +94,16 @@ def evaluate(run: RestoredRun, config: EvaluationConfig) -> Evaluation:
         f"reward.{name}, of weight 0, is no finite number for some completion, and left out."
         for name in sorted(without_value(run.setup.config, found))
     ]
+    said += [_left_out(name, function) for name, function in without.items()]
     said += notes(run, config, of)
-    return Evaluation(run.step, to_dict(config), of, metrics, said, by_prompt, _samples(found, config.samples))
+    return Evaluation(run.step, to_dict(config), of, metrics, said, by_prompt, _samples(found, config.samples, whole))
+
+
+def _left_out(name: str, function: str) -> str:
+    return (
+        f"reward.{name} is left out, and with it what it is a part of: it is code of the run's own, {function}, which is "
+        "imported and run with rewards=custom alone."
+    )
 
 
 def of_model(model: str, metric: str) -> str:
@@ -148,6 +163,7 @@ def _columns(config: Config, found: Mapping[str, Sequences]) -> dict[str, Column
 def without_value(config: Config, found: Mapping[str, Sequences]) -> set[str]:
     """JAX terms of weight 0 that are no number for some completion: they trained nothing, and are left out."""
     free = [name for name, term in config.reward.items() if term.kind == "jax" and not term.weight]
+    free = [name for name in free if all(name in of.terms for of in found.values())]  # not left out
     return {name for name in free if not all(np.isfinite(of.terms[name]).all() for of in found.values())}
 
 
@@ -198,13 +214,13 @@ def _by_prompt(columns: Mapping[str, Column], ids: list[str], prompts: list[str]
     ]
 
 
-def _samples(found: Mapping[str, Sequences], samples: int) -> list[dict[str, Any]]:
-    """The first completion of each prompt by each model."""
+def _samples(found: Mapping[str, Sequences], samples: int, whole: bool) -> list[dict[str, Any]]:
+    """The first completion of each prompt by each model, with its reward, where that is known."""
     prompts = found["policy"].prompts
     return [
         {"prompt": prompts[i]}
         | {name: of.completions[i] for name, of in found.items()}
-        | {f"{name}_reward": float(of.reward[i]) for name, of in found.items()}
+        | {f"{name}_reward": float(of.reward[i]) for name, of in found.items() if whole}
         for i in range(0, len(prompts), samples)
     ]
 

@@ -1,8 +1,8 @@
 """Where evaluations lie in a run's directory: evaluation/step_000080.json is the run's own, others say how they differ."""
 
-import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,13 @@ from kljax.config import EvaluationConfig, to_dict
 from kljax.disk import writing_to
 from kljax.errors import UserError
 from kljax.json_text import strict_json_text
+from kljax.reading import parsed_json, read_bytes
 from kljax.runs import config_file, digests
-from kljax.runs.directory import check_file
+from kljax.runs.directory import check_written
 from kljax.runs.evaluation import Evaluation
 
 FOLDER = "evaluation"
+LARGEST = 2**28  # bytes of one
 
 
 def save_own(evaluation: Evaluation, run: Path) -> Path:
@@ -53,16 +55,50 @@ def _number(file: Path) -> int:
 
 def _read(file: Path) -> dict[str, Any]:
     run = file.parents[1]
-    check_file(run, f"{FOLDER}/{file.name}", f"remove it, then experiments/analyze.py run={run} makes one")
+    check_written(run, f"{FOLDER}/{file.name}", f"remove it, then experiments/analyze.py run={run} makes one")
     try:
-        found = json.loads(file.read_bytes())
-        if not isinstance(found["step"], int) or not isinstance(found["metrics"], dict):
-            raise TypeError
-    except (OSError, ValueError, KeyError, TypeError):
+        found = parsed_json(read_bytes(file, LARGEST), constant=float)  # older versions wrote NaN
+        _check(found)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{file} cannot be read as an evaluation; remove it, then experiments/analyze.py run={file.parents[1]} makes one."
         ) from None
+    found["metrics"] = Figures(file, found["metrics"])
+    found["by_prompt"] = [Figures(file, entry) for entry in found.get("by_prompt", [])]
     return found
+
+
+class Figures(dict[str, Any]):
+    """Figures by their names, of which one that is asked for and not there is said to lack in its file."""
+
+    def __init__(self, file: Path, figures: Mapping[str, Any]):
+        super().__init__(figures)
+        self._file = file
+
+    def __missing__(self, name: str) -> Any:
+        raise UserError(
+            f"{self._file} has no {name}, which the evaluations of other runs have; remove it, then experiments/analyze.py "
+            f"run={self._file.parents[1]} makes it anew."
+        )
+
+
+def _check(found: Any) -> None:
+    """ValueError, or what Python raises, where something that is read of evaluations is not what this file writes.
+
+    Those of older versions have no settings, and nothing else of them is read.
+    """
+    numbers = list(found["metrics"].values()) if "settings" in found else []
+    if "settings" in found:
+        numbers += [found["of"][name] for name in ("samples", "prompts", "distinct_prompts")]
+        if not {"prompts", "samples"} <= found["settings"].keys() <= {field.name for field in fields(EvaluationConfig)}:
+            raise ValueError("it has other settings than an evaluation")
+        numbers += list(found["settings"].values())
+        for entry in found["by_prompt"]:
+            numbers += [value for key, value in entry.items() if key not in ("prompt", "id")]
+            if not isinstance(entry["id"], str) or type(entry["completions"]) is not int or entry["completions"] < 1:
+                raise ValueError("it has a prompt without id or completions")
+    if type(found["step"]) is not int or not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
+        raise ValueError("it has something else where a number belongs")
 
 
 def _named(evaluation: Evaluation, run: Path, settings: Mapping[str, Any]) -> Path:

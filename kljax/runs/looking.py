@@ -1,6 +1,6 @@
 """One model writes on held-out prompts: its completions, their rewards, and their exact KL to other models."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from kljax.config import EvaluationConfig
+from kljax.config import Config, EvaluationConfig
 from kljax.data.batches import PromptRows
 from kljax.data.tokenizers import completion_texts
 from kljax.devices.mesh import batch_sharding, replicated
@@ -35,7 +35,7 @@ Values = Float[np.ndarray, "B"]
 class Sequences:
     """One number a sampled completion, and its text."""
 
-    reward: Values
+    reward: Values  # NaN where a part of it is not computed
     terms: dict[str, Values]  # of the reward, before their weights
     kls: tuple[Values, ...]  # of the sampling model to each of the others, summed over tokens, nats
     length: Values
@@ -48,13 +48,21 @@ Look = Callable[[Params, tuple[Params, ...]], Sequences]
 """(model that samples, others) → its completions of the held-out prompts, with its KL to each of the others."""
 
 
-def look_at(run: RestoredRun, prompts: PromptRows, config: EvaluationConfig) -> Look:
+def is_whole(config: Config, without: Collection[str]) -> bool:
+    """Whether the reward is known without these of its terms: they only report."""
+    return config.reward.keys() > {*without} and not any(config.reward[name].weight for name in without)
+
+
+def look_at(run: RestoredRun, prompts: PromptRows, config: EvaluationConfig, without: Collection[str] = ()) -> Look:
     """How models are looked at on the first `config.prompts` of these prompts; compiled once for each number of others.
 
+    `without`: terms of the reward that are not computed.
     The noise follows from both seeds, that of the evaluation and that of the run, and is the same for every model.
     """
     setup = run.setup
-    reward = combination.build(setup.config.reward, setup.tokenizer, prompts.rows.column_names)
+    terms = {name: term for name, term in setup.config.reward.items() if name not in without}
+    whole = is_whole(setup.config, without)
+    reward = combination.build(terms, setup.tokenizer, prompts.rows.column_names)
     sampler = replace(setup.sampler(config.samples), top_k=config.top_k, top_p=config.top_p)
     program = _compile(setup.architecture.graphdef, reward, sampler)
     reward_params = jax.device_put(reward.params, replicated(setup.mesh))
@@ -72,7 +80,8 @@ def look_at(run: RestoredRun, prompts: PromptRows, config: EvaluationConfig) -> 
             texts = completion_texts(setup.tokenizer, rollout)
             if reward.host:
                 terms |= score_texts(reward.host, setup.tokenizer, prompts, rows, rollout, state, logged)
-            wide = jax.tree.map(lambda x: np.asarray(x, np.float64), (reward.total(terms), terms, kls, length))
+            total = reward.total(terms) if whole else np.full(length.shape, np.nan)
+            wide = jax.tree.map(lambda x: np.asarray(x, np.float64), (total, terms, kls, length))
             parts.append(Sequences(*wide, prompts=texts[0], completions=texts[1], logged={}))
         return replace(_join(parts), logged=logged.means())
 
@@ -125,7 +134,7 @@ def check_parameters(run: RestoredRun, name: str, params: Params) -> None:
             )
 
 
-def check_figures(run: RestoredRun, found: Mapping[str, Sequences]) -> None:
+def check_figures(run: RestoredRun, found: Mapping[str, Sequences], *, whole: bool = True) -> None:
     """Refuse what would be written as NaN, and say which of rewards and KLs it is."""
     for name, of in found.items():
         # NaN of a Python term is None; of the sum it is not. The term is named, where it is one.
@@ -134,7 +143,8 @@ def check_figures(run: RestoredRun, found: Mapping[str, Sequences]) -> None:
                 continue
             python = run.setup.config.reward[term].kind == "python"
             _check_finite(run, f"reward.{term}", name, of, np.where(np.isnan(values), 0.0, values) if python else values)
-        _check_finite(run, "reward (the weighted sum)", name, of, of.reward)
+        if whole:
+            _check_finite(run, "reward (the weighted sum)", name, of, of.reward)
         for values in of.kls:
             _check_finite(run, "the KL", name, of, values)
 

@@ -64,7 +64,7 @@ def as_directory(path: str, field: str, mesh: Mesh) -> str:
     out = run / EXPORTED / str(chosen)
     with only_once(out.parent, f"the model of step {chosen}"):
         if out.exists():
-            directory.check_file(run, f"{EXPORTED}/{chosen}", f"delete {out}: it is made again")
+            directory.check_written(run, f"{EXPORTED}/{chosen}", f"delete {out}: it is made again")
         else:
             _export(run, chosen, mesh, out, field)
             digests.note(run, [f"{EXPORTED}/{chosen}"])
@@ -87,7 +87,7 @@ def _fitted(run: Path, path: str, field: str) -> str:
     if path.rpartition("@")[0] and not Path(path).expanduser().exists():
         raise UserError(f"{field}: {run} is a fit of which only the best step is kept; expected {run} without '@'.")
     if (run / HUGGINGFACE).is_dir():
-        directory.check_file(run, HUGGINGFACE)
+        directory.check_written(run, HUGGINGFACE)
         return str(run / HUGGINGFACE)
     raise UserError(
         f"{field}: {run} is a fit of an older version of kljax, or was interrupted before its first step; expected a finished "
@@ -153,7 +153,7 @@ def _steps_taken(path: Path) -> int:
     """By a finished fit."""
     if not (path / RESULT).exists():
         raise UserError(f"run: {path} is a fit that is not finished; the same command goes on with it, or choose a step=….")
-    directory.check_file(path, RESULT)
+    directory.check_written(path, RESULT)
     return int(damaged.read_json(path / RESULT, digests.WRITTEN_AGAIN)["steps"])
 
 

@@ -7,25 +7,26 @@ data/prompts.*       the prompts, too, where run.oracle_every lists their comple
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import datasets
 import numpy as np
 from jaxtyping import UInt64
 
 from kljax.data.batches import PromptRows
+from kljax.data.conversations import messages
 from kljax.disk import writing_to
 from kljax.errors import UserError
 from kljax.json_text import json_text, key_text
+from kljax.reading import check_file, read_arrays, read_bytes, strict_json
 from kljax.runs import damaged, digests
 from kljax.runs.digests import write_atomically
-from kljax.runs.directory import check_file
+from kljax.runs.directory import check_written
 
 RECORD, FOLDER = "data.json", "data"
+KEPT = 2**29  # bytes of conversations that are kept, at most
 AT_ONCE = 1000  # rows: one by one, `datasets` takes ten times as long
 KINDS = ("tokens", "columns")
 
@@ -68,14 +69,16 @@ def read(path: Path, name: str) -> PromptRows | None:
     folder = path / FOLDER
     if not (folder / f"{name}.npz").exists():
         return None
-    check_file(path, FOLDER, _way_out(path))
+    check_written(path, FOLDER, _way_out(path))
     datasets.disable_progress_bars()
     try:
-        with (folder / f"{name}.npz").open("rb") as file, np.load(file) as arrays:
-            tokens, mask = arrays["tokens"], arrays["mask"]
+        arrays = read_arrays(folder / f"{name}.npz")
+        tokens, mask = arrays["tokens"], arrays["mask"]
+        check_file(folder / f"{name}.parquet")
         rows = datasets.Dataset.from_parquet(str(folder / f"{name}.parquet"), keep_in_memory=True)
-        spoken = json.loads((folder / f"{name}.json").read_bytes())
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        spoken = strict_json(read_bytes(folder / f"{name}.json", KEPT))
+        _check_kept(tokens, mask, rows, spoken)
+    except Exception as error:  # Arrow's errors, those of `datasets` and of zip files have nothing in common
         raise UserError(
             f"run: cannot read the prompts in {folder}: {error}. One of {name}.npz, .parquet and .json is missing or was "
             "cut off; restore it from a copy, or run it anew (name=…)."
@@ -85,6 +88,21 @@ def read(path: Path, name: str) -> PromptRows | None:
 
 def _way_out(path: Path) -> str:
     return f"restore it from a copy, or delete {path / RECORD}: the command that began the run then notes its prompts again"
+
+
+def _check_kept(tokens: Any, mask: Any, rows: datasets.Dataset, spoken: Any) -> None:
+    """ValueError where the three files are not of the same prompts."""
+    if tokens.ndim != 2 or tokens.shape != mask.shape or tokens.dtype.kind not in "iu" or mask.dtype != bool or not tokens.size:
+        raise ValueError("its tokens are no table of numbers with a mask")
+    if not isinstance(spoken, dict) or {"conversations", "targets"} - spoken.keys():
+        raise ValueError("it does not say which prompts are conversations")
+    lists = [spoken[key] for key in ("conversations", "targets") if spoken[key] is not None]
+    if not all(isinstance(each, list) for each in lists) or {len(tokens)} != {len(rows), *map(len, lists), len(tokens)}:
+        raise ValueError("its files have different numbers of prompts")
+    for conversation in spoken["conversations"] or ():
+        messages(conversation)
+    if not mask.any(axis=1).all():
+        raise ValueError("a prompt has no token")
 
 
 def _write(folder: Path, name: str, prompts: PromptRows) -> None:
@@ -121,11 +139,11 @@ def _digest(text: bytes) -> int:
 
 def _check(path: Path, parts: Mapping[str, PromptRows], found: Mapping[str, Digests]) -> None:
     file = path / FOLDER / "rows.npz"
-    check_file(path, RECORD)
-    check_file(path, FOLDER, _way_out(path))
+    check_written(path, RECORD)
+    check_written(path, FOLDER, _way_out(path))
     way_out = f"restore it from a copy, or delete {path / RECORD}: the prompts are then noted again, and not compared"
-    with damaged.reading(file, way_out), file.open("rb") as opened, np.load(opened) as known:
-        before = {name: known[name] for name in known.files}
+    with damaged.reading(file, way_out):
+        before = read_arrays(file)
     for name, of_rows in found.items():
         title = "prompts" if name == "prompts" else "held-out prompts"
         if len(of_rows) != len(before[name]):

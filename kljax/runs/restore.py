@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Literal
 
 from kljax.config import Config, MeshConfig, NeverRefresh, NoAdapter
+from kljax.config.validation import check_lengths
 from kljax.data.batches import PromptRows
 from kljax.devices import mesh as meshes
 from kljax.devices.resources import check_jax
 from kljax.errors import UserError
 from kljax.models.huggingface.generation_settings import GenerationSettings
 from kljax.progress import working
-from kljax.runs import directory, prompt_files
-from kljax.runs.config_file import FIT, kind_of, read_fit, read_run_config
+from kljax.runs import damaged, directory, prompt_files
+from kljax.runs.config_file import CONFIG, FIT, kind_of, read_fit, read_run_config
 from kljax.runs.models import restore_models
 from kljax.runs.setup import Setup
 from kljax.types import Params
@@ -36,7 +37,7 @@ class RestoredRun:
         kept = prompt_files.read(self.path, "held_out")
         if kept is None and kind_of(self.path) == FIT:
             self._check_rows()
-        return self.setup.held_out_prompts() if kept is None else kept
+        return self.setup.held_out_prompts() if kept is None else self._checked(kept)
 
     def _check_rows(self) -> None:
         """Refuse to look at a fit on rows that are not those that it was made of."""
@@ -48,7 +49,16 @@ class RestoredRun:
     def prompts(self) -> PromptRows:
         """The prompts that it was trained on: kept by a run whose task is enumerated, or else those of its data."""
         kept = prompt_files.read(self.path, "prompts")
-        return self.setup.prompts() if kept is None else kept
+        return self.setup.prompts() if kept is None else self._checked(kept)
+
+    def _checked(self, kept: PromptRows) -> PromptRows:
+        """UserError where the files have tokens that the model has not: it would take others for them."""
+        if kept.tokens.min() < 0 or kept.tokens.max() >= self.setup.vocab_size:
+            raise UserError(
+                f"run: the prompts in {self.path / prompt_files.FOLDER} have tokens beyond the model's "
+                f"{self.setup.vocab_size:,}; they were changed: restore them from a copy, or run it anew (name=…)."
+            )
+        return kept
 
 
 def _of_fit(config: Config) -> Config:
@@ -67,6 +77,8 @@ def restore(path: Path, step: int | Literal["latest"], mesh: MeshConfig) -> Rest
         config = _of_fit(config)
     model, vocab_size = directory.read_model(path)
     built = meshes.build(mesh)
+    with damaged.reading_config(path / CONFIG):
+        check_lengths(config, model.context)
     meshes.check_sizes(config, model, vocab_size, built)
     with working(f"restoring {path}"):
         models = restore_models(path, step, built)

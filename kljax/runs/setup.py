@@ -169,7 +169,7 @@ def make_setup(
         check_lengths(config, model.context)
     else:
         assert not isinstance(config.model, HuggingFaceModel)
-        model, vocab_size = config.model, len(tokenizer)
+        model, vocab_size = config.model, tokenizers.size(tokenizer)
     meshes.check_sizes(config, model, vocab_size, mesh)
     return Setup(config, mesh, splits, tokenizer, model, vocab_size, pretrained, _generation(config, tokenizer, pretrained))
 

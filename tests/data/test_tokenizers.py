@@ -254,7 +254,7 @@ def test_a_token_more_on_either_side_is_no_other_tokenizer(trained, tmp_path):
 
 
 def test_a_revision_goes_to_the_hub_and_a_directory_has_none(trained, tmp_path, monkeypatch):
-    asked = []
+    asked, no_code = [], {"trust_remote_code": False}
 
     def from_pretrained(name, **options):
         asked.append((name, options))
@@ -263,7 +263,7 @@ def test_a_revision_goes_to_the_hub_and_a_directory_has_none(trained, tmp_path, 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", from_pretrained)
     for revision in ("v1", None):
         tokenizers.build(PretrainedTokenizer(kind="pretrained", path="someone/model", revision=revision), [])
-    assert asked == [("someone/model", {"revision": "v1"}), ("someone/model", {})]
+    assert asked == [("someone/model", no_code | {"revision": "v1"}), ("someone/model", no_code)]
     with pytest.raises(UserError, match=r"tokenizer.revision: got 'v1', but .* is a directory, which has none; expected null"):
         tokenizers.build(PretrainedTokenizer(kind="pretrained", path=str(tmp_path), revision="v1"), [])
 

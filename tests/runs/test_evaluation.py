@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 
 import jax
@@ -12,11 +13,12 @@ from scipy.stats import t
 
 from kljax.analysis import tables
 from kljax.command_line import compose
-from kljax.config import Config, EvaluationConfig, MeshConfig
+from kljax.config import Config, EvaluationConfig, MeshConfig, RewardTerm
 from kljax.devices.state import params_hash
 from kljax.errors import UserError
 from kljax.fitting.fit import ensure_base
 from kljax.rewards import combination
+from kljax.rewards.user_code import custom_terms
 from kljax.runs import evaluation, evaluation_files
 from kljax.runs.checkpoints import Checkpoints, load_fitted
 from kljax.runs.config_file import find_runs
@@ -331,3 +333,46 @@ def test_the_report_says_what_its_figures_do_not(run):
 def test_notes_are_shown(run, result, capsys):
     tables.show_evaluation(replace(result, notes=["mind the [gap]"]), run.path)
     assert "Note: mind the [gap]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.0])
+def test_code_of_the_runs_own_is_imported_where_it_is_asked_for_alone(run, tmp_path, monkeypatch, weight):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_reward.py").write_text(
+        "open('marker', 'w').close()\ndef words(completions, **kw): return [float(len(c.split())) for c in completions]\n"
+    )
+    own = RewardTerm(kind="python", function="own_reward.words", weight=weight, arguments={})
+    both = with_rewards(run, run.task.config.reward | {"own": own})
+    without = custom_terms(both.task.config.reward)
+    assert without == {"own": f"own_reward.words from {tmp_path / 'own_reward.py'}"}
+    settings = EvaluationConfig(prompts=8, samples=2, seed=0)
+    alone = evaluation.evaluate(both, settings, without)
+    assert not (tmp_path / "marker").exists()
+    assert "own_reward" not in sys.modules
+    whole = evaluation.evaluate(both, settings)
+    assert (tmp_path / "marker").exists()
+
+    unknown = {"reward/mean", "reward/gain"} if weight else set()
+    assert unknown.isdisjoint(alone.metrics)
+    assert "reward/terms/own" not in alone.metrics
+    kept = [name for name in alone.metrics if not name.startswith("time/")]
+    assert {"kl/reverse_exact_seq", "kl/forward_exact_seq", "reward/terms/sentiment", "rollout/length"} <= {*kept}
+    assert all(alone.metrics[name] == whole.metrics[name] for name in kept)
+    assert ("reward/mean" in alone.metrics) == (not weight)
+    said = f"reward.own is left out, and with it what it is a part of: it is code of the run's own, {without['own']}, which is"
+    assert alone.notes[0].startswith(said)
+    assert not any("left out" in note for note in whole.notes)
+    tables.show_evaluation(alone, run.path)
+    tables.show_samples(alone, 1)
+
+
+def test_a_reward_that_is_all_of_the_runs_own_leaves_the_kls(run):
+    own = RewardTerm(kind="jax", function="nowhere.at_all", weight=1.0, arguments={})
+    only = with_rewards(run, {"own": own})
+    found = evaluation.evaluate(only, EvaluationConfig(prompts=8, samples=2, seed=0), custom_terms({"own": own}))
+    assert found.metrics["kl/reverse_exact_seq"] > 0
+    assert [name for name in found.metrics if name.startswith("reward/")] == []
+
+
+def with_rewards(run, rewards):
+    return replace(run, task=replace(run.task, config=replace(run.task.config, reward=rewards)))

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from kljax.config import DecoderConfig, EncoderConfig, HuggingFaceModel
-from kljax.config.validation import check_parts
+from kljax.config.validation import MOST_ANGLES, check_parts
 from kljax.errors import UserError
 from kljax.models.huggingface import keys, rope
 from kljax.models.huggingface.families import FAMILIES, ONE_OR_MORE, Family
@@ -31,14 +31,14 @@ def read(path: Path, name: str) -> HuggingFaceConfig:
     file, where = path / "config.json", f"{name}: '{path}'"
     raw = keys.load(file, name)
     model_type = raw.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         supported = ", ".join(f"{family.title} ({key})" for key, family in FAMILIES.items())
         raise UserError(f"{where} is of the architecture {model_type!r}, expected one of {supported}.")
     keys.check_readable(raw, FAMILIES[model_type], where)
     from transformers import AutoConfig
 
     try:
-        theirs = AutoConfig.from_pretrained(str(path))
+        theirs = AutoConfig.from_pretrained(str(path), trust_remote_code=False)  # None would ask, and run it after a "y"
     except Exception as error:  # a class of its own for each kind of bad value
         reason = " ".join(str(error).split())
         raise UserError(f"{name}: transformers cannot read '{file}': {reason}") from None
@@ -68,6 +68,8 @@ def resolve(theirs: HuggingFaceConfig, source: HuggingFaceModel, name: str) -> D
         )
     values["context"] = source.context or context
     _check_window(theirs, values["context"], where)
+    if values.get("positions") == "rotary":
+        _check_context(values, where)
     values |= {key: getattr(source, key) for key in ("dropout", "dtype", "param_dtype", "remat", "logit_chunk")}
     if values["kind"] == "decoder":
         values["vocab_chunk"] = source.vocab_chunk
@@ -141,6 +143,18 @@ def _check_window(theirs: HuggingFaceConfig, context: int, where: str) -> None:
             f"{where} has layers in which a token sees the last {window} tokens alone (sliding_window={window}), and a context "
             f"of {context}; kljax's attention sees all, which is the same up to {window} tokens: expected "
             f"model.context={window} or less, or max_position_embeddings={window} in a copy of its config.json."
+        )
+
+
+def _check_context(values: Mapping[str, Any], where: str) -> None:
+    """UserError where the table of angles would be larger than anyone's. No tensor has the length of a rotary context."""
+    context, head_dim = values["context"], values["head_dim"]
+    whole = all(isinstance(size, int) for size in (context, head_dim))
+    if whole and head_dim > 0 and context * head_dim // 2 > MOST_ANGLES:
+        most = max(2 * MOST_ANGLES // head_dim, 1)
+        raise UserError(
+            f"{where} has a context of {context:,} tokens with a head_dim of {head_dim:,}, more than kljax holds positions "
+            f"for; expected model.context={most} or less, or max_position_embeddings={most} in a copy of its config.json."
         )
 
 

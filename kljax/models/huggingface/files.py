@@ -4,7 +4,6 @@ Pickles are never opened. Nothing here knows what a tensor is for.
 """
 
 import hashlib
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,9 +22,10 @@ from jax.sharding import Sharding
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from kljax import reading
 from kljax.disk import writing_to
 from kljax.errors import UserError
-from kljax.json_text import json_text
+from kljax.json_text import json_text, shown
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -38,6 +38,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 
 FILE_SIZE = "5GB"  # of one file of weights; what is more goes into several
 CHUNK = 4 * 2**20  # bytes of a file that are looked at together
+LONGEST = 80  # characters of a value in a message
 SAMPLE = 64  # bytes that the fingerprint sees at the beginning, the middle and the end of each tensor
 
 Ranges = tuple[tuple[int, int], ...]
@@ -106,14 +107,17 @@ def read_headers_of(paths: Iterable[Path], name: str) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for file in paths:
         try:
+            reading.check_file(file)
             with safe_open(file, "numpy") as opened:
                 for key in opened.keys():  # noqa: SIM118  (it is no dictionary)
                     piece = opened.get_slice(key)
                     tensors[key] = Tensor(file, key, tuple(piece.get_shape()), piece.get_dtype())
-        except (SafetensorError, OSError) as error:
+                    if 0 in tensors[key].shape:  # such a shape may say any size, of no bytes
+                        raise ValueError(f"its tensor '{key}' has the shape {list(tensors[key].shape)}, which holds nothing")
+        except (SafetensorError, OSError, ValueError) as error:
+            size = f" of {file.stat().st_size:,} bytes" if file.exists() else ""
             raise UserError(
-                f"{name}: cannot read '{file}' of {file.stat().st_size:,} bytes, which is no safetensors file or is cut off "
-                f"({error}); get it again."
+                f"{name}: cannot read '{file}'{size}, which is no safetensors file or is cut off ({error}); get it again."
             ) from None
     return tensors
 
@@ -139,13 +143,20 @@ def _files(folder: Path, name: str) -> list[Path]:
 
 
 def _weight_map(folder: Path, name: str) -> dict[str, str]:
-    """Each tensor's file, as the index says."""
+    """Each tensor's file, as the index says: the name of one beside it, wherever the index is from."""
     try:
-        where = dict(json.loads((folder / INDEX).read_text())["weight_map"])
-    except (ValueError, KeyError, AttributeError, TypeError):
-        where = {}
-    if not where or not all(isinstance(file, str) for file in where.values()):
+        index = reading.read_json(folder / INDEX)
+    except (ValueError, OSError) as error:
+        raise UserError(f"{name}: cannot read '{folder / INDEX}' ({error}); expected what save_pretrained writes.") from None
+    where = index.get("weight_map") if isinstance(index, dict) else None
+    if not where or not isinstance(where, dict):
         raise UserError(f"{name}: '{folder / INDEX}' has no weight_map; expected what save_pretrained writes.")
+    for key, file in where.items():
+        if not reading.is_name(file) or not file.endswith(".safetensors"):
+            raise UserError(
+                f"{name}: '{folder / INDEX}' says that the tensor '{key}' is in {shown(file, LONGEST)}; expected the name of a "
+                ".safetensors file beside it."
+            )
     return where
 
 
@@ -167,20 +178,27 @@ def fingerprint(config: Path, tensors: Mapping[str, Tensor]) -> str:
 
     Training changes whole tensors, which it sees; a single number that is changed by hand it may not.
     """
-    digest = hashlib.sha256(config.read_bytes())
+    digest = hashlib.sha256(reading.read_bytes(config))
     for file in sorted({tensor.file for tensor in tensors.values()}):
         digest.update(f"{file.name} {file.stat().st_size}".encode())
         with file.open("rb") as opened:
             header = opened.read(int.from_bytes(opened.read(8), "little"))
             digest.update(header)
             data = opened.tell()
-            for key, entry in json.loads(header).items():
+            for key, entry in _header(header, file).items():
                 if key != "__metadata__":
                     start, end = entry["data_offsets"]
                     for place in (start, (start + end) // 2, max(start, end - SAMPLE)):
                         opened.seek(data + place)
                         digest.update(opened.read(min(SAMPLE, end - place)))
     return digest.hexdigest()
+
+
+def _header(text: bytes, file: Path) -> dict[str, Any]:
+    try:
+        return reading.strict_json(text)
+    except ValueError as error:
+        raise UserError(f"cannot read '{file}': of its header, {error}; get it again.") from None
 
 
 @dataclass(frozen=True)

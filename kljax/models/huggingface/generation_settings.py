@@ -4,12 +4,12 @@ That is in generation_config.json, and in the config.json of older models, whose
 is used, refused or reported as not followed; only those that change no distribution are passed over. The tables are at the end.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kljax import reading
 from kljax.config import RolloutConfig
 from kljax.errors import UserError, did_you_mean
 from kljax.json_text import shown
@@ -135,20 +135,11 @@ def _said(folder: Path, name: str) -> dict[str, tuple[str, Any]]:
 
 
 def _load(file: Path, name: str) -> dict[str, Any]:
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if twice := sorted({key for key in keys if keys.count(key) > 1}):
-            raise ValueError(f"it has {twice[0]!r} twice")
-        return dict(pairs)
-
-    def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is no JSON")
-
     try:
-        values = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=once, parse_constant=refuse)
+        values = reading.read_json(file)
     except FileNotFoundError:
         return {}
-    except (ValueError, OSError, RecursionError) as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{name}: cannot read '{file}' ({error}); expected a JSON object, or no such file.") from None
     if not isinstance(values, dict):
         raise UserError(f"{name}: '{file}' holds {_shown(values)}; expected a JSON object, or no such file.")

@@ -4,13 +4,12 @@ A key that transformers knows and this file does not is taken where it has its d
 A key that nobody knows is refused: whoever wrote it meant something by it. Only null means nothing anywhere.
 """
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from kljax import json_text
+from kljax import json_text, reading
 from kljax.errors import UserError, did_you_mean
 from kljax.models.huggingface import generation_settings, rope
 from kljax.models.huggingface.families import Family
@@ -63,6 +62,14 @@ GENERATION = generation_settings.FIELDS | {"task_specific_params"}
 """How text is written with the model, of older files: generation_settings reads them."""
 
 
+LARGEST_NUMBER = 2**31 - 1  # of a whole number
+MOST_LAYERS, MOST_LABELS = 10_000, 100_000
+COUNTS = {
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers"), MOST_LAYERS),
+    **dict.fromkeys(("num_labels", "_num_labels"), MOST_LABELS),
+}
+"""Keys for which transformers' config classes make a list of so many entries, and the most that are taken."""
+
 TASKS = (
     "Model", "ForPreTraining", "ForTokenClassification", "ForQuestionAnswering", "ForMultipleChoice",
     "ForNextSentencePrediction", "DoubleHeadsModel",
@@ -72,23 +79,13 @@ TASKS = (
 
 def load(file: Path, name: str) -> dict[str, Any]:
     """The object in a JSON file. UserError where it is none, or has a key twice. `name` is how messages begin."""
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if twice := sorted({key for key in keys if keys.count(key) > 1}):
-            raise ValueError(f"it has {twice[0]!r} twice")
-        return dict(pairs)
-
-    def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is no JSON")
-
     try:
-        values = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=once, parse_constant=refuse)
+        values = reading.read_json(file)
     except FileNotFoundError:
         raise UserError(
             f"{name}: '{file.parent}' has no {file.name}; expected a directory as save_pretrained writes it."
         ) from None
-    except (ValueError, OSError, RecursionError) as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{name}: cannot read '{file}': {error}.") from None
     if not isinstance(values, dict):
         raise UserError(f"{name}: '{file}' holds {shown(values)}; expected a JSON object.")
@@ -96,9 +93,13 @@ def load(file: Path, name: str) -> dict[str, Any]:
 
 
 def check_readable(raw: Mapping[str, Any], family: Family, where: str) -> None:
-    """UserError where the weights are no plain floats, where code that is not ours says what is computed with them, or where
-    positions are not computed here. `where` is how messages begin.
+    """UserError where the weights are no plain floats, where code that is not ours says what is computed with them, where
+    positions are not computed here, or where a number is no size of a model. `where` is how messages begin.
     """
+    for key, value in raw.items():
+        most = COUNTS.get(key, LARGEST_NUMBER)
+        if isinstance(value, int) and abs(value) > most:
+            raise UserError(f"{where} has {key}={shown(value)}; expected a number of at most {most:,}.")
     if raw.get("quantization_config"):
         raise UserError(f"{where} holds quantised weights (quantization_config); expected plain floats.")
     if raw.get("auto_map"):

@@ -78,6 +78,7 @@ def _describe_model(path: Path, source: HuggingFaceModel, field: str) -> Pretrai
     theirs = configs.read(path, field)
     config = configs.resolve(theirs, source, field)
     tensors = files.read_headers(path, field)
+    _check_sizes(config, theirs.vocab_size, tensors, f"{field}: '{path}'")
     outputs = _count_outputs(theirs, tensors, f"{field}: '{path}'")
     labels = tuple(label for _, label in sorted((theirs.id2label or {}).items()))[:outputs]
     problem = configs.problem_of(theirs, outputs, f"{field}: '{path}'")
@@ -255,6 +256,33 @@ def _count_outputs(theirs: HuggingFaceConfig, tensors: dict[str, Tensor], name: 
             f"{name} has a head '{head}' of {outputs} outputs, but names {theirs.num_labels} (id2label in config.json)."
         )
     return outputs
+
+
+def _check_sizes(config: DecoderConfig | EncoderConfig, vocab_size: int, tensors: Mapping[str, Tensor], where: str) -> None:
+    """UserError where config.json describes a model that these tensors cannot be, before anything of its sizes is made.
+
+    Each size is that of an axis of some tensor, and each layer has tensors of its own.
+    """
+    longest = max((size for tensor in tensors.values() for size in tensor.shape), default=0)
+    sizes = {"vocab_size": vocab_size, "hidden_size": config.d_model, "intermediate_size": config.d_mlp}
+    sizes["num_attention_heads"] = config.heads
+    if isinstance(config, EncoderConfig):
+        sizes |= {"max_position_embeddings": config.context, "type_vocab_size": config.segments}
+    else:
+        sizes["head_dim"] = config.head_dim
+        if config.positions == "learned":
+            sizes["max_position_embeddings"] = config.context
+    for key, size in sizes.items():
+        if size > longest:
+            raise UserError(
+                f"{where} has {key}={size:,} in config.json, but no tensor of its weights has an axis of more than "
+                f"{longest:,}; expected a config.json and weights of one model."
+            )
+    if config.layers > len(tensors):
+        raise UserError(
+            f"{where} has num_hidden_layers={config.layers:,} in config.json, but its weights are {len(tensors):,} tensors; "
+            "expected a config.json and weights of one model."
+        )
 
 
 def _match(pretrained: Pretrained, kind: Kind, leaves: Mapping[Keys, Any]) -> dict[Keys, Part]:

@@ -3,11 +3,11 @@
 Whatever stands there is used, or has no effect on what a trained adapter computes, or is refused by its key.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,11 +15,15 @@ import pydantic
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from kljax import isolated, reading
 from kljax.config import AboveZero, Positive
 from kljax.errors import UserError
 
 FILE = "adapter_config.json"
 ALL_LINEAR = "all-linear"
+END, PART = r"(?:.*\.)?(?:%s)", r"(?:.*\.)?(?:%s)(?:\..*)?"  # of a module's name, or of that of what it is a part of
+REPEATS = {*"*+{(?"}
+"""What a pattern has of which the search may take without end: repetitions, and groups, each of which may have two ways."""
 
 WITHOUT_EFFECT = (
     "peft_version", "inference_mode", "lora_dropout", "bias", "fan_in_fan_out", "megatron_core", "qalora_group_size",
@@ -75,7 +79,7 @@ class AdapterConfig:
 
     def targets(self, module: str, is_linear: bool) -> bool:
         """Whether PEFT puts a product beside this module."""
-        saved = any(re.match(rf"(?:.*\.)?(?:{name})(?:$|\.)", module) for name in self.modules_to_save or ())
+        saved = any(_matches(name, module, PART) for name in self.modules_to_save or ())
         if saved or (self.exclude_modules and _named(self.exclude_modules, module)):
             return False
         if isinstance(self.target_modules, str):
@@ -95,14 +99,14 @@ class AdapterConfig:
         given = self.layers_pattern or ()
         patterns = [given] if isinstance(given, str) else given
         before = ".".join(parts[:at])
-        named = any(re.fullmatch(rf"(?:.*\.)?(?:{pattern})", before) for pattern in patterns) if patterns else at > 1
+        named = any(_matches(pattern, before, END) for pattern in patterns) if patterns else at > 1
         return bool(at) and named and int(parts[at]) in (chosen if isinstance(chosen, list) else [chosen])
 
 
 def read(file: Path, name: str) -> AdapterConfig:
     """The file, checked; `name` is how messages begin. UserError where it is no LoRA, or one that does more than kljax."""
     try:
-        raw = json.loads(file.read_text())
+        raw = reading.read_json(file)
     except FileNotFoundError:
         raise UserError(f"{name} has no {FILE}, which says what its weights are; expected what PEFT writes.") from None
     except (ValueError, OSError) as error:
@@ -139,18 +143,30 @@ def _check_patterns(config: AdapterConfig, name: str) -> None:
         for pattern in [value] if isinstance(value, str) else value:
             try:
                 re.compile(rf"(?:{pattern})")
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 raise UserError(f"{name} has {pattern!r} in {key}, which is no regular expression: {error}.") from None
 
 
 def _chosen(patterns: Mapping[str, Any] | None, module: str, default: Any) -> Any:
     """The value of the first pattern that is this module's name, or an end of it."""
-    found = (value for pattern, value in (patterns or {}).items() if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module))
+    found = (value for pattern, value in (patterns or {}).items() if _matches(pattern, module, END))
     return next(found, default)
 
 
 def _named(patterns: str | list[str], module: str) -> bool:
     """By one regular expression, or by the ends of names."""
     if isinstance(patterns, str):
-        return re.fullmatch(patterns, module) is not None
+        return _matches(patterns, module)
     return any(f".{module}".endswith(f".{name}") for name in patterns)
+
+
+@lru_cache(maxsize=4096)
+def _matches(pattern: str, name: str, around: str = "%s") -> bool:
+    """Whether a pattern from somebody's file, with what is `around` it, matches the whole name. It may search without end."""
+    whole = around.replace("%s", pattern)
+    if not REPEATS & {*pattern}:
+        return re.fullmatch(whole, name) is not None
+    try:
+        return bool(isolated.call("matching", whole, [name], seconds=0.5))
+    except (isolated.Stopped, isolated.Failed) as error:
+        raise UserError(f"{FILE}: the pattern {pattern[:80]!r} {error}; expected a simpler one, or names of modules.") from None

@@ -55,7 +55,7 @@ def _check_mapping(values: Mapping[str, Any], beginning: str) -> None:
     kind = values.get("rope_type", values.get("type", "default"))
     if values.get("type", kind) != kind:
         raise UserError(f"{beginning}rope_type={kind!r} and type={values['type']!r}; expected one of them.")
-    if kind not in TYPES:
+    if not isinstance(kind, str) or kind not in TYPES:
         raise UserError(
             f"{beginning}{'rope_type' if 'rope_type' in values else 'type'}={kind!r}, which kljax does not compute; expected "
             f"one of {', '.join(TYPES)}."

@@ -100,7 +100,7 @@ def test_ends_that_are_no_tokens_are_refused_with_file_and_field(complaint, tmp_
         ('{"temperature": NaN}', "NaN is no JSON"),
         ("[1, 4]", r"holds \[1, 4\]"),
         ("null", "holds null"),
-        ("[" * 100_000, "recursion"),
+        ("[" * 100_000, "more than 64 lists and objects inside one another"),
     ],
 )
 def test_a_file_that_is_no_json_object_is_refused(complaint, tmp_path, text, reason):
