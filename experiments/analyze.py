@@ -18,7 +18,6 @@ def run(config: AnalysisConfig) -> None:
     read_run_config(path)  # refuses what is no run, before the imports
     with importing():
         from kljax.analysis import tables
-        from kljax.rewards.user_code import custom_terms
         from kljax.runs import evaluation, evaluation_files
         from kljax.runs.restore import restore
         from kljax.runs.setup import use_compilation_cache
@@ -27,7 +26,7 @@ def run(config: AnalysisConfig) -> None:
     restored = restore(path, step, config.mesh)
     own = restored.setup.config.evaluation
     asked = {name: value for name in to_dict(own) if (value := getattr(config, name)) is not None}
-    without = {} if config.rewards == "custom" else custom_terms(restored.setup.config.reward)
+    without = evaluation.left_out(restored, custom=config.rewards == "custom")
     result = evaluation.evaluate(restored, replace(own, **asked), without)
     tables.show_evaluation(result, restored.path)
     tables.show_samples(result, config.samples_shown)

@@ -8,14 +8,19 @@ With another pretrain/objective, an encoder's hidden tokens, a classifier, or a 
 python experiments/pretrain.py experiment=sst2
 """
 
+from pathlib import Path
+
 from kljax.command_line import importing, launch
 from kljax.config import Config
+from kljax.errors import UserError
+from kljax.progress import console
 
 
 def run(config: Config) -> None:
     with importing():
         from kljax.analysis import tables
         from kljax.fitting.fit import check_export, ensure_base, export_base, read_result
+        from kljax.runs.directory import MODEL
         from kljax.runs.setup import prepare, set_up_process
 
     set_up_process(config)
@@ -24,6 +29,24 @@ def run(config: Config) -> None:
     path = ensure_base(setup)
     export_base(setup, path)
     tables.show_base(read_result(path), path)
+    if (path / MODEL).exists():  # it writes text
+        evaluate(path, config)
+
+
+def evaluate(path: Path, config: Config) -> None:
+    """Look at its completions, and at how far it has come from the model that it started from; or say why not."""
+    from kljax.analysis import tables
+    from kljax.runs import evaluation, evaluation_files
+    from kljax.runs.restore import restore
+
+    restored = restore(path, "latest", config.mesh)
+    try:
+        result = evaluation.evaluate(restored, config.evaluation, evaluation.left_out(restored, custom=True))
+    except UserError as error:
+        console.print(f"Its completions of held-out prompts are not looked at: {error}", soft_wrap=True, markup=False)
+        return
+    tables.show_evaluation(result, path)
+    evaluation_files.save_own(result, path)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Orbax checkpoints: the whole state every few steps, asynchronously, and the reference once, known by its hash."""
 
 import logging
+import math
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -51,6 +52,33 @@ class Keep:
 
 ALL = None
 """Of `keep`: every checkpoint stays."""
+
+
+def disk_note(run: Path, keep: Keep, steps: int, *, state: Any, frozen: Any) -> str:
+    """What a run of so many steps will take on its disk at most, and what is free. `state`, `frozen`: shapes or arrays."""
+    of_state, of_frozen = _size(state), _size(frozen)
+    beside = steps // keep.every if keep.every else 0
+    most = (keep.last + 1 + beside) * of_state + of_frozen  # one more while it is written
+    parts = [f"{keep.last} checkpoints of {_spelled(of_state)}"]
+    parts += [f"{beside} more, one of every {keep.every:,} steps"] if beside else []
+    free = shutil.disk_usage(next(folder for folder in (run.resolve(), *run.resolve().parents) if folder.exists())).free
+    enough = "" if most < free else ", which is not enough (run.keep, run.save_every)"
+    return (
+        f"On disk: {', '.join(parts)}, and {_spelled(of_frozen)} of models that stay as they are: at most {_spelled(most)}; "
+        f"{_spelled(free)} are free{enough}."
+    )
+
+
+def _size(tree: Any) -> int:
+    """Bytes of arrays or of their shapes."""
+    types = ((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree))
+    return sum(math.prod(shape) * (8 if jnp.issubdtype(t, jax.dtypes.prng_key) else t.itemsize) for shape, t in types)
+
+
+def _spelled(size: float) -> str:
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = min(int(math.log(max(size, 1), 1024)), len(units) - 1)
+    return f"{size / 1024**power:.3g} {units[power]}"
 
 
 class Checkpoints:

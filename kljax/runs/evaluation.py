@@ -21,6 +21,8 @@ from kljax.data.batches import PromptRows
 from kljax.errors import UserError
 from kljax.progress import working
 from kljax.rewards import combination
+from kljax.rewards.user_code import custom_terms
+from kljax.runs.config_file import FIT, kind_of
 from kljax.runs.enumeration import enumerate_task
 from kljax.runs.intervals import clustered, numbered
 from kljax.runs.looking import Sequences, Values, check_figures, check_parameters, is_whole, look_at
@@ -51,7 +53,7 @@ class Evaluation:
 def evaluate(run: RestoredRun, config: EvaluationConfig, without: Mapping[str, str] = MappingProxyType({})) -> Evaluation:
     """Sample policy, reference and base on the first `config.prompts` held-out prompts and compare them.
 
-    `without`: terms of the reward that are left out, and what would have to be imported for each. Where one of them has a
+    `without`: terms of the reward that are left out, and why. Where one of them has a
     weight, nothing is said of the whole reward.
 
     Raises:
@@ -94,16 +96,26 @@ def evaluate(run: RestoredRun, config: EvaluationConfig, without: Mapping[str, s
         f"reward.{name}, of weight 0, is no finite number for some completion, and left out."
         for name in sorted(without_value(run.setup.config, found))
     ]
-    said += [_left_out(name, function) for name, function in without.items()]
+    said += [f"reward.{name} is left out, and with it what it is a part of: {why}" for name, why in without.items()]
     said += notes(run, config, of)
     return Evaluation(run.step, to_dict(config), of, metrics, said, by_prompt, _samples(found, config.samples, whole))
 
 
-def _left_out(name: str, function: str) -> str:
-    return (
-        f"reward.{name} is left out, and with it what it is a part of: it is code of the run's own, {function}, which is "
-        "imported and run with rewards=custom alone."
-    )
+def left_out(run: RestoredRun, *, custom: bool) -> dict[str, str]:
+    """The terms of the reward that cannot be computed, and why: code of the run's own, unless it is wanted (`custom`).
+
+    Of a fit, which no reward has changed, also what does not go with its texts: the config may have said nothing of rewards.
+    """
+    terms = run.setup.config.reward
+    found = {} if custom else custom_terms(terms)
+    if kind_of(run.path) != FIT:
+        return found
+    rest = {name: term for name, term in terms.items() if name not in found}
+    try:
+        combination.build(rest, run.setup.tokenizer, run.held_out_prompts().rows.column_names)
+    except UserError as error:
+        return found | dict.fromkeys(rest, str(error))
+    return found
 
 
 def of_model(model: str, metric: str) -> str:
@@ -120,6 +132,8 @@ def notes(run: RestoredRun, config: EvaluationConfig, of: Mapping[str, Any]) -> 
     """Sentences on what the figures do not say of themselves."""
     of_run = run.setup.config
     found = [note] if (note := ablation_note(of_run.kl)) else []
+    if kind_of(run.path) == FIT:
+        found.append("A fit: its reference is the model that it started from.")
     if config.top_k or config.top_p < 1:
         found.append(
             f"evaluation.top_k={config.top_k}, top_p={config.top_p:g}: tokens are drawn from distributions that are cut; every "

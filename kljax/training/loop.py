@@ -22,7 +22,7 @@ from kljax.policy.algorithms import ALGORITHMS
 from kljax.progress import console, say, working
 from kljax.runs import config_file, directory, going_on, prompt_files
 from kljax.runs.adapter import Frozen, frozen_reference
-from kljax.runs.checkpoints import START, Checkpoints, Keep, save_frozen, save_params
+from kljax.runs.checkpoints import START, Checkpoints, Keep, disk_note, save_frozen, save_params
 from kljax.runs.config_file import RL
 from kljax.runs.enumeration import Enumeration, check_objective, completion_tree, enumerate_task
 from kljax.runs.going_on import Length
@@ -91,6 +91,9 @@ def _train(config: Config) -> Path:
         say(note)
     config_file.check_owner(path, config_file.identity(config))  # again: a command beside this one may have been faster
     length = going_on.check(path, config)
+    keep = Keep(config.run.keep.last, config.run.keep.every * config.run.save_every)
+    kept = [reference] if reference is base else [base, reference]
+    say(disk_note(path, keep, config.steps, state=trainer.shapes, frozen=kept))
     directory.create(path, RL, to_dict(config), chosen)
     prompt_files.record(path, parts, digests, whole=("held_out", "prompts") if config.run.oracle_every else ("held_out",))
     directory.save_tokenizer(path, setup.tokenizer)
@@ -106,8 +109,7 @@ def _train(config: Config) -> Path:
     samples = {"ends": setup.generation.ends, "not_followed": setup.generation.not_followed(config.rollout)}
     samples["rewards"] = trainer.reward.models
     directory.write_model(path, setup.decoder, setup.vocab_size, about, **samples)
-    keep = config.run.keep
-    checkpoints = Checkpoints(path, Keep(keep.last, keep.every * config.run.save_every))
+    checkpoints = Checkpoints(path, keep)
     try:
         last, damages = checkpoints.newest_whole()
         for sentence in damages:

@@ -342,9 +342,11 @@ def test_code_of_the_runs_own_is_imported_where_it_is_asked_for_alone(run, tmp_p
         "open('marker', 'w').close()\ndef words(completions, **kw): return [float(len(c.split())) for c in completions]\n"
     )
     own = RewardTerm(kind="python", function="own_reward.words", weight=weight, arguments={})
-    both = with_rewards(run, run.task.config.reward | {"own": own})
-    without = custom_terms(both.task.config.reward)
-    assert without == {"own": f"own_reward.words from {tmp_path / 'own_reward.py'}"}
+    both = with_rewards(run, run.setup.config.reward | {"own": own})
+    without = custom_terms(both.setup.config.reward)
+    assert without["own"].startswith(
+        f"it is code of the run's own, own_reward.words from {tmp_path / 'own_reward.py'}, which is"
+    )
     settings = EvaluationConfig(prompts=8, samples=2, seed=0)
     alone = evaluation.evaluate(both, settings, without)
     assert not (tmp_path / "marker").exists()
@@ -359,8 +361,7 @@ def test_code_of_the_runs_own_is_imported_where_it_is_asked_for_alone(run, tmp_p
     assert {"kl/reverse_exact_seq", "kl/forward_exact_seq", "reward/terms/sentiment", "rollout/length"} <= {*kept}
     assert all(alone.metrics[name] == whole.metrics[name] for name in kept)
     assert ("reward/mean" in alone.metrics) == (not weight)
-    said = f"reward.own is left out, and with it what it is a part of: it is code of the run's own, {without['own']}, which is"
-    assert alone.notes[0].startswith(said)
+    assert alone.notes[0] == f"reward.own is left out, and with it what it is a part of: {without['own']}"
     assert not any("left out" in note for note in whole.notes)
     tables.show_evaluation(alone, run.path)
     tables.show_samples(alone, 1)
@@ -375,4 +376,4 @@ def test_a_reward_that_is_all_of_the_runs_own_leaves_the_kls(run):
 
 
 def with_rewards(run, rewards):
-    return replace(run, task=replace(run.task, config=replace(run.task.config, reward=rewards)))
+    return replace(run, setup=replace(run.setup, config=replace(run.setup.config, reward=rewards)))
