@@ -214,7 +214,7 @@ def run_short(one, monkeypatch, cache):
     elif script == "pretrain.py":
         call(script, *given, *SHORT_FIT, *SMALL, *SHORT, "data.source.sentences=400", f"run.{where}")
     elif script in ("analyze.py", "export.py"):
-        given = [re.sub(r"^step=40$", "step=1", word) for word in given]
+        given = [re.sub(r"^step=60$", "step=1", word) for word in given]
         target = next((Path(word.removeprefix("out=")) for word in given if word.startswith("out=")), None)
         if target is not None and target.exists():
             shutil.rmtree(target)
