@@ -75,7 +75,7 @@ def _size(tree: Any) -> int:
     return sum(math.prod(shape) * (8 if jnp.issubdtype(t, jax.dtypes.prng_key) else t.itemsize) for shape, t in types)
 
 
-def _spelled(size: float) -> str:
+def _spelled(size: int) -> str:
     units = ("B", "KiB", "MiB", "GiB", "TiB")
     power = min(int(math.log(max(size, 1), 1024)), len(units) - 1)
     return f"{size / 1024**power:.3g} {units[power]}"

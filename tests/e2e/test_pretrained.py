@@ -16,7 +16,7 @@ from kljax.errors import UserError
 from kljax.models.classifier import Classifier
 from kljax.models.decoder import Decoder
 from kljax.models.huggingface import models as huggingface
-from kljax.runs import config_file, directory
+from kljax.runs import config_file, digests, directory
 from kljax.runs.adapter import cast
 from kljax.runs.reference import first_reference
 from kljax.runs.restore import restore
@@ -190,6 +190,7 @@ def check_that_other_ends_are_not_resumed(config, path, model):
     assert (path / "model.json").read_text() == recorded
     older = {key: value for key, value in json.loads(recorded).items() if key != "ends"}
     (path / "model.json").write_text(json.dumps(older))
+    digests.note(path, ["model.json"])
     assert restore(path, "latest", config.mesh).setup.sampler(1).eos_ids == (2,)
     with pytest.raises(
         UserError,
@@ -197,6 +198,7 @@ def check_that_other_ends_are_not_resumed(config, path, model):
     ):
         train(config)
     (path / "model.json").write_text(recorded)
+    digests.note(path, ["model.json"])
 
 
 def test_what_a_run_cannot_do_as_the_model_asks_is_refused_before_anything_is_written(overrides, models, tmp_path):

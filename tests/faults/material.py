@@ -26,7 +26,7 @@ from kljax.runs.config_file import check_owner, find_runs, identity, read_run_co
 from kljax.runs.directory import JsonLines
 from kljax.runs.restore import restore
 from kljax.training.loop import train
-from tests.models import peft_directories as peft
+from tests.models.huggingface import peft_directories as peft
 
 ONE = MeshConfig(data=1, fsdp=1, tensor=1)
 TEMPLATE = "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<s>{% endif %}"

@@ -338,6 +338,7 @@ def test_notes_are_shown(run, result, capsys):
 @pytest.mark.parametrize("weight", [1.0, 0.0])
 def test_code_of_the_runs_own_is_imported_where_it_is_asked_for_alone(run, tmp_path, monkeypatch, weight):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_reward", raising=False)
     (tmp_path / "own_reward.py").write_text(
         "open('marker', 'w').close()\ndef words(completions, **kw): return [float(len(c.split())) for c in completions]\n"
     )

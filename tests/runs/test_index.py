@@ -102,7 +102,7 @@ BROKEN = {
     "another config": (lambda path: (path / CONFIG).write_text("a: 1\n"), r"config\.yaml says no steps"),
     "no model": (lambda path: (path / "model.json").unlink(), r"model\.json is missing"),
     "no log": (lambda path: (path / "metrics.jsonl").unlink(), r"metrics\.jsonl is missing"),
-    "half a step": (lambda path: (path / "checkpoints/4/about/metadata").unlink(), r"checkpoints/4/about/metadata is missing"),
+    "half a step": (lambda path: (path / "checkpoints/6/about/metadata").unlink(), r"checkpoints/6/about/metadata is missing"),
     "an empty file": (lambda path: os.truncate(path / "checkpoints/6/state/_METADATA", 0), r"state/_METADATA is empty"),
     "no reference": (lambda path: (path / "checkpoints/reference/_METADATA").unlink(), r"reference/_METADATA is missing"),
     "an evaluation": (lambda path: evaluated(path, 6).write_text("[]"), r"step_000006\.json cannot be read"),
