@@ -104,12 +104,17 @@ class Material:
         return restore(run, "latest", MeshConfig(data=1, fsdp=1, tensor=1))
 
 
+def drawn(material: Material, number: int) -> tuple[Path, str]:
+    """The file and the kind of fault of a number."""
+    rng = random.Random(number)
+    return rng.choice(material.files), rng.choice(list(KINDS))
+
+
 def plant(material: Material, number: int) -> dict[str, Any]:
     """One fault, and how the two acts end: sentence, said, same, or SILENT; a traceback is raised."""
     from kljax.errors import UserError
 
-    rng = random.Random(number)
-    name, kind = rng.choice(material.files), rng.choice(list(KINDS))
+    name, kind = drawn(material, number)
     ends, sentences = {}, {}
     for act in ("look", "go_on"):
         with tempfile.TemporaryDirectory() as folder:
