@@ -25,7 +25,7 @@ from kljax.models.layers import is_unrolled, like, stack
 from kljax.reading import check_tree
 from kljax.runs import damaged, digests, older
 from kljax.runs.background import print_no_tracebacks
-from kljax.runs.config_file import CONFIG, format_of
+from kljax.runs.config_file import CONFIG, format_of, id_of
 from kljax.types import Params
 
 REFERENCE, BASE, START, FITTED = "reference", "base", "start", "fitted"
@@ -103,6 +103,7 @@ class Checkpoints:
         with writing_to(self._folder):
             self._manager = ocp.CheckpointManager(self._folder, options=options)
         self._sealed = not (run / CONFIG).exists() or format_of(run) > 1
+        self._of = id_of(run) if self._sealed else None
         self._sealing: Future[None] | None = None
         self._failed = threading.Event()  # or done: no folder will come any more
         self._thread = ThreadPoolExecutor(max_workers=1)
@@ -141,7 +142,7 @@ class Checkpoints:
                 return
         seen = {name: digests.of_beginning(self._run / name, size) for name, size in logs.items()}
         with writing_to(folder):
-            digests.seal(folder, logs=seen)
+            digests.seal(folder, self._of, logs=seen)
 
     def newest_whole(self) -> tuple[int | None, list[str]]:
         """The newest step that is what was written, after those above it that are not were set aside; sentences on these.
@@ -152,7 +153,7 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             folder = self._folder / str(step)
             try:
-                digests.check_folder(folder)
+                digests.check_folder(folder, self._of)
                 if said:
                     self._manager.reload()
                 return step, said
@@ -167,7 +168,7 @@ class Checkpoints:
 
     def logs(self, step: int) -> dict[str, digests.Digest]:
         """The digests of the run's logs as they were when the step was saved."""
-        return digests.check_folder(self._folder / str(step)).get("logs", {})
+        return digests.check_folder(self._folder / str(step), self._of).get("logs", {})
 
     def restore(self, step: int, shapes: Any, shardings: Any, reference_hash: str | None = None) -> Any:
         """The state of `step`, in the form of `shapes`, by `shardings`; refused if it was trained against another reference."""
@@ -197,7 +198,7 @@ class Checkpoints:
         folder = self._folder / str(step)
         without = _without(folder, [other for other in self.steps() if other < step])
         if self._sealed:
-            digests.check_folder(folder, without)
+            digests.check_folder(folder, self._of, without)
         with damaged.reading(folder, without):
             check_tree(folder)
             about = self.about(step)
@@ -277,7 +278,7 @@ def save_params(run: Path, params: Params, name: str = REFERENCE) -> None:
         print_no_tracebacks()
         with writing_to(folder), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder, stack(params))
-        digests.seal(folder)
+        digests.seal(folder, id_of(run))
 
 
 def _parts_of(shapes: Mapping[str, Any]) -> Iterator[str]:
@@ -307,7 +308,7 @@ def load_params(run: Path, shapes: Params, shardings: Params, name: str = REFERE
     both = f"{folder} and {fitted}" if fitted.exists() else f"{folder}"
     way_out = f"delete {both}: the command that made it makes it again"
     if not (run / CONFIG).exists() or format_of(run) > 1:
-        digests.check_folder(folder, way_out)
+        digests.check_folder(folder, id_of(run), way_out)
     with damaged.reading(folder, way_out), ocp.StandardCheckpointer() as checkpointer:
         of_disk, lying, whole = _in_form(folder, shapes, shardings)
         there = _check_shapes(folder, of_disk)

@@ -1,5 +1,6 @@
 """A run's config.yaml: where it lies, what it says, and whose the directory is. A command line asks, too: no JAX."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from kljax.config import Config, to_dict
 from kljax.config.run import BASES
 from kljax.config.validation import validate, without_defaults
 from kljax.errors import UserError, did_you_mean
+from kljax.json_text import key_text
 from kljax.reading import YAML_LARGEST, read_text, read_yaml
 from kljax.runs import damaged, digests
 
@@ -84,6 +86,15 @@ def spelled(value: Any) -> str:
 def identity(config: Config) -> dict[str, Any]:
     """The config but for where a run is written and how often. Where two agree but for `LENGTH`, they are one run."""
     return {key: value for key, value in to_dict(config).items() if key != "run"}
+
+
+def id_of(path: Path) -> str | None:
+    """What the folders of a run know it by, wherever it lies and however long it is; None of a folder without a config."""
+    if not (path / CONFIG).exists():
+        return None
+    values = read_fit(path) if (path / IDENTITY).exists() else read_config(path)
+    own = without_defaults({key: value for key, value in values.items() if key not in NO_OTHER_RUN})
+    return hashlib.sha256(key_text(own).encode()).hexdigest()[:16]
 
 
 def read_config(path: Path) -> dict[str, Any]:

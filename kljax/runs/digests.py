@@ -41,19 +41,23 @@ def write_atomically(file: Path, text: str) -> None:
         beside.write_text(text, "utf-8")
 
 
-def seal(folder: Path, **more: Any) -> None:
-    """Write the manifest of a folder whose files lie there whole. `more` is what else it is to hold."""
+def seal(folder: Path, of: str | None, **more: Any) -> None:
+    """Write the manifest of a folder whose files lie there whole. `of`: whose it is. `more`: what else it is to hold."""
     files = {str(file.relative_to(folder)): _digest(file) for file in _files_in(folder)}
-    _write(folder, {"files": files, **more})
+    _write(folder, {"name": folder.name, "of": of, "files": files, **more})
 
 
-def check_folder(folder: Path, way_out: str = FROM_A_COPY) -> dict[str, Any]:
-    """Raise `Damaged` where a file of a sealed folder is not what was written; otherwise what the manifest holds."""
+def check_folder(folder: Path, of: str | None, way_out: str = FROM_A_COPY) -> dict[str, Any]:
+    """Raise `Damaged` where a sealed folder is not what was written, by `of`, under this name; else what its manifest holds."""
     manifest = folder / MANIFEST
     if not manifest.exists():
         lacking = "is missing" if not folder.exists() else f"was not finished: it has no {MANIFEST}"
         raise Damaged(f"{folder} {lacking}", way_out)
     found = _read(folder, way_out)
+    if found.get("name") != folder.name:
+        raise Damaged(f"{folder} was written under another name, {found.get('name')}", way_out)
+    if found.get("of") != of:
+        raise Damaged(f"{folder} was written by another run", way_out)
     for name, digest in found["files"].items():
         _check(folder / name, digest, way_out)
     return found

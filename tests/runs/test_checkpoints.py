@@ -1,5 +1,6 @@
 """Saving and restoring, and refusing what would mean something else."""
 
+import shutil
 from dataclasses import replace
 
 import jax
@@ -219,3 +220,28 @@ def test_the_hash_sees_every_bit_and_every_name():
     assert params_hash(params) != params_hash({"a": jnp.nextafter(params["a"], jnp.inf), "b": params["b"]})
     assert params_hash(params) != params_hash({"a": params["a"], "c": params["b"]})
     assert params_hash(params) != params_hash({"a": params["a"].reshape(2, 2), "b": params["b"]})
+
+
+def test_folders_of_another_run_and_under_another_name_are_not_taken(trainer, tiny, tmp_path):
+    """Their digests are right: a manifest says whose it is, too, however long that run is and wherever it lies."""
+    state, config = state_of(trainer), trainer.setup.config
+    runs = {name: tmp_path / name for name in ("one", "longer", "other")}
+    changed = {"longer": replace(config, steps=9), "other": replace(config, seed=1)}
+    for name, run in runs.items():
+        directory.create(run, "rl", to_dict(changed.get(name, config)))
+    checkpoints = Checkpoints(runs["one"])
+    checkpoints.save(2, state)
+    checkpoints.close()
+    for name, step, said in (
+        ("longer", 2, None),
+        ("other", 2, "was written by another run"),
+        ("one", 4, "was written under another name, 2"),
+    ):
+        shutil.copytree(runs["one"] / "checkpoints" / "2", runs[name] / "checkpoints" / str(step))
+        checkpoints = Checkpoints(runs[name])
+        found, sentences = checkpoints.newest_whole()
+        checkpoints.close()
+        assert found == (2 if name != "other" else None)
+        assert [sentence.partition(". It is")[0].rpartition(f"{step} ")[2] for sentence in sentences] == (
+            [said] if said else []
+        )
