@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kljax.config import to_dict
 from kljax.devices.mesh import replicated
 from kljax.devices.state import params_hash
 from kljax.errors import UserError
 from kljax.models.layers import layer_of, stack
+from kljax.runs import directory
 from kljax.runs.checkpoints import Checkpoints, Keep, frozen_hash, load_frozen, load_params, save_frozen, save_params
 from kljax.runs.setup import prepare
 from kljax.training.trainer import build_trainer
