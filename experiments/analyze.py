@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from kljax.command_line import importing, launch
 from kljax.config import AnalysisConfig, to_dict
+from kljax.errors import UserError
 from kljax.runs.config_file import chosen_step, read_run_config
 
 
@@ -28,11 +29,17 @@ def run(config: AnalysisConfig) -> None:
     asked = {name: value for name in to_dict(own) if (value := getattr(config, name)) is not None}
     without = evaluation.left_out(restored, custom=config.rewards == "custom")
     result = evaluation.evaluate(restored, replace(own, **asked), without)
+    saved, refused = "It is not saved.", None
+    if not without:  # without a part of the reward it is no evaluation that others could be compared with
+        try:
+            saved = f"It is in {evaluation_files.save_analysis(result, restored.path, own)}"
+        except UserError as error:
+            refused = error
     tables.show_evaluation(result, restored.path)
     tables.show_samples(result, config.samples_shown)
-    # Without a part of the reward it is no evaluation that others could be compared with.
-    file = None if without else evaluation_files.save_analysis(result, restored.path, own)
-    tables.console.print("It is not saved." if file is None else f"It is in {file}", soft_wrap=True)
+    if refused is not None:
+        raise refused
+    tables.console.print(saved, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ With another pretrain/objective, an encoder's hidden tokens, a classifier, or a 
 python experiments/pretrain.py experiment=sst2
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from kljax.command_line import importing, launch
@@ -40,6 +41,8 @@ def evaluate(path: Path, config: Config) -> None:
     from kljax.runs.restore import restore
 
     restored = restore(path, "latest", config.mesh)
+    asked = replace(restored.setup.config, reward=config.reward, rollout=config.rollout)  # whoever has fitted it
+    restored = replace(restored, setup=replace(restored.setup, config=asked))
     try:
         result = evaluation.evaluate(restored, config.evaluation, evaluation.left_out(restored, custom=True))
     except UserError as error:

@@ -119,7 +119,7 @@ def _around(flat: Config, key: str) -> str:
     parts = key.split(".")[:-1]
     kinds = [".".join([*parts[:depth], "kind"]) for depth in range(1, len(parts) + 1)]
     chosen = [flat.get(kind) for kind in kinds if kind != key]
-    return key_text([parts[:1] == ["reward"] and parts[1] in flat["reward"], *chosen])
+    return key_text([parts[:1] == ["reward"] and parts[1] in (flat.get("reward") or ()), *chosen])
 
 
 def _rank(key: str) -> int:

@@ -21,7 +21,7 @@ from flax import nnx
 from jax.tree_util import keystr, tree_leaves_with_path
 from jaxtyping import Array
 
-from kljax.config import to_dict
+from kljax.config import PretrainConfig, to_dict
 from kljax.data import tokenizers
 from kljax.data.labelled import count, take
 from kljax.devices.mesh import batch_sharding, replicated
@@ -41,7 +41,7 @@ from kljax.models.layers import form_of, stack
 from kljax.progress import ProgressBar, say, working
 from kljax.runs import config_file, damaged, digests, directory
 from kljax.runs.adapter import cast
-from kljax.runs.checkpoints import FITTED, Checkpoints, Keep, load_fitted, save_params
+from kljax.runs.checkpoints import FITTED, REFERENCE, Checkpoints, Keep, load_fitted, save_params
 from kljax.runs.config_file import FIT, IDENTITY
 from kljax.runs.lock import only_once
 from kljax.runs.models import HUGGINGFACE, RESULT
@@ -89,14 +89,21 @@ def ensure_base(setup: Setup) -> Path:
     Face directory, too: <directory>/huggingface.
     """
     path = base_path(setup)
-    if (path / RESULT).exists():
+    if _is_whole(setup, path):
         return path
     with only_once(path, "the base model") as waited:
-        if not (path / RESULT).exists():
+        if not _is_whole(setup, path):
             if waited:
                 say("It has ended without one: the fit is made here.")
             _fit_base(setup, path)
     return path
+
+
+def _is_whole(setup: Setup, path: Path) -> bool:
+    """Whether all of a finished fit is there. What is missing is made again; whether the rest was changed, its readers see."""
+    of_kind = [directory.MODEL, "checkpoints/reference"] if kind_of(setup) == "decoder" else [HUGGINGFACE]
+    needed = [RESULT, digests.MANIFEST, config_file.CONFIG, IDENTITY, directory.TOKENIZER, "checkpoints/fitted", *of_kind]
+    return all((path / name).exists() for name in needed)
 
 
 def _fit_base(setup: Setup, path: Path) -> None:
@@ -116,21 +123,21 @@ def _fit_base(setup: Setup, path: Path) -> None:
     chosen = {"unroll_layers": _is_unrolled(setup)}
     if note := directory.circumstances_note(path, chosen):  # a fit that was interrupted goes on
         say(note)
+    digests.write_text(path, IDENTITY, json_text(identity, indent=2) + "\n")  # before the config: by it the owner is known
     directory.create(path, FIT, to_dict(config), chosen)
-    digests.write_text(path, IDENTITY, json_text(identity, indent=2) + "\n")
     directory.save_tokenizer(path, setup.tokenizer)
     if kind == "decoder":
         _write_model(setup, path)
     outputs = _compile_outputs(setup, objective)
     if setup.config.pretrain.steps:
-        params, steps = _fit(setup, objective, _compile(setup, objective, outputs), path)
+        params, steps, best_step = _fit(setup, objective, _compile(setup, objective, outputs), path)
     else:
-        params, steps = _start(setup, objective), 0
+        params, steps, best_step = _start(setup, objective), 0, 0
         if kind == "decoder":
             save_params(path, params)
     looked_at = {} if steps else {"held_out_rows": count(objective.held_out)}  # not all, of a language model
     with working("taking the fitted model's figures"):
-        result = {"steps": steps} | looked_at | _result(setup, objective, outputs, params)
+        result = {"steps": steps, "best_step": best_step} | looked_at | _result(setup, objective, outputs, params)
     params = in_units(stack(params), *objective.units)
     divergence.check_result(setup, params)
     save_params(path, params, FITTED)
@@ -220,8 +227,8 @@ def _start(setup: Setup, objective: Objective) -> Params:
     return arch.complete(in_units(given, 1 / scale, -shift / scale), config.seed)
 
 
-def _fit(setup: Setup, objective: Objective, program: Program, path: Path) -> tuple[Params, int]:
-    """The best parameters, and how many steps were taken."""
+def _fit(setup: Setup, objective: Objective, program: Program, path: Path) -> tuple[Params, int, int]:
+    """The best parameters, how many steps were taken, and after how many these were found."""
     keep, every = setup.config.run.keep, setup.config.pretrain.eval_every
     checkpoints = Checkpoints(path, Keep(keep.last, keep.every * every))
     checks = FitChecks(setup, path, checkpoints)
@@ -232,6 +239,8 @@ def _fit(setup: Setup, objective: Objective, program: Program, path: Path) -> tu
         directory.check_logs(path, checkpoints.logs(last))
         state = checkpoints.restore(last, program.shapes, program.shardings)
         checks.restored(last, _kept(state))
+        if kind_of(setup) == "decoder" and not (path / "checkpoints" / REFERENCE).exists():
+            save_params(path, program.init().best_params)
     else:
         state = _begin(setup, objective, program)
         if kind_of(setup) == "decoder":
@@ -247,7 +256,16 @@ def _fit(setup: Setup, objective: Objective, program: Program, path: Path) -> tu
     finally:
         checkpoints.close()
         log.close()
-    return state.best_params, int(state.train.step)
+    done = int(state.train.step)
+    return state.best_params, done, _best_step(setup.config.pretrain, done, int(state.looks_since_best))
+
+
+def _best_step(config: PretrainConfig, done: int, looks_since_best: int) -> int:
+    """The step of the look that found the best parameters; 0 where none was better than the start."""
+    looks = [0, *range(config.eval_every, done + 1, config.eval_every)]
+    if done == config.steps and done % config.eval_every:
+        looks.append(done)
+    return looks[-1 - looks_since_best]
 
 
 def _take_steps(

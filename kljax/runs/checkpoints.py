@@ -22,6 +22,7 @@ from kljax.devices.state import not_finite, params_hash
 from kljax.disk import writing_to
 from kljax.errors import UserError
 from kljax.models.layers import is_unrolled, like, stack
+from kljax.progress import say
 from kljax.reading import check_tree
 from kljax.runs import damaged, digests, older
 from kljax.runs.background import print_no_tracebacks
@@ -266,19 +267,24 @@ def _without(folder: Path, earlier: list[int]) -> str:
     """What can be done without a checkpoint."""
     if not earlier:
         return "restore it from a copy, or begin anew (name=…)"
-    return f"restore it from a copy, or delete it: the run goes on from step {earlier[-1]}, which other scripts take, too"
+    return f"restore it from a copy, or delete {folder}: the run goes on from step {earlier[-1]}, which other scripts take, too"
 
 
 def save_params(run: Path, params: Params, name: str = REFERENCE) -> None:
     """Write parameters that a run does not change, once."""
-    folder = _folder(run, name)
-    if folder.exists() and not (folder / digests.MANIFEST).exists():  # a process was killed while it wrote it
-        shutil.rmtree(folder)
+    folder, of = _folder(run, name), id_of(run)
+    if folder.exists():
+        try:
+            digests.check_folder(folder, of)
+        except digests.Damaged as damage:  # or a process was killed while it wrote it
+            if (folder / digests.MANIFEST).exists():
+                say(f"{damage.reason}: it is written again.")
+            shutil.rmtree(folder)
     if not folder.exists():
         print_no_tracebacks()
         with writing_to(folder), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(folder, stack(params))
-        digests.seal(folder, id_of(run))
+        digests.seal(folder, of)
 
 
 def _parts_of(shapes: Mapping[str, Any]) -> Iterator[str]:
@@ -340,9 +346,8 @@ def load_frozen(run: Path, shapes: Params, shardings: Params) -> tuple[Params, P
     reference = load_params(run, shapes, shardings)
     base = load_params(run, shapes, shardings, BASE) if _folder(run, BASE).exists() else reference
     if older.is_older(_shapes_by_name(_arrays_in(_folder(run, REFERENCE)))):  # by its names, which the hash is of
-        layers = older.depth(reference)
-        both = [older.one_by_one(each, layers) for each in (base, reference)]
-        return base, reference, frozen_hash(both[-1] if base is reference else both[0], both[-1])
+        named = older.as_hashed(reference if base is reference else {BASE: base, REFERENCE: reference})
+        return base, reference, params_hash(named)
     return base, reference, frozen_hash(base, reference)
 
 

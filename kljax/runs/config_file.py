@@ -17,7 +17,7 @@ from kljax.runs import damaged, digests
 
 CONFIG = "config.yaml"
 LOCK, HOLDER = ".lock", ".lock.json"
-BEFORE_A_RUN = {LOCK, HOLDER, f"{CONFIG}.new", f".{digests.MANIFEST}.lock"}
+BEFORE_A_RUN = {LOCK, HOLDER, f"{CONFIG}.new", digests.MANIFEST, f".{digests.MANIFEST}.lock", "fit.json"}
 """What a process may have left that was killed before it had written the config."""
 FORMAT, KIND = "format", "kind"
 """Keys of config.yaml that are no part of the config."""
@@ -157,7 +157,7 @@ def read_run_config(path: Path) -> Config:
     if "rollout" not in values:
         raise UserError(
             f"run: {path} is a fit of an older version of kljax, which kept no whole config; its held-out figures are in "
-            f"{path / 'result.json'}. It can be a policy's start (model.path) or a reference (reference.path)."
+            f"{path / 'result.json'}. It can be a reference (reference.path)."
         )
     with damaged.reading_config(path / CONFIG):
         return validate(values, Config)
@@ -188,7 +188,7 @@ def chosen_step(run: str, step: int | Literal["latest"]) -> tuple[Path, int | Li
 
 
 def find_runs(paths: Iterable[Path]) -> list[Path]:
-    """Every RL run at or below the paths, and the fits that are named themselves."""
+    """Every RL run at or below the paths; fits are none, and refused where there is nothing else."""
     runs = set()
     for path in paths:
         if not path.exists():
@@ -196,7 +196,13 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
             hint = f" Here they are given without a key: {given}." if given and key.isidentifier() else ""
             raise UserError(f"{path}: no such directory; expected run directories or a folder that holds some.{hint}")
         below = {file.parent for file in path.rglob(CONFIG)}
-        runs |= {run for run in below if run == path or run.resolve().parent.name != BASES}
+        fits = {run for run in below if run.resolve().parent.name == BASES}
+        if fits and fits == below:
+            raise UserError(
+                f"{path}: a fit, or a folder of fits, whose KL is to the model that each started from; expected RL runs. "
+                "experiments/runs.py shows fits beside runs, experiments/analyze.py evaluates one."
+            )
+        runs |= below - fits
     if not runs:
         raise UserError(f"{', '.join(map(str, paths))}: no run directory here (none has a {CONFIG}).")
     return sorted(runs)

@@ -69,6 +69,8 @@ def write_text(run: Path, name: str, text: str) -> None:
     with _changing(run) as files:
         known = files.get(name)
         if known is not None and (run / name).exists():
+            if "next" in known and _digest(run / name) == known["next"]:  # a process was killed before it could note that
+                known = known["next"]
             _write(run, {"files": files | {name: {**known, "next": digest}}})
         write_atomically(run / name, text)
         _write(run, {"files": files | {name: digest}})
@@ -98,6 +100,11 @@ def check(run: Path, name: str, way_out: str = FROM_A_COPY) -> None:
         raise Damaged(f"{run / name} is not in {run / MANIFEST}: the writing of it was interrupted", way_out)
     for file, digest in known.items():
         _check(run / file, digest, way_out)
+
+
+def lists(run: Path, name: str) -> bool:
+    """Whether the run's manifest knows a file, be it there or not."""
+    return (run / MANIFEST).exists() and name in _read(run, FROM_A_COPY)["files"]
 
 
 def of_beginning(file: Path, size: int) -> Digest:

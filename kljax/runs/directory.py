@@ -214,6 +214,12 @@ def write_model(
     digests.write_text(path, MODEL, json_text(values, indent=2) + "\n")
 
 
+def has_start(path: Path) -> bool:
+    """Whether the run has kept the model that its policy started from, beside its reference."""
+    with _reading_model(path):
+        return bool(strict_json(read_bytes(path / MODEL))["reference"].get("start", False))
+
+
 def read_model(path: Path) -> tuple[DecoderConfig, int]:
     """The decoder of a run and its vocabulary's size."""
     with _reading_model(path):
@@ -243,6 +249,13 @@ def read_ends(path: Path) -> tuple[int, ...]:
 
 @contextmanager
 def _reading_model(path: Path) -> Iterator[None]:
+    if not (path / MODEL).exists() and (path / config_file.IDENTITY).exists():
+        objective = config_file.read_fit(path)["pretrain"]["objective"]["kind"]
+        if objective != "next_token":
+            raise UserError(
+                f"run: {path} is a fit of pretrain/objective={objective}, whose model writes no text; expected a language "
+                f"model. Its figures are in {path / 'result.json'}, where it is finished."
+            )
     if not (path / MODEL).exists():
         raise UserError(f"run: {path / MODEL} is missing; was the run interrupted before its first step?")
     check_written(path, MODEL)

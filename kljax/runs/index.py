@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from kljax.errors import UserError, did_you_mean
 from kljax.runs import digests
-from kljax.runs.config_file import BEFORE_A_RUN, CONFIG, HOLDER, LOCK, RL, has_digests, kind_of, read_config
+from kljax.runs.config_file import BEFORE_A_RUN, CONFIG, HOLDER, LOCK, RL, has_digests, kind_of, read_config, read_fit
 
 State = Literal["running", "stopped", "finished", "damaged"]
 
@@ -81,8 +81,10 @@ def look(path: Path) -> Run:
     steps = _saved(files)
     who = holder(path)
     try:
-        config = read_config(path)
+        config: Mapping[str, Any] = read_config(path)
         kind = "run" if kind_of(path) == RL else "fit"
+        if kind == "fit" and has_digests(path):
+            config = {key: value for key, value in read_fit(path).items() if isinstance(value, dict)}  # what it depends on
         planned = int(config["steps"] if kind == "run" else config["pretrain"]["steps"])
     except (UserError, KeyError, TypeError, ValueError, AttributeError) as error:
         if not files.keys() - BEFORE_A_RUN:  # a launch that has not come, or did not come, as far as its config.yaml
@@ -202,8 +204,8 @@ def _of_evaluation(path: Path, files: Mapping[str, os.stat_result]) -> Figures |
     _check(path, own[step])
     try:
         metrics = json.loads((path / own[step]).read_bytes())["metrics"]
-        return Figures(f"held out, step {step}", _number(metrics[REWARD]), _number(metrics[KL]))
-    except (OSError, ValueError, KeyError, TypeError):
+        return Figures(f"held out, step {step}", _number(metrics.get(REWARD)), _number(metrics.get(KL)))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise _Broken(f"{path / own[step]} cannot be read as an evaluation") from None
 
 

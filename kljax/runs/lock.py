@@ -145,6 +145,8 @@ def _keeping(place: _Place, lock: FileLock, *, sure: bool = False) -> Iterator[N
 def _remove_rests(path: Path) -> None:
     for pattern in RESTS:
         for rest in path.glob(pattern):
+            if rest.name == f"manifest.json{BESIDE}":  # an analysis may be writing it
+                continue
             with writing_to(rest):
                 shutil.rmtree(rest) if rest.is_dir() and not rest.is_symlink() else rest.unlink(missing_ok=True)
 

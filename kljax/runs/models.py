@@ -67,7 +67,8 @@ def as_directory(path: str, field: str, mesh: Mesh) -> str:
             directory.check_written(run, f"{EXPORTED}/{chosen}", f"delete {out}: it is made again")
         else:
             _export(run, chosen, mesh, out, field)
-            digests.note(run, [f"{EXPORTED}/{chosen}"])
+            if config_file.has_digests(run):
+                digests.note(run, [f"{EXPORTED}/{chosen}"])
     return str(out)
 
 
@@ -97,7 +98,7 @@ def _fitted(run: Path, path: str, field: str) -> str:
 
 def _steps(run: Path, asked: int | Literal["latest"], field: str) -> int:
     if asked == LATEST and config_file.kind_of(run) == FIT:
-        return _steps_taken(run)
+        return _best_step(run)
     checkpoints = Checkpoints(run)
     try:
         return _choose(checkpoints.steps(), asked, run, field)
@@ -133,12 +134,11 @@ def restore_models(path: Path, step: int | Literal["latest"], mesh: Mesh) -> Res
 
 
 def _of_fit(path: Path, step: int | Literal["latest"], arch: Architecture) -> RestoredModels:
-    """What a fit came to, or what it was after so many steps, beside the model that it started from."""
+    """The best that a fit came to (`latest`), or what it was after so many steps, beside the model that it started from."""
     start = load_params(path, arch.shapes, arch.shardings)
-    if step == LATEST:
-        return RestoredModels(
-            _steps_taken(path), arch, load_fitted(path, arch.shapes, arch.shardings), start, beta=0.0, base=start, adapters=None
-        )
+    if step == LATEST or ((path / RESULT).exists() and step == _best_step(path)):
+        best = load_fitted(path, arch.shapes, arch.shardings)
+        return RestoredModels(_best_step(path), arch, best, start, beta=0.0, base=start, adapters=None)
     checkpoints = Checkpoints(path)
     try:
         chosen = _choose(checkpoints.steps(), step, path)
@@ -149,12 +149,12 @@ def _of_fit(path: Path, step: int | Literal["latest"], arch: Architecture) -> Re
     return RestoredModels(chosen, arch, state[TRAIN]["params"], start, beta=0.0, base=start, adapters=None)
 
 
-def _steps_taken(path: Path) -> int:
-    """By a finished fit."""
+def _best_step(path: Path) -> int:
+    """After how many steps a finished fit was at its best, which is what it has kept."""
     if not (path / RESULT).exists():
         raise UserError(f"run: {path} is a fit that is not finished; the same command goes on with it, or choose a step=….")
     directory.check_written(path, RESULT)
-    return int(damaged.read_json(path / RESULT, digests.WRITTEN_AGAIN)["steps"])
+    return int(damaged.read_json(path / RESULT, digests.WRITTEN_AGAIN)["best_step"])
 
 
 def _beta(checkpoints: Checkpoints, step: int, state: _Parts) -> float:
@@ -166,6 +166,11 @@ def _beta(checkpoints: Checkpoints, step: int, state: _Parts) -> float:
 def _start(config: Config, path: Path, arch: Architecture, reference: Params) -> Params:
     """The base model of a run without adapters: what was saved as such, or else the first reference, where that is it."""
     start = load_start(path, arch.shapes, arch.shardings)
+    if start is None and directory.has_start(path):
+        raise UserError(
+            f"run: {path / 'checkpoints' / 'start'} is missing, the model that the policy started from; restore it from a "
+            "copy, or give the command that began the run again: it writes it."
+        )
     return reference if start is None and config.reference.path is None else start
 
 

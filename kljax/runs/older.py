@@ -28,6 +28,16 @@ def one_by_one(tree: Any, layers: int) -> Any:
     return parts
 
 
+def as_hashed(tree: Any) -> Any:
+    """A stacked tree of arrays with the names of which older versions took the hash: a list of layers."""
+    if not isinstance(tree, dict):
+        return tree
+    parts = {name: as_hashed(each) for name, each in tree.items()}
+    if LAYERS in tree:
+        parts[LAYERS] = [layer_of(tree[LAYERS], i) for i in range(depth(tree))]
+    return parts
+
+
 def stacked(tree: Any) -> Any:
     """The inverse, of arrays."""
     if not isinstance(tree, dict):

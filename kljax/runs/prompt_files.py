@@ -67,9 +67,10 @@ def check(path: Path, parts: Mapping[str, PromptRows]) -> dict[str, Digests]:
 def read(path: Path, name: str) -> PromptRows | None:
     """The prompts of a part that the run has kept; None where it has not."""
     folder = path / FOLDER
-    if not (folder / f"{name}.npz").exists():
+    if digests.lists(path, f"{FOLDER}/{name}.npz"):
+        check_written(path, FOLDER, _way_out(path))
+    elif not (folder / f"{name}.npz").exists():
         return None
-    check_written(path, FOLDER, _way_out(path))
     datasets.disable_progress_bars()
     try:
         arrays = read_arrays(folder / f"{name}.npz")

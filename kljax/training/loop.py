@@ -99,12 +99,14 @@ def _train(config: Config) -> Path:
     directory.save_tokenizer(path, setup.tokenizer)
     with working("saving the reference"):
         frozen_hash = save_frozen(path, reference if frozen.base is None else base, reference)
-        if frozen.base is None and reference is not base and (config.reference.path is not None or state.reference is not None):
+        moves = config.reference.path is not None or state.reference is not None
+        if start := frozen.base is None and reference is not base and moves:
             save_params(path, base, START)  # an evaluation compares with it, too
     about = {
         "model": config.reference.path or str(base_path),
         "sha256": frozen_hash,
         "reverse_kl_at_start_tok_max": kl_at_start,
+        "start": start,
     }
     samples = {"ends": setup.generation.ends, "not_followed": setup.generation.not_followed(config.rollout)}
     samples["rewards"] = trainer.reward.models
@@ -237,7 +239,7 @@ def _take_steps(run: _Run, state: TrainState, recorder: Recorder, stop: StopRequ
         if (step + 1) % config.run.save_every == 0 or step + 1 == config.steps or stop.asked:
             with recorder.between_steps("save"):  # a checkpoint never runs ahead of the log
                 run.save(step + 1, state, recorder.beta)
-        if stop.asked and step + 1 < config.steps:
+        if stop.asked:  # after the last step, too: what comes next is not to begin
             raise Interrupted
     return state
 

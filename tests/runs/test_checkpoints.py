@@ -102,7 +102,7 @@ def test_what_an_older_version_saved_layer_by_layer_is_read(trainer, tmp_path):
     save_params(tmp_path, older)
     _, reference, known = load_frozen(tmp_path, arch.shapes, arch.shardings)
     assert_equal(reference, params)
-    assert known == params_hash(older)
+    assert known == params_hash(older | {"layers": [older["layers"]["0"]]})  # they took it of a list of layers
 
 
 def test_the_last_are_kept_and_some_for_analysis(trainer, tmp_path):
@@ -129,7 +129,7 @@ def test_a_step_without_its_manifest_is_not_there_and_a_changed_one_is_set_aside
     largest.write_bytes(content)
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.steps() == [1, 2]
-    with pytest.raises(UserError, match=r"was changed since it was written .* delete it: the run goes on from step 1"):
+    with pytest.raises(UserError, match=r"was changed since it was written .* delete \S+/2: the run goes on from step 1"):
         checkpoints.restore(2, trainer.shapes, trainer.parts.shardings)
     step, said = checkpoints.newest_whole()
     assert (step, checkpoints.steps()) == (1, [1])

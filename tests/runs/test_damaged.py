@@ -6,8 +6,10 @@ import shutil
 import pytest
 
 from kljax.config import MeshConfig
+from kljax.devices.state import params_hash
 from kljax.errors import UserError
 from kljax.fitting.fit import ensure_base, read_result
+from kljax.runs.checkpoints import load_params
 from kljax.runs.restore import restore
 from kljax.runs.setup import base_path, prepare
 from kljax.training.loop import train
@@ -90,10 +92,12 @@ def test_a_broken_result_is_written_again_where_it_is_deleted(run):
     assert f"run: {base}/result.json has " in complaint(read_result, base)
     (base / "result.json").unlink()
     assert read_result(ensure_base(setup)) == before
-    shutil.rmtree(base / "checkpoints" / "fitted")
-    assert f"is missing, the model of a finished fit; delete {base}/result.json, and" in complaint(train, run[0])
-    (base / "result.json").unlink()
-    assert read_result(ensure_base(setup)) == before
+    arch = setup.architecture
+    for part in ("fitted", "reference"):
+        was = params_hash(load_params(base, arch.shapes, arch.shardings, part))
+        shutil.rmtree(base / "checkpoints" / part)
+        assert read_result(ensure_base(setup)) == before
+        assert params_hash(load_params(base, arch.shapes, arch.shardings, part)) == was
 
 
 def strip_times(line):
@@ -105,7 +109,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(run, caps
     (path / "checkpoints" / "6" / "state" / "_METADATA").unlink()
     sentence = complaint(look, path)
     assert sentence.startswith(f"run: {path}/checkpoints/6/state/_METADATA is missing; restore it from a copy, or")
-    assert "delete it: the run goes on from step 4" in sentence
+    assert f"delete {path}/checkpoints/6: the run goes on from step 4" in sentence
     before = (path / "metrics.jsonl").read_bytes()
     assert train(config) == path
     said = "".join(capsys.readouterr().out.split())
