@@ -140,8 +140,9 @@ def check_format(path: Path) -> None:
     if (path / CONFIG).exists() and (found := format_of(path)) != NOW:
         raise UserError(
             f"{path} has the format {found}, in which an older version of kljax wrote; this one writes {NOW}. Such runs can be "
-            f"looked at (experiments/analyze.py, export.py, frontier.py) and begun from (model.path={path}), but not be gone "
-            "on with. Begin anew (name=…), or go on with the version in its environment.json."
+            "looked at (experiments/analyze.py, export.py, frontier.py) and begun from (model=huggingface "
+            f"model.path={path}), but not be gone on with. Begin anew (name=…), or go on with the version in its "
+            "environment.json."
         )
 
 

@@ -6,10 +6,12 @@ import shutil
 import pytest
 
 from kljax.config import MeshConfig
+from kljax.devices import mesh as meshes
 from kljax.devices.state import params_hash
 from kljax.errors import UserError
 from kljax.fitting.fit import ensure_base, read_result
 from kljax.runs.checkpoints import load_params
+from kljax.runs.models import as_directory
 from kljax.runs.restore import restore
 from kljax.runs.setup import base_path, prepare
 from kljax.training.loop import train
@@ -143,6 +145,23 @@ def test_other_files_are_named(run, name, words):
     (run[1] / "data.json" if name.startswith("data") else run[1] / "tokenizer").rename(run[1] / "away")
     train(run[0])
     look(run[1])
+
+
+def test_held_out_prompts_that_are_lost_are_not_made_of_what_the_data_are_now(run):
+    (run[1] / "data" / "held_out.npz").unlink()
+    assert complaint(look, run[1]).startswith(f"run: {run[1]}/data/held_out.npz is missing; ")
+
+
+def test_beginning_from_an_older_run_leaves_it_as_it_was(run):
+    """It has no digests: a manifest of what is exported alone would say that all else was changed."""
+    _, path = run
+    (path / "manifest.json").unlink()
+    text = "".join((path / "config.yaml").read_text().splitlines(keepends=True)[2:])  # without format and kind
+    (path / "config.yaml").write_text(text)
+    mesh = meshes.build(MeshConfig(data=1, fsdp=1, tensor=1))
+    assert as_directory(f"{path}@6", "model.path", mesh) == str(path / "exported" / "6")
+    look(path)
+    assert as_directory(f"{path}@6", "model.path", mesh) == str(path / "exported" / "6")
 
 
 def test_the_record_of_the_prompts_is_made_anew_where_it_is_deleted(run):

@@ -249,6 +249,7 @@ def test_a_fit_is_a_run_whose_reference_is_the_model_that_it_started_from(tiny):
     assert started["kl/reverse_exact_seq"] == started["kl/forward_exact_seq"] == 0
     assert started["reward/mean"] == found.metrics["reward/reference_mean"]
     assert restore(path, 10, ONE).step == 10
+    assert params_hash(restore(path, 20, ONE).policy) == params_hash(fit.policy)  # the best step is the last one here
     for given in (path, path.parent):
         with pytest.raises(UserError, match="whose KL is to the model that each started from; expected RL runs"):
             find_runs([given])

@@ -14,6 +14,7 @@ from flax import nnx
 
 from kljax.config import LettersSource
 from kljax.errors import UserError
+from kljax.interrupt import Interrupted, StopRequest
 from kljax.models import scoring
 from kljax.runs import config_file, directory
 from kljax.runs.checkpoints import FITTED, Checkpoints, save_params
@@ -321,3 +322,25 @@ def test_beta_moves_with_its_controller_and_survives_a_resume(tiny):
     train(tiny(*overrides, "run.variant=resumed"))
     resumed = directory.read_lines(path / "metrics.jsonl")
     assert [line["kl/beta"] for line in resumed] == betas
+
+
+class AskedAtOnce(StopRequest):
+    """Stands in for a Ctrl-C during the last step."""
+
+    asked = True
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+
+def test_a_stop_during_the_last_step_keeps_what_comes_next_from_beginning(tiny, monkeypatch):
+    """Which is the evaluation, and the other jobs of a sweep."""
+    config = tiny("steps=1")
+    monkeypatch.setattr(loop, "StopRequest", AskedAtOnce)
+    with pytest.raises(Interrupted, match="Stopped and saved .* at step 1 of 1"):
+        train(config)
+    monkeypatch.undo()
+    assert states(train(config)) == [1]
