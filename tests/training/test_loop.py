@@ -338,9 +338,9 @@ class AskedAtOnce(StopRequest):
 
 def test_a_stop_during_the_last_step_keeps_what_comes_next_from_beginning(tiny, monkeypatch):
     """Which is the evaluation, and the other jobs of a sweep."""
-    config = tiny("steps=1")
+    config = tiny("steps=1", "optimizer.warmup_steps=0")
     monkeypatch.setattr(loop, "StopRequest", AskedAtOnce)
-    with pytest.raises(Interrupted, match="Stopped and saved .* at step 1 of 1"):
+    with pytest.raises(Interrupted, match=r"Stopped and saved .* at step 1 of 1"):
         train(config)
     monkeypatch.undo()
     assert states(train(config)) == [1]
