@@ -17,7 +17,7 @@ NAMES = [name for row in rows() for name in row.names]
 
 
 def test_the_page_is_the_table():
-    """After a change: python -m kljax.coming_from > docs/coming_from_trl.md."""
+    """After a change: python -m kljax.config.coming_from > docs/coming_from_trl.md."""
     assert PAGE.read_text() == page()
 
 
