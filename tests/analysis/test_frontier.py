@@ -223,7 +223,7 @@ def test_points_are_sorted_by_curve_and_beta_and_unfinished_runs_are_named(write
 
 def test_base_models_are_no_runs(write_run, tmp_path):
     write_run(tmp_path / "bases" / "x")
-    with pytest.raises(UserError, match="no run directory here"):
+    with pytest.raises(UserError, match="whose KL is to the model that each started from; expected RL runs"):
         config_file.find_runs([tmp_path])
 
 

@@ -38,7 +38,10 @@ def call(script, *arguments, code=0):
 def run_script(script):
     if script.endswith(".py"):
         runpy.run_path(str(ROOT / "experiments" / script), run_name="__main__")
-    else:
+        return
+    with pytest.MonkeyPatch.context() as patch:  # that another test has imported it is no reason for runpy's warning
+        main = f"{script}.__main__"
+        patch.delitem(sys.modules, main if main in sys.modules else script, raising=False)
         runpy.run_module(script, run_name="__main__")
 
 
