@@ -111,10 +111,14 @@ def drawn(material: Material, number: int) -> tuple[Path, str]:
 
 
 def plant(material: Material, number: int) -> dict[str, Any]:
-    """One fault, and how the two acts end: sentence, said, same, or SILENT; a traceback is raised."""
+    """The fault of a number, and how the two acts end."""
+    return plant_in(material, *drawn(material, number), number)
+
+
+def plant_in(material: Material, name: Path, kind: str, number: int) -> dict[str, Any]:
+    """A fault in this file, and how the two acts end: sentence, said, same, or SILENT; a traceback is raised."""
     from kljax.errors import UserError
 
-    name, kind = drawn(material, number)
     ends, sentences = {}, {}
     for act in ("look", "go_on"):
         with tempfile.TemporaryDirectory() as folder:

@@ -1,13 +1,18 @@
 """A few single faults in a run's files, of each kind; `make faults` has 200."""
 
-import json
-from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from tests.faults.single import KINDS, Material, drawn, overrides_of, plant
+from tests.faults.single import Material, overrides_of, plant_in
 
-FEW = 8
+FAULTS = {  # and how a look at the run ends, and going on with it
+    "model.json": ("flip", "sentence", "sentence"),
+    "config.yaml": ("cut", "sentence", "sentence"),
+    "evaluation/step_000006.json": ("flip", "sentence", "sentence"),
+    "metrics.jsonl": ("half", "same", "sentence"),
+    "data/held_out.npz": ("delete", "sentence", "sentence"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -15,19 +20,27 @@ def material(tmp_path_factory, compilation_cache):
     return Material(tmp_path_factory.mktemp("single"), overrides_of(str(compilation_cache)))
 
 
-def test_no_fault_is_silent(material):
-    """Those numbers that bring each kind, and no two of the same file."""
-    seen, kinds = set(), Counter()
-    found = [plant(material, number) for number in range(400) if fresh(material, number, seen, kinds)]
-    assert set(kinds) == set(KINDS)
-    assert [one for one in found if "SILENT" in one["ends"].values()] == [], json.dumps(found, indent=1)
-    assert Counter(end for one in found for end in one["ends"].values())["sentence"] >= 1
+def largest(material, folder):
+    files = [file for file in material.files if f"{folder}/" in str(file)]
+    return max(files, key=lambda file: (material.root / file).stat().st_size)
 
 
-def fresh(material, number, seen, kinds):
-    name, kind = drawn(material, number)
-    if name in seen or kinds[kind] >= FEW // len(KINDS):
-        return False
-    seen.add(name)
-    kinds[kind] += 1
-    return True
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_in_a_text_or_in_data_is_seen_by_who_reads_it(material, name):
+    kind, looked, went_on = FAULTS[name]
+    found = plant_in(material, material.path.relative_to(material.root) / name, kind, 1)
+    assert found["ends"] == {"look": looked, "go_on": went_on}, found
+
+
+@pytest.mark.parametrize("kind", ["flip", "half"])
+def test_a_fault_in_a_checkpoint_refuses_a_look_and_costs_a_run_the_steps_after_the_one_before_it(material, kind):
+    found = plant_in(material, largest(material, "v/checkpoints/6"), kind, 1)
+    assert found["ends"] == {"look": "sentence", "go_on": "same"}, found
+    assert found["said"]["go_on"]
+
+
+def test_a_fault_in_the_model_that_a_run_began_from_is_no_other_reference(material):
+    found = plant_in(material, largest(material, "fitted"), "flip", 1)
+    assert found["ends"] == {"look": "same", "go_on": "sentence"}, found
+    assert "fitted" in found["said"]["go_on"]
+    assert Path(found["file"]).parts[0] == "bases"
