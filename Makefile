@@ -7,7 +7,7 @@
 # Measured claims, each with its command:
 #   make claims       the field's claims 1 to 11, recomputed            20 s on 2 cores
 #   make estimators   bias, variance and gradient error of every KL     10 s
-#   make convergence  every penalty to its end, against the oracle      20 min
+#   make convergence  every penalty to its end, against the oracle      6 min
 #   make benchmark    the speed of a step beside what this machine could do (docs/performance.md)
 #   make scaling      how that grows with batch, length, model, runs and devices (docs/performance.md)
 #   make overoptimisation  a proxy reward model against a gold one; data and models: KLJAX_DATA, KLJAX_MODELS (docs/models.md)
