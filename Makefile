@@ -2,12 +2,12 @@
 #   make demo    the main job on the built-in task, a sweep over beta, and the frontier
 #   make test    the tests (make coverage: the same, traced, at half the speed)
 #   make lint    ruff, pyright, import-linter
-#   make faults  200 single faults in the files of a run, 2,000 damaged and hostile inputs: none silent, none a traceback   20 min
+#   make faults  200 single faults in the files of a run, 2,000 damaged and hostile inputs: none silent, none a traceback   8 min
 #   make readme  a fresh clone in a temporary folder: what the README installs, and each of its commands as printed     30 min
 # Measured claims, each with its command:
 #   make claims       the field's claims 1 to 11, recomputed            20 s on 2 cores
 #   make estimators   bias, variance and gradient error of every KL     10 s
-#   make convergence  every penalty to its end, against the oracle      6 min
+#   make convergence  every penalty to its end, against the oracle      20 min
 #   make benchmark    the speed of a step beside what this machine could do (docs/performance.md)
 #   make scaling      how that grows with batch, length, model, runs and devices (docs/performance.md)
 #   make overoptimisation  a proxy reward model against a gold one; data and models: KLJAX_DATA, KLJAX_MODELS (docs/models.md)
