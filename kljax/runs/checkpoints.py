@@ -56,7 +56,7 @@ ALL = None
 
 
 def disk_note(run: Path, keep: Keep, steps: int, *, state: Any, frozen: Any) -> str:
-    """What a run of so many steps will take on its disk at most, and what is free. `state`, `frozen`: shapes or arrays."""
+    """Say what a run of so many steps will take on its disk at most, and what is free. `state`, `frozen`: shapes or arrays."""
     of_state, of_frozen = _size(state), _size(frozen)
     beside = steps // keep.every if keep.every else 0
     most = (keep.last + 1 + beside) * of_state + of_frozen  # one more while it is written
@@ -252,7 +252,7 @@ class Checkpoints:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """What fails in the background comes up with the next save, or when it is waited for."""
+        """Refusals of the disk in words: one in the background comes up with the next save, or when it is waited for."""
         with writing_to(self._folder):
             yield
 
@@ -264,7 +264,7 @@ def _free(path: Path) -> Path:
 
 
 def _without(folder: Path, earlier: list[int]) -> str:
-    """What can be done without a checkpoint."""
+    """A way out for who has lost a checkpoint."""
     if not earlier:
         return "restore it from a copy, or begin anew (name=…)"
     return f"restore it from a copy, or delete {folder}: the run goes on from step {earlier[-1]}, which other scripts take, too"
@@ -302,17 +302,12 @@ def load_fitted(run: Path, shapes: Params, shardings: Params) -> Params:
 def load_params(run: Path, shapes: Params, shardings: Params, name: str = REFERENCE) -> Params:
     """What `save_params` wrote, laid out by `shardings`, in the types that it has on disk. Refused where it is not finite."""
     folder = _folder(run, name)
-    fitted = run / "result.json"  # the folder of a fit, whose last checkpoint has the parameters, too
-    if not folder.exists() and fitted.exists():
-        raise UserError(
-            f"{folder} is missing, the model of a finished fit; delete {fitted}, and the same command writes both again."
-        )
     if not folder.exists():
         raise UserError(
-            f"{run} holds no {name} model (no {folder.relative_to(run.resolve())}); was it interrupted before its first step?"
+            f"{run} holds no {name} model (no {folder.relative_to(run.resolve())}): it was interrupted before its first step, "
+            "or the folder was lost; the command that began it makes it."
         )
-    both = f"{folder} and {fitted}" if fitted.exists() else f"{folder}"
-    way_out = f"delete {both}: the command that made it makes it again"
+    way_out = f"delete {folder}: the command that made it makes it again"
     if not (run / CONFIG).exists() or format_of(run) > 1:
         digests.check_folder(folder, id_of(run), way_out)
     with damaged.reading(folder, way_out), ocp.StandardCheckpointer() as checkpointer:
