@@ -11,7 +11,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from kljax.errors import UserError
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+_PACKAGED = Path(__file__).parents[1] / "configs"  # in a wheel; a checkout has them beside the package alone
+CONFIGS = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"
 OF_ONES_OWN = "configs"  # a folder of the current one
 
 

@@ -101,9 +101,8 @@ def accept(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     def read_only(script, schema, config_name="config"):
         launch(lambda config: None, schema, config_name)
 
-    monkeypatch.setattr(command_line, "launch", read_only)
-    for name in COMMANDS:
-        monkeypatch.setattr(import_module(f"kljax.commands.{name}"), "launch", read_only, raising=False)
+    for module in (command_line, *map(import_module, (f"kljax.commands.{name}" for name in COMMANDS))):
+        monkeypatch.setattr(module, "launch", read_only, raising=False)
     first_job_only(monkeypatch)
     parse = argparse.ArgumentParser.parse_args
 
