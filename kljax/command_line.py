@@ -34,7 +34,7 @@ from kljax.errors import MISTAKE, UserError, did_you_mean
 from kljax.interrupt import INTERRUPTED, Interrupted, StopRequest, end_process, sigterm_as_ctrl_c
 from kljax.overrides import jobs as sweeps
 from kljax.overrides.bounds import check_files, check_overrides, unreadable
-from kljax.overrides.folders import CONFIGS, check_experiment, check_shadowed, find_own_configs
+from kljax.overrides.folders import CONFIGS, check_experiment, check_shadowed, check_values, find_own_configs
 from kljax.overrides.sentences import sentence
 from kljax.overrides.variants import Job, distinct, label
 from kljax.progress import console
@@ -167,7 +167,7 @@ def _job(
             raise UserError(_explained(error, schema, overrides, search)) from None
     chosen = {group: [option] for group, option in choices.items() if isinstance(option, str)}
     chosen |= {"reward": list(getattr(job.config, "reward", ()))}  # a list of options is no choice to Hydra
-    notes = check_shadowed(chosen, _keys(overrides), search)
+    notes = [*check_values(config_name, search), *check_shadowed(chosen, _keys(overrides), search)]
     if say is not None:
         for note in notes:
             say(note)

@@ -8,7 +8,7 @@ from kljax.config.run import MeshConfig
 
 @strict
 class AnalysisConfig:
-    """A look at a finished or running run (experiments/analyze.py). Null: as the run's own config says."""
+    """A look at a finished or running run (kljax analyze). Null: as the run's own config says."""
 
     run: str  # a run directory; runs/x@40 is its step 40
     step: Literal["latest"] | Natural
@@ -25,7 +25,7 @@ class AnalysisConfig:
 
 @strict
 class ExportConfig:
-    """A step of a run as a Hugging Face directory (experiments/export.py): the whole model, or its LoRA as PEFT reads it."""
+    """A step of a run as a Hugging Face directory (kljax export): the whole model, or its LoRA as PEFT reads it."""
 
     run: str  # a run directory; runs/x@40 is its step 40
     step: Literal["latest"] | Natural

@@ -14,8 +14,9 @@ class MeshConfig:
 
 BASES = "bases"
 """The folder of fitted models, beside the runs' folders."""
-WRITTEN_BESIDE = {f"{script}.{kind}": script for script in ("frontier", "overoptimisation") for kind in ("csv", "png")}
-"""Files in a folder of runs, beside them, and the script that writes each."""
+_WRITERS = {"frontier": "kljax frontier", "overoptimisation": "experiments.studies.overoptimisation"}
+WRITTEN_BESIDE = {f"{name}.{kind}": writer for name, writer in _WRITERS.items() for kind in ("csv", "png")}
+"""Files in a folder of runs, beside them, and what writes each."""
 
 
 @strict
@@ -38,7 +39,7 @@ class RunConfig:
     sample_every: Positive  # steps between entries of samples.jsonl
     samples_shown: Positive  # completions an entry
     oracle_every: Natural  # steps between exact looks at a task that can be enumerated (oracle/… metrics); 0: none
-    export_to: str | None  # experiments/pretrain.py writes the fitted model here, too, as a Hugging Face directory
+    export_to: str | None  # kljax pretrain writes the fitted model here, too, as a Hugging Face directory
     compilation_cache: Folder  # directory of JAX's persistent cache
     unroll_layers: bool | None = None  # layers one by one in the step's program, or in a loop; null: which is sooner done
     cpu_devices: Positive | None  # what JAX takes a CPU for, to be shared out by `mesh`; null: as many as `mesh` names, or one
@@ -46,7 +47,7 @@ class RunConfig:
 
 @strict
 class EvaluationConfig:
-    """The look at held-out prompts after the last step, and in experiments/analyze.py."""
+    """The look at held-out prompts after the last step, and in kljax analyze."""
 
     prompts: Two  # the first so many held-out rows
     samples: Positive  # completions a prompt

@@ -64,6 +64,17 @@ def check_shadowed(choices: Mapping[str, Iterable[str]], named: Iterable[str], s
     return notes
 
 
+def check_values(name: str, search: str | None = None) -> list[str]:
+    """A sentence for each file of the user's that has the name of the one with all values, which is kljax's alone."""
+    ours = CONFIGS / f"{name}.yaml"
+    found = [file for folder in folders(search)[1:] if (file := folder / ours.name).exists()]
+    return [
+        f"{file} is not used: the values are those of kljax's own. What differs can be an experiment (configs/experiment/mine.yaml)."
+        for file in found
+        if file.read_bytes() != ours.read_bytes()
+    ]
+
+
 def check_experiment(option: str, search: str | None = None) -> None:
     """Refuse an experiment of the user's whose values would be nobody's: no mapping, or none of the whole config."""
     if (CONFIGS / "experiment" / f"{option}.yaml").exists():

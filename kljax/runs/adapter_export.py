@@ -14,7 +14,7 @@ from kljax.runs.config_file import read_run_config
 from kljax.runs.restore import RestoredRun
 from kljax.types import Params
 
-FIT = "experiments/pretrain.py run.export_to=DIR, with the run's own overrides, writes it; then name it with base=DIR"
+FIT = "kljax pretrain run.export_to=DIR, with the run's own overrides, writes it; then name it with base=DIR"
 
 
 def check(config: ExportConfig) -> None:
