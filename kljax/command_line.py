@@ -62,7 +62,8 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
         find_own_configs()
         check_overrides(arguments.overrides)
         check_files(search)
-        asks = arguments.help or arguments.hydra_help or arguments.info  # of Hydra, and needs no value
+        # of Hydra, and needs no value
+        asks = arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion
         asked = [] if asks else sweeps.expand(arguments.overrides, arguments.multirun, search)
         jobs = [_job(overrides, schema, config_name, search, say) for overrides in asked]
         configs, notes = distinct(jobs)

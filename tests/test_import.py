@@ -63,7 +63,7 @@ ANSWERS = [
     (GROWTH, "kl.btea=1", 2, "kl.btea: no such config key"),
     *((script, ("--size", "xs", "kl.btea=1"), 2, "kl.btea: no such") for script in (SPEED, GPU)),
     (GPU, ("--table", "nothing"), 2, "--table: nothing is no file"),
-    ("kljax", (), 0, "  frontier  reward against KL"),
+    ("kljax", (), 0, "  frontier    reward against KL"),
     ("kljax", "--version", 0, f"kljax {__version__}\n"),
     ("kljax", "trian", 2, "kljax: trian: no such command, expected one of train, "),
     ("kljax", ("train", "kl.btea=1"), 2, "kl.btea: no such config key"),

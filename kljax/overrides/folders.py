@@ -69,7 +69,7 @@ def check_values(name: str, search: str | None = None) -> list[str]:
     ours = CONFIGS / f"{name}.yaml"
     found = [file for folder in folders(search)[1:] if (file := folder / ours.name).exists()]
     return [
-        f"{file} is not used: the values are those of kljax's own. What differs can be an experiment (configs/experiment/mine.yaml)."
+        f"{file} is not used: the values are those of kljax's own. Make an experiment of what differs (experiment/mine.yaml)."
         for file in found
         if file.read_bytes() != ours.read_bytes()
     ]
