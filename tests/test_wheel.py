@@ -8,6 +8,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+
+from kljax import __version__
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,6 +58,15 @@ def test_it_has_the_package_its_configs_and_nothing_else(wheel):
     assert names == package | {f"kljax/configs/{name}" for name in files_below(ROOT / "configs")}
     assert "kljax/py.typed" in names
     assert "kljax = kljax.commands:main" in entry_points
+
+
+def test_the_version_is_in_one_place(wheel):
+    assert wheel.name.startswith(f"kljax-{__version__}-")
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (cited["version"], cited["license"]) == (__version__, "Apache-2.0")
+    assert f"\n## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+    with zipfile.ZipFile(wheel) as archive:
+        assert any(name.endswith(".dist-info/licenses/LICENSE") for name in archive.namelist())
 
 
 def test_the_same_wheel_is_made_from_the_sdist(wheel, tmp_path):

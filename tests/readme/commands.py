@@ -46,7 +46,7 @@ def _script(file: Path) -> str:
 
 def in_markdown() -> Iterator[Command]:
     """Lines of ```sh blocks, and code within a line that begins as a command does."""
-    for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for file in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
         text, name = file.read_text("utf-8"), str(file.relative_to(ROOT))
         blocks = list(re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
         for block in blocks:
