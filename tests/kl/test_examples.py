@@ -14,7 +14,7 @@ from tests.readme.commands import ROOT
 MODULES = ["controllers", "divergences", "estimators", "oracle", "penalties", "sequences"]
 BESIDE = {"random_tree", "alpha_generator", "jensen_shannon_generator", "excess", "excess_near_zero"}  # parts of the others
 BESIDE |= {"controlled_decoding", "token_local_optimum", "penalty"}  # in docs/kl_examples.md
-PAGES = ["docs/kl_examples.md"]
+PAGES = ["docs/kl_examples.md", "docs/practitioners.md"]
 
 IMPORT = """
 import sys
