@@ -101,7 +101,7 @@ def test_ctrl_c_while_a_command_is_imported_is_one_line(tmp_path, number):
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-    assert process.stdout.readline() == "importing\n"
+    assert process.stdout is not None and process.stdout.readline() == "importing\n"
     time.sleep(0.1)
     process.send_signal(number)
     assert process.communicate() == ("", "\nInterrupted.\n")
