@@ -1,6 +1,5 @@
 """Mistakes of the user, as distinct from mistakes of this code."""
 
-import difflib
 from collections.abc import Iterable
 
 MISTAKE = 2  # exit code of a command that one ended
@@ -19,5 +18,7 @@ class NotFinite(UserError):
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` with the nearest known name, or nothing where none is near."""
+    import difflib  # a mistake can wait for it, Ctrl-C cannot: this module is imported before that is answered
+
     near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
     return f" Did you mean '{near[0]}'?" if near else ""

@@ -1,6 +1,5 @@
 """Ctrl-C and SIGTERM end a run between two steps, so that it can save what it has; while it compiles they end it at once."""
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -60,6 +59,8 @@ def end_process(code: int) -> NoReturn:
     XLA goes on compiling in threads that nothing stops, and which would end in a segmentation fault in the midst of them. A
     notebook's process, which catches the KeyboardInterrupt and goes on, is left alone.
     """
+    import multiprocessing  # not before Ctrl-C is answered, for which this module is imported
+
     sys.stdout.flush()
     sys.stderr.flush()
     for child in multiprocessing.active_children():  # such as those of a reward, which would outlive it
