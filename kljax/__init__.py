@@ -7,13 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kljax import kl
     from kljax.analysis.comparison import Comparison, compare
     from kljax.analysis.completions import Completions
     from kljax.analysis.opened import Run, load_model, load_run
     from kljax.analysis.policies import Policy
     from kljax.errors import UserError
 
-__all__ = ["Comparison", "Completions", "Policy", "Run", "UserError", "compare", "load_model", "load_run"]
+__version__ = "0.1.0"  # pyproject.toml reads it here
+
+__all__ = ["Comparison", "Completions", "Policy", "Run", "UserError", "compare", "kl", "load_model", "load_run"]
 
 _WHERE = {
     "Comparison": "analysis.comparison",
@@ -28,6 +31,8 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "kl":
+        return import_module("kljax.kl")
     if name in _WHERE:
         return getattr(import_module(f"kljax.{_WHERE[name]}"), name)
     raise AttributeError(f"module 'kljax' has no attribute {name!r}")

@@ -1,7 +1,9 @@
 """Tokens beside their nats, as coloured text for a notebook (HTML) and for a terminal."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from io import StringIO
 from typing import TYPE_CHECKING
@@ -31,15 +33,19 @@ class TokenView:
     values: Sequence[np.ndarray]
     frame: "pd.DataFrame"
 
-    @property
+    @cached_property
     def largest(self) -> float:
         """The |value| that has the full colour, nats."""
         every = np.abs(np.concatenate([*self.values, np.zeros(1)]))
         return max(float(np.percentile(every[np.isfinite(every)], LARGE)), 1e-6)
 
+    def _number(self, value: float) -> str:
+        """With so many decimals that the largest has two digits."""
+        return f"{value:z.{max(2, 1 - math.floor(math.log10(self.largest)))}f}"
+
     def _repr_html_(self) -> str:
         rows = zip(self.prompts[:SHOWN], self.tokens[:SHOWN], self.values[:SHOWN], strict=True)
-        completions = "".join(_html(prompt, tokens, values, self.largest) for prompt, tokens, values in rows)
+        completions = "".join(self._html(*row) for row in rows)
         return f"<div><p><b>{escape(self.title)}</b>, nats per token; {escape(self._scale())}</p>{completions}</div>"
 
     def __repr__(self) -> str:
@@ -51,7 +57,7 @@ class TokenView:
         terminal.print(f"{self.title}, nats per token; {self._scale()}", markup=False)
         for i in range(min(len(self.tokens), SHOWN)):
             terminal.print(Text(repr(self.prompts[i]), style="dim"))
-            for line in _lines(self.tokens[i], self.values[i], self.largest, terminal.width):
+            for line in self._lines(self.tokens[i], self.values[i], terminal.width):
                 terminal.print(line, soft_wrap=True)
         return out.getvalue().rstrip("\n")
 
@@ -59,40 +65,36 @@ class TokenView:
         more = f"; {SHOWN} of {len(self.tokens)} completions" if len(self.tokens) > SHOWN else ""
         return f"full colour at {self.largest:.3g}{more}"
 
+    def _html(self, prompt: str, tokens: Sequence[str], values: np.ndarray) -> str:
+        shown = []
+        for token, value in zip(tokens, values, strict=True):
+            (red, green, blue), part = shade(value, self.largest)
+            style = f"background:rgba({red},{green},{blue},{0.75 * part:.2f});border-radius:3px;white-space:pre"
+            above = f'<rt style="font-size:60%">{self._number(value)}</rt>'
+            shown.append(f'<ruby style="{style}" title="{value:.6g} nats">{escape(visible(token))}{above}</ruby>')
+        begun = f'<span style="opacity:.6;white-space:pre-wrap">{escape(prompt)}</span>'
+        return f'<p style="line-height:2.4;font-family:monospace">{begun}{"&#8203;".join(shown)}</p>'
+
+    def _lines(self, tokens: Sequence[str], values: np.ndarray, width: int) -> list[Text]:
+        """Two lines at a time: tokens, and under each its nats."""
+        lines, upper, lower = [], Text(), Text()
+        for token, value in zip(tokens, values, strict=True):
+            number, word = self._number(value), Text(visible(token))
+            cell = max(word.cell_len, len(number)) + 1
+            if upper.cell_len and upper.cell_len + cell > width:
+                lines, upper, lower = [*lines, upper, lower], Text(), Text()
+            colour, part = shade(value, self.largest)
+            mixed = ",".join(str(round(WHITE + (of - WHITE) * 0.75 * part)) for of in colour)
+            word.stylize(f"black on rgb({mixed})")
+            upper.append_text(word).append(" " * (cell - word.cell_len))
+            lower.append(f"{number:<{cell}}", style="dim")
+        return [*lines, upper, lower]
+
 
 def shade(value: float, largest: float) -> tuple[tuple[int, int, int], float]:
     """The colour of a value and how much of it there is, in [0, 1]; what is no number has all of it."""
     part = min(abs(value) / largest, 1.0) if np.isfinite(value) else 1.0
     return (MORE if not value < 0 else LESS), part
-
-
-def _html(prompt: str, tokens: Sequence[str], values: np.ndarray, largest: float) -> str:
-    shown = []
-    for token, value in zip(tokens, values, strict=True):
-        (red, green, blue), part = shade(value, largest)
-        style = f"background:rgba({red},{green},{blue},{0.75 * part:.2f});border-radius:3px;white-space:pre"
-        label = f"{value:z.4f} nats"
-        shown.append(
-            f'<ruby style="{style}" title="{label}">{escape(visible(token))}<rt style="font-size:60%">{value:z.2f}</rt></ruby>'
-        )
-    begun = f'<span style="opacity:.6;white-space:pre-wrap">{escape(prompt)}</span>'
-    return f'<p style="line-height:2.4;font-family:monospace">{begun}{"&#8203;".join(shown)}</p>'
-
-
-def _lines(tokens: Sequence[str], values: np.ndarray, largest: float, width: int) -> list[Text]:
-    """Two lines at a time: tokens, and under each its nats."""
-    lines, upper, lower = [], Text(), Text()
-    for token, value in zip(tokens, values, strict=True):
-        number, word = f"{value:z.2f}", Text(visible(token))
-        cell = max(word.cell_len, len(number)) + 1
-        if upper.cell_len and upper.cell_len + cell > width:
-            lines, upper, lower = [*lines, upper, lower], Text(), Text()
-        colour, part = shade(value, largest)
-        mixed = ",".join(str(round(WHITE + (of - WHITE) * 0.75 * part)) for of in colour)
-        word.stylize(f"black on rgb({mixed})")
-        upper.append_text(word).append(" " * (cell - word.cell_len))
-        lower.append(f"{number:<{cell}}", style="dim")
-    return [*lines, upper, lower]
 
 
 def visible(token: str) -> str:

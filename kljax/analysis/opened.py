@@ -187,5 +187,10 @@ def load_model(
     architecture = decoder_architecture(model, pretrained.vocab_size, meshes.build(ALONE))
     params: Params = huggingface.load_params(pretrained, "decoder", architecture.shapes, architecture.shardings)
     sampler = Sampler(1, how.max_new_tokens, how.temperature, 0, 1.0, settings.ends, tokenizer.pad_token_id)  # pyright: ignore
-    name = str(path) + (f" ({', '.join(beside)})" if (beside := [one for one in (revision, base) if one]) else "")
+    name = str(path) + (f" ({', '.join(beside)})" if (beside := _beside(revision, base, how.dtype)) else "")
     return Policy(name, architecture, params, Prompting(tokenizer, begins=begins), sampler, model.context)
+
+
+def _beside(revision: str | None, base: str | None, dtype: str) -> list[str]:
+    """What tells two models of one path from one another."""
+    return [*([revision] if revision else []), *([f"on {base}"] if base else []), *([dtype] if dtype != "float32" else [])]
