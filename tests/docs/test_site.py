@@ -2,10 +2,12 @@
 
 import importlib.util
 import re
+import runpy
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -63,7 +65,7 @@ def test_every_page_is_one_of_the_site(site):
     folder, pages = site
     for file in (ROOT / "docs").rglob("*.md"):
         assert folder / file.relative_to(ROOT / "docs").with_suffix(".html") in pages, file
-    assert not [file for file in folder.rglob("*.py*")]
+    assert not list(folder.rglob("*.py*"))
 
 
 def test_every_link_and_anchor_leads_somewhere(site):
@@ -98,6 +100,14 @@ def test_markdown_and_doctests_were_understood(site):
     for file, page in site[1].items():
         found = re.findall(r"^(?:[-*] \w|\|[ :-]+\|| *>>> |```).*", page.text, re.MULTILINE)
         assert not found, (file, found)
+
+
+def test_a_link_out_of_docs_is_the_name_of_a_file():
+    """Which GitHub follows; a link within stays, from a folder below docs/, too."""
+    hook = runpy.run_path(str(ROOT / "docs" / "site" / "hooks.py"))["on_page_markdown"]
+    text = "[`step.py`](../kljax/training/step.py) and [the table](../kljax/kl/penalties.py#L3), [kl](kl.md)"
+    assert hook(text, SimpleNamespace(file=SimpleNamespace(src_uri="kl.md"))) == "`step.py` and `the table`, [kl](kl.md)"
+    assert hook("[kl](../kl.md)", SimpleNamespace(file=SimpleNamespace(src_uri="api/kl.md"))) == "[kl](../kl.md)"
 
 
 def test_an_api_page_has_what_the_module_has(site):

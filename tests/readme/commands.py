@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-BEGINS = re.compile(r"(\w+=\S+ )*(python3?|bash|make|pip|tensorboard)\b")
+BEGINS = re.compile(r"(\w+=\S+ )*(python3?|bash|make|pip|tensorboard|kljax(?= ))\b")
 
 
 @dataclass(frozen=True)
