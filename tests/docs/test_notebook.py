@@ -48,4 +48,4 @@ def test_every_cell_runs_and_shows_what_it_is_for(runs, monkeypatch):
 def test_without_runs_it_says_how_to_make_some(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(NOTEBOOK), "--runs", str(tmp_path)])
     outputs, names = runpy.run_path(str(NOTEBOOK))["app"].run()
-    assert "runs" not in names and any("make demo" in getattr(output, "text", "") for output in outputs)
+    assert not names["runs"] and "points" not in names and any("make demo" in getattr(output, "text", "") for output in outputs)
