@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from kljax.analysis.colours import TokenView
 from kljax.analysis.completions import Completions
-from kljax.analysis.policies import Policy, first, joined, parts_of
+from kljax.analysis.policies import Policy, first, joined, parts_of, plain
 from kljax.analysis.prompting import Prompting
 from kljax.config.base import AboveZero, strict
 from kljax.config.validation import validate
@@ -217,10 +217,9 @@ def compare(
         UserError: where the tokenizers differ, or the completions are of another one.
     """
     if not isinstance(of, Completions):
-        plain = replace(policy, prompting=Prompting(policy.tokenizer))  # no message in a chat
-        of = plain.score("", of, temperature=temperature)
+        of = replace(policy, prompting=Prompting(policy.tokenizer)).score("", of, temperature=temperature)  # in no chat
     _check_alike(policy, reference, of)
-    own = of.temperature if temperature is None else float(temperature)
+    own = of.temperature if temperature is None else plain(temperature)
     own = validate({"temperature": own}, _Temperature).temperature
     chosen = _chosen(divergence, parameters, of, own)
     graphdefs = policy.architecture.graphdef, reference.architecture.graphdef
@@ -255,6 +254,9 @@ def _chosen(name: str, parameters: dict[str, float], of: Completions, temperatur
     for needed, about in known.items():
         if about.default is inspect.Parameter.empty and needed not in parameters:
             raise UserError(f"{needed}: the divergence {name} needs it, as in divergence={name!r}, {needed}=2.0.")
+    for key, value in parameters.items():
+        if isinstance(value, bool) or not isinstance(plain(value), int | float):
+            raise UserError(f"{key}: got {value!r}, expected a number.")
     given = tuple((key, float(value)) for key, value in sorted(parameters.items()))
     try:
         partial(DIVERGENCES[name], **dict(given))(jnp.zeros(2), jnp.zeros(2))

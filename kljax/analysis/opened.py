@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from kljax.analysis.completions import Completions, Drawn
-from kljax.analysis.policies import Policy, first, joined
+from kljax.analysis.policies import Policy, first, joined, plain
 from kljax.analysis.prompting import Prompting, of_run
 from kljax.config import Config, HuggingFaceModel, MeshConfig
 from kljax.config.base import Dtype, NonNegative, Positive, strict
@@ -93,7 +93,7 @@ class Run:
         return Completions(joined(parts), config.samples, sampler.scoring_temperature, model.tokenizer, model.name, drawn)
 
     def _policy(self, step: Step, which: str) -> Policy:
-        restored = self._restored(step)
+        restored = self._restored(step if step == "latest" else plain(step))
         params, setup = getattr(restored, which), restored.setup
         if params is None:
             raise UserError(f"base: {self.path}, of an older version, has not kept the model that its policy started from.")
@@ -171,7 +171,12 @@ def load_model(
     Raises:
         UserError: where it cannot be read, or is of an architecture that kljax has not.
     """
-    asked = {"dtype": dtype, "temperature": float(temperature), "max_new_tokens": max_new_tokens, "context": context}
+    asked = {
+        "dtype": dtype,
+        "temperature": plain(temperature),
+        "max_new_tokens": plain(max_new_tokens),
+        "context": plain(context),
+    }
     how = validate(asked, _Loaded)
     if (found := run_and_step(str(path), "path")) is not None:
         return load_run(found[0]).policy(found[1])

@@ -6,6 +6,7 @@ Programs are compiled once a shape, not once a call: prompts and their number ar
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -80,12 +81,12 @@ class Policy:
         own = self.sampler
         asked = validate(
             {
-                "samples": samples,
-                "seed": seed,
-                "max_new_tokens": own.max_new_tokens if max_new_tokens is None else max_new_tokens,
-                "temperature": own.temperature if temperature is None else float(temperature),
-                "top_k": top_k,
-                "top_p": float(top_p),
+                "samples": plain(samples),
+                "seed": plain(seed),
+                "max_new_tokens": own.max_new_tokens if max_new_tokens is None else plain(max_new_tokens),
+                "temperature": own.temperature if temperature is None else plain(temperature),
+                "top_k": plain(top_k),
+                "top_p": plain(top_p),
             },
             _Asked,
         )
@@ -101,7 +102,7 @@ class Policy:
             made = sample_jit(self.architecture.graphdef, self.params, given, jax.random.fold_in(key, i), sampler)
             parts.append(first(made, len(chosen) * sampler.samples))
         drawn = Drawn(self.name, asked.seed, asked.temperature, asked.top_k, asked.top_p)
-        return Completions(joined(parts), samples, sampler.scoring_temperature, self.tokenizer, self.name, drawn)
+        return Completions(joined(parts), sampler.samples, sampler.scoring_temperature, self.tokenizer, self.name, drawn)
 
     def score(
         self,
@@ -130,7 +131,7 @@ class Policy:
             raise UserError(f"completions: completion {empty[0]} is empty, expected some text, or ends=True.")
         length = filled(max(map(len, written)))
         rows = self._fitting(self.prompting.encode(asked), max(map(len, written)))
-        own = self.temperature if temperature is None else float(temperature)
+        own = self.temperature if temperature is None else plain(temperature)
         own = validate({"temperature": own}, _Temperature).temperature or 1.0
         rollout = _given(rows, written, filled(max(map(len, rows))), length, self.sampler.pad_id)
         graphdef, parts = self.architecture.graphdef, []
@@ -170,6 +171,11 @@ def _log_probs(graphdef: nnx.GraphDef, params: Params, rollout: Rollout, tempera
     head, tokens = model.over_vocabulary(completion_states(model, rollout, 1)), rollout.completion
     chunk, block = model.config.logit_chunk, model.config.vocab_chunk
     return comparisons((head, head), tokens, temperature=temperature, chunk=chunk, block=block).logp
+
+
+def plain(given: Any) -> Any:
+    """A number of NumPy's, as frames have them, as Python's own."""
+    return given.item() if isinstance(given, np.generic) else given
 
 
 # Shapes ---------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from kljax.analysis.prompting import Prompting
 from kljax.command_line import compose
 from kljax.config import BpeTokenizer, ChatPrompt, Config, MeshConfig
 from kljax.data import tokenizers
+from kljax.devices.state import decoder_architecture
 from kljax.kl import oracle
 from kljax.models.decoder import causal_mask, positions_of
 from kljax.models.huggingface import models as huggingface
@@ -145,6 +146,23 @@ def test_figures_are_those_of_whole_logits(policy, reference, sampled, temperatu
         np.testing.assert_allclose(getattr(found.scores, name)[mask], values[mask], atol=2e-5, err_msg=name)
     assert found.divergence.label == "renyi(alpha=0.5)_exact"
     assert not found.is_sequence_kl
+
+
+def test_a_reference_of_another_architecture(policy, sampled):
+    config = nnx.merge(policy.architecture.graphdef, policy.params).config
+    vocab_size = policy.params["embed"]["embedding"].shape[0]
+    wider = replace(config, layers=2, d_model=24, d_mlp=40, heads=3, kv_heads=3)
+    architecture = decoder_architecture(wider, vocab_size, policy.architecture.mesh)
+    other = replace(policy, name="another", architecture=architecture, params=architecture.init(3))
+    found = kljax.compare(policy, other, sampled, divergence="forward_kl")
+    logp, ref_logp = (log_softmax(whole_logits(model, sampled.rollout) / 0.8) for model in (policy, other))
+    np.testing.assert_allclose(found.values[found.mask], oracle.kl(ref_logp, logp)[found.mask], atol=2e-5)
+
+
+def test_numbers_as_frames_have_them(run):
+    steps = run.metrics.index
+    assert run.policy(steps[4]).name == run.policy(4).name
+    assert [type(policies.plain(x)) for x in (np.int64(2), np.float32(0.5), 3)] == [int, float, int]
 
 
 def test_a_seed_gives_the_same_completions_whatever_comes_after_a_prompt(policy, sampled):
