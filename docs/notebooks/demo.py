@@ -112,6 +112,7 @@ def _(plt, policy, prompts, reference):
     by_position = by_position[by_position["completions"] >= 10]  # few reach the last positions
     pictured, by_axes = plt.subplots(figsize=(7, 3), layout="constrained")
     by_axes.bar(by_position.index, by_position["reverse_exact_tok"], yerr=by_position["reverse_exact_tok_se"], capsize=2)
+    by_axes.xaxis.get_major_locator().set_params(integer=True)
     by_axes.set(
         xlabel="token of the completion", ylabel="nats", title=f"KL(π‖ρ) by position, 256 completions of '{first_prompt}'"
     )
@@ -139,6 +140,7 @@ def _(plt, points, runs):
     right.loglog(points["beta"], points["kl/reverse_exact_seq"], "o-")
     right.set(xlabel="β, reward units per nat", ylabel="KL(π‖ρ), nats per sequence")
     right.set_xticks(points["beta"], [f"{beta:g}" for beta in points["beta"]])
+    right.set_yticks(points["kl/reverse_exact_seq"], [f"{kl:.2g}" for kl in points["kl/reverse_exact_seq"]])
     right.minorticks_off()
     betas
 
