@@ -2,6 +2,7 @@
 #   make demo    the main job on the built-in task, a sweep over beta, and the frontier
 #   make test    the tests (make coverage: the same, traced, at half the speed)
 #   make lint    ruff, pyright, import-linter
+#   make docs    the site of docs/, in build/site: open build/site/index.html
 #   make faults  200 single faults in the files of a run, 2,000 damaged and hostile inputs: none silent, none a traceback   8 min
 #   make readme  a fresh clone in a temporary folder: what the README installs, and each of its commands as printed     30 min
 # Measured claims, each with its command:
@@ -17,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test coverage lint faults readme claims estimators convergence benchmark scaling overoptimisation clean
+.PHONY: demo test coverage lint docs faults readme claims estimators convergence benchmark scaling overoptimisation clean
 
 demo: $(VENV)/base
 	$(BIN)/python experiments/train.py
@@ -35,6 +36,9 @@ lint: $(VENV)/lint
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+
+docs: $(VENV)/test
+	$(BIN)/python -m mkdocs build
 
 faults: $(VENV)/test
 	$(BIN)/python -m tests.faults.single
@@ -84,9 +88,9 @@ $(VENV)/base: $(VENV)/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/test: $(VENV)/base
-	$(PIP) install --constraint constraints.txt --editable '.[text,test]'
+	$(PIP) install --constraint constraints.txt --editable '.[text,test,docs,notebook]'
 	touch $@
 
 $(VENV)/lint: $(VENV)/test
-	$(PIP) install --constraint constraints.txt --editable '.[text,test,lint]'
+	$(PIP) install --constraint constraints.txt --editable '.[text,test,docs,notebook,lint]'
 	touch $@
