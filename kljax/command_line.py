@@ -31,8 +31,8 @@ from kljax.config.derived import with_widths
 from kljax.config.mistakes import leaf_keys, unknown_key
 from kljax.config.validation import validate
 from kljax.disk import of_the_disk_as_well
-from kljax.errors import UserError, did_you_mean
-from kljax.interrupt import Interrupted, StopRequest, end_process, sigterm_as_ctrl_c
+from kljax.errors import MISTAKE, UserError, did_you_mean
+from kljax.interrupt import INTERRUPTED, Interrupted, StopRequest, end_process, sigterm_as_ctrl_c
 from kljax.overrides import jobs as sweeps
 from kljax.overrides.bounds import check_files, check_overrides, unreadable
 from kljax.overrides.folders import CONFIGS, check_experiment, check_shadowed, find_own_configs
@@ -41,7 +41,6 @@ from kljax.overrides.sentences import sentence
 from kljax.overrides.variants import Job, distinct, label
 from kljax.progress import console
 
-MISTAKE, INTERRUPTED = 2, 130  # exit codes
 NOT_OURS = (HydraException, OmegaConfBaseException, yaml.YAMLError)  # what Hydra lets through
 
 T = TypeVar("T")
@@ -57,6 +56,7 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
 
     with reporting_mistakes(schema):
         parser = get_args_parser()
+        parser.prog = sys.argv[0]
         _check_options(parser, sys.argv[1:], schema)
         arguments = parser.parse_intermixed_args()  # --help KEY may stand at the end of a command line
         _check_arguments(arguments)

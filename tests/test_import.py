@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+from kljax import __version__
+from kljax.commands import COMMANDS
 from tests.readme.commands import ROOT, scripts
 
 IMPORT = """
@@ -62,6 +64,14 @@ ANSWERS = [
     (GROWTH, "kl.btea=1", 2, "kl.btea: no such config key"),
     *((script, ("--size", "xs", "kl.btea=1"), 2, "kl.btea: no such") for script in (SPEED, GPU)),
     (GPU, ("--table", "nothing"), 2, "--table: nothing is no file"),
+    ("kljax", (), 0, "  frontier  reward against KL"),
+    ("kljax", "--version", 0, f"kljax {__version__}\n"),
+    ("kljax", "trian", 2, "kljax: trian: no such command, expected one of train, "),
+    ("kljax", ("train", "kl.btea=1"), 2, "kl.btea: no such config key"),
+    ("kljax", ("train", "-m", "seed=0,1", "kl.beta=1,-2"), 2, "kl.beta: got -2, expected"),
+    ("kljax", ("pretrain", "--cfg", "job"), 0, "penalty: exact"),
+    ("kljax", ("analyze", "run=nothing"), 2, "run: 'nothing' is not a run directory"),
+    *(("kljax", (name, "--help"), 0, "usage: kljax runs [-h]" if name == "runs" else "") for name in COMMANDS),
     *((script, "--help", 0, "") for script in scripts()),
     *(
         (script, "--help", 0, f"usage: python -m {script} ")

@@ -172,6 +172,8 @@ def environment() -> dict[str, Any]:
 
 def command() -> list[str]:
     """What this process was started with, after `python`: a script's file, or -m and a module, and what is given to it."""
+    if sys.argv[0].startswith("kljax "):  # the console command, which is python -m kljax
+        return ["-m", *sys.argv[0].split(), *sys.argv[1:]]
     module = getattr(sys.modules["__main__"], "__spec__", None)
     return sys.argv if module is None else ["-m", module.name.removesuffix(".__main__"), *sys.argv[1:]]
 

@@ -7,6 +7,7 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from kljax import command_line
 from kljax.command_line import compose, launch
+from kljax.commands import COMMANDS
 from kljax.config import Config
 from kljax.errors import UserError
 from kljax.runs.board import SETTINGS
@@ -100,12 +102,14 @@ def accept(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
         launch(lambda config: None, schema, config_name)
 
     monkeypatch.setattr(command_line, "launch", read_only)
+    for name in COMMANDS:
+        monkeypatch.setattr(import_module(f"kljax.commands.{name}"), "launch", read_only, raising=False)
     first_job_only(monkeypatch)
     parse = argparse.ArgumentParser.parse_args
 
     def parse_only(parser, arguments=None, namespace=None):
         found = parse(parser, arguments, namespace)
-        if sys._getframe(1).f_globals["__name__"] == "__main__":
+        if sys._getframe(1).f_globals["__name__"].startswith(("__main__", "kljax.commands.")):
             raise Accepted(found)
         return found  # Hydra's own
 

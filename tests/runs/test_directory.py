@@ -176,6 +176,11 @@ def test_the_command_is_one_that_can_be_given_again(monkeypatch, module, expecte
     assert directory.command() == expected
 
 
+def test_the_console_command_is_recorded_as_the_module_that_it_is(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["kljax train", "name=a b"])
+    assert directory.command() == ["-m", "kljax", "train", "name=a b"]
+
+
 def test_a_broken_record_of_launches_begins_anew(owned):
     config, path = owned
     (path / "environment.json").write_text("{")
