@@ -80,6 +80,7 @@ ANSWERS = [
     *((script, ("--cfg", "job"), 0, "penalty: exact") for script in TASKS),
     ("train.py", ("-m", "seed=0,1", "kl.beta=1,-2"), 2, "kl.beta: got -2, expected"),
     ("train.py", "--info", 0, "hydra"),
+    ("train.py", ("--help", "kl"), 0, "kl.beta = 0.5"),
     ("train.py", "--hydra-help", 0, "--multirun"),
     ("analyze.py", "run=nothing", 2, "run: 'nothing' is not a run directory"),
     ("export.py", ("run=nothing", "out=new"), 2, "run: 'nothing' is not a run directory"),

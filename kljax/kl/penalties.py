@@ -123,6 +123,7 @@ PENALTIES = {
         ablation="its expected gradient lacks how each k2 changes and may push away from the reference",
     ),
 }  # fmt: skip
+"""By the name that kl.penalty has."""
 
 
 def _sampled(weighted_estimator, scores: Scores, mask: Bool[Array, "B T"], log_weight: Float[Array, "B T"]):

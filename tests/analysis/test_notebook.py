@@ -1,5 +1,6 @@
 """What a notebook has of a run and of a model: against the run's own evaluation, whole logits, and another way to the same."""
 
+import re
 import string
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from kljax.runs import evaluation, evaluation_files
 from kljax.runs.restore import restore
 from kljax.training.loop import train
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
 ONE = MeshConfig(data=1, fsdp=1, tensor=1)
 PROMPTS = ["the movie was", "a film"]
 
@@ -331,13 +332,16 @@ def test_a_model_of_another_tokenizer_is_refused(policy, reference, sampled, byt
         kljax.compare(policy, other, sampled)
 
 
-def test_the_lines_of_the_readme(path, tmp_path, monkeypatch):
-    lines = next(block for block in README.read_text("utf-8").split("```python\n") if block.startswith("import kljax"))
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/analyse.md"])
+def test_the_lines_of_a_page(page, path, tmp_path, monkeypatch):
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    begins = next(i for i, block in enumerate(blocks) if block.startswith("import kljax"))
+    lines = "".join(blocks[begins:]).replace("step=60", "step=4").replace("samples=64", "samples=4")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "grammar").mkdir()
     (tmp_path / "runs" / "grammar" / "default").symlink_to(path)
     monkeypatch.chdir(tmp_path)
-    exec(lines.split("```")[0].replace("step=60", "step=4"), {})
+    exec(lines, {})
 
 
 def test_what_is_no_run_is_refused(path, run):

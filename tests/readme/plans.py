@@ -19,6 +19,7 @@ NOT_RUN = {
     r"^make ": "its recipe is among the commands",
     r"\.\[(cuda|tpu|parity)\]": "a device, or gigabytes",
     r"--size (m|gpu|smollm2)": "minutes on a machine of two cores",
+    r"^marimo ": "a server, which does not end",
 }
 LONG = {
     # run as printed in a fresh clone only: minutes, or programs of its own that nothing here shares

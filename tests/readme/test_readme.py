@@ -154,11 +154,16 @@ def accept_tensorboard(words):
     assert words[1] == "--logdir", words
 
 
+def accept_marimo(words):
+    assert words[1] == "edit" and (ROOT / words[2]).is_file(), words
+
+
 PROGRAMS: dict[str, Callable[[tuple[str, ...]], None]] = {
     "make": accept_make,
     "pip": accept_pip,
     "bash": accept_bash,
     "tensorboard": accept_tensorboard,
+    "marimo": accept_marimo,
 }
 
 
