@@ -24,8 +24,8 @@ COMMANDS = {
 def main() -> None:
     """What `kljax` and `python -m kljax` do: the command named first, with the rest of the command line."""
     name, *rest = sys.argv[1:] or ["--help"]
-    if rest[:1] in (["-sc"], ["--shell-completion"]) and (asked := rest[-1].partition("="))[0] in ("install", "uninstall"):
-        name, rest = "completion", [*(["uninstall"] if asked[0] == "uninstall" else []), asked[2]]  # Hydra's knows one word
+    if name in COMMANDS and len(rest) == 2 and rest[0] in ("-sc", "--shell-completion"):
+        name, rest = _completion(name, rest)
     if name in COMMANDS:
         sys.argv = [f"kljax {name}", *rest]  # as it is called: for its help, and for the record of the run
         start(name)
@@ -47,6 +47,12 @@ def start(name: str) -> None:
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def _completion(name: str, asked: list[str]) -> tuple[str, list[str]]:
+    """The command for Hydra's install=… and uninstall=…, whose own lines know programs of one word alone."""
+    does, _, shell = asked[1].partition("=")
+    return {"install": ("completion", [shell]), "uninstall": ("completion", ["uninstall", shell])}.get(does, (name, asked))
 
 
 def usage() -> str:

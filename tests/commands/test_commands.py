@@ -73,6 +73,7 @@ def test_help_has_a_line_for_each_command(kljax, asked):
             "kljax: trian: no such command, expected one of train, pretrain, analyze, export, frontier, runs, completion.",
         ),
         (["xyz"], "kljax: xyz: no such command, expected one of "),
+        (["trian", "-sc", "install=bash"], "kljax: trian: no such command, expected one of "),
         ([""], "kljax: : no such command, expected one of "),
         (["kl.beta=1"], "kljax: kl.beta=1: got it before a command, expected one of "),
         (["-m", "train"], "kljax: -m: got it before a command, expected one of "),
