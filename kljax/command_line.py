@@ -10,6 +10,7 @@ scripts import what they run inside the function that runs it (`importing`), and
 import argparse
 import gc
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -274,6 +275,12 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise UserError(f"--{given[0]}: got it together with --{given[1]}, expected one of the two.")
     if arguments.resolve and not arguments.cfg and not arguments.help:
         raise UserError("--resolve: got it without --cfg, which it belongs to, as in --cfg job --resolve.")
+    if arguments.shell_completion:
+        given = " ".join(arguments.overrides)
+        if not re.fullmatch("(install|uninstall|query)=(bash|zsh|fish)", given):
+            raise UserError(f"--shell-completion: got {given!r}, expected install=… or uninstall=… with bash, zsh or fish.")
+        if given.startswith("query=") and "COMP_LINE" not in os.environ:
+            raise UserError(f"--shell-completion: {given} is what a shell asks, with what is typed in COMP_LINE.")
     for option in ("config_path", "config_name"):
         if getattr(arguments, option):
             raise UserError(

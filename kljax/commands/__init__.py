@@ -3,7 +3,11 @@
 What is imported here is the standard library, so that Ctrl-C is answered from the first moment on.
 """
 
+import os
+import select
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 from kljax import __version__
@@ -20,6 +24,9 @@ COMMANDS = {
     "completion": 'the lines by which bash, zsh or fish complete all of this: eval "$(kljax completion bash)"',
 }
 
+OPTIONS = ("--help", "-h", "--version")
+UNREAD = 141  # exit code, as of a program that the signal of a broken pipe ends
+
 
 def main() -> None:
     """What `kljax` and `python -m kljax` do: the command named first, with the rest of the command line."""
@@ -29,8 +36,9 @@ def main() -> None:
     if name in COMMANDS:
         sys.argv = [f"kljax {name}", *rest]  # as it is called: for its help, and for the record of the run
         start(name)
-    elif name in ("--help", "-h", "--version") and not rest:
-        print(f"kljax {__version__}" if name == "--version" else usage())
+    elif name in OPTIONS and not rest:
+        with reader_may_leave():
+            print(f"kljax {__version__}" if name == "--version" else usage())
     else:
         print(f"kljax: {_mistake(name, rest)}", file=sys.stderr)
         sys.exit(MISTAKE)
@@ -43,10 +51,26 @@ def start(name: str) -> None:
             command = import_module(f"kljax.commands.{name}")
         if stop.asked:
             raise KeyboardInterrupt
-        command.main()
+        with reader_may_leave():
+            command.main()
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """End without a traceback where whoever reads what is printed has read enough, as in `kljax runs | head -3`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        output = select.poll()
+        output.register(sys.stdout, select.POLLOUT)
+        if not any(event & select.POLLERR for _, event in output.poll(0)):
+            raise  # of another pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it goes nowhere
+        sys.exit(UNREAD)
 
 
 def _completion(name: str, asked: list[str]) -> tuple[str, list[str]]:
@@ -73,9 +97,12 @@ def usage() -> str:
 
 def _mistake(name: str, rest: list[str]) -> str:
     known = ", ".join(COMMANDS)
-    if name in ("--help", "-h", "--version"):
+    if name in OPTIONS:
         asks = f"; the help of a command is that of kljax {rest[0]} --help" if rest[0] in COMMANDS else ""
         return f"{rest[0]}: got it after {name}, expected nothing there{asks}."
+    near = did_you_mean(name.lower(), [*COMMANDS, "--help", "--version"])
+    if name.startswith("--") and near:
+        return f"{name}: no such option, expected --help, --version or a command: {known}.{near}"
     if name.startswith("-") or "=" in name:
         return f"{name}: got it before a command, expected one of {known} first, as in kljax train {name}."
-    return f"{name}: no such command, expected one of {known}.{did_you_mean(name, COMMANDS)}"
+    return f"{name}: no such command, expected one of {known}.{near}"

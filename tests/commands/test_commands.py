@@ -75,6 +75,13 @@ def test_help_has_a_line_for_each_command(kljax, asked):
         (["xyz"], "kljax: xyz: no such command, expected one of "),
         (["trian", "-sc", "install=bash"], "kljax: trian: no such command, expected one of "),
         ([""], "kljax: : no such command, expected one of "),
+        (["TRAIN"], "kljax: TRAIN: no such command, expected one of train, pretrain, analyze, export, frontier, runs, comp"),
+        (["--verison"], "kljax: --verison: no such option, expected --help, --version or a command: train, "),
+        (
+            ["train", "-sc"],
+            "kljax: --shell-completion: got '', expected install=… or uninstall=… with bash, zsh or fish.",
+        ),
+        (["train", "-sc", "query=bash"], "kljax: --shell-completion: query=bash is what a shell asks, "),
         (["kl.beta=1"], "kljax: kl.beta=1: got it before a command, expected one of "),
         (["-m", "train"], "kljax: -m: got it before a command, expected one of "),
         (
@@ -89,6 +96,24 @@ def test_a_mistake_is_one_sentence(kljax, given, says):
     assert (code, said) == (MISTAKE, "")
     assert complained.startswith(says)
     assert complained.count("\n") == 1
+
+
+def test_a_reader_who_has_read_enough_is_no_error(monkeypatch):
+    """Of the program's own output; another pipe that breaks is a bug's."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as gone, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", gone)
+        patch.setattr(sys, "argv", ["kljax"])
+        with pytest.raises(SystemExit) as ended:
+            commands.main()
+    assert ended.value.code == commands.UNREAD
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as there, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", there)
+        with pytest.raises(BrokenPipeError), commands.reader_may_leave():
+            raise BrokenPipeError
+    os.close(reading)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
