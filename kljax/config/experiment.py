@@ -12,7 +12,7 @@ from kljax.config.optimizer import OptimizerConfig
 from kljax.config.pretrain import PretrainConfig
 from kljax.config.reference import ReferenceConfig
 from kljax.config.rollout import RewardTerm, RolloutConfig
-from kljax.config.run import EvaluationConfig, MeshConfig, RunConfig
+from kljax.config.run import EvaluationConfig, MeshConfig, RunConfig, TrackerName
 from kljax.config.tokenizer import BpeTokenizer, PretrainedTokenizer, WordTokenizer
 
 # Rows of tables by name, as in kl.py.
@@ -42,4 +42,5 @@ class Config:
     optimizer: OptimizerConfig
     mesh: MeshConfig
     evaluation: EvaluationConfig
+    track: tuple[TrackerName, ...] = ("tensorboard",)  # where figures go beside metrics.jsonl
     run: RunConfig

@@ -1,5 +1,7 @@
 """Where a run is written, on which devices it is made, how it is looked at."""
 
+from typing import Literal
+
 from kljax.config.base import Devices, Folder, Mass, Name, Natural, Positive, Seed, Two, strict
 
 
@@ -16,6 +18,10 @@ BASES = "bases"
 """The folder of fitted models, beside the runs' folders."""
 WRITTEN_BESIDE = {f"{script}.{kind}": script for script in ("frontier", "overoptimisation") for kind in ("csv", "png")}
 """Files in a folder of runs, beside them, and the script that writes each."""
+
+
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
+"""Rows of the table of trackers, kljax/runs/trackers/."""
 
 
 @strict
@@ -53,3 +59,5 @@ class EvaluationConfig:
     seed: Seed  # with the run's own it makes the noise of sampling, which no training step has
     top_k: Natural = 0  # cuts the distribution that is sampled, here alone; 0: off
     top_p: Mass = 1.0  # likewise; 1: off
+    every: Natural = 0  # steps between such looks while it trains (held_out/… metrics); 0: none
+    best: Literal["objective", "reward"] | None = "objective"  # whose mean is highest at the best step, which stays; null: none

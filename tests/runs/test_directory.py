@@ -16,6 +16,7 @@ from kljax.config import Config
 from kljax.config.validation import validate, without_defaults
 from kljax.errors import UserError
 from kljax.runs import directory
+from kljax.runs.board import Board
 from kljax.runs.config_file import check_owner, identity, read_config
 from kljax.runs.directory import JsonLines, MetricsLog, read_lines, write_atomically
 
@@ -285,7 +286,7 @@ def scalars(folder):
 
 def test_metrics_are_the_same_in_both_logs_and_nan_is_null(tmp_path):
     metrics = {"kl/a": 0.5, "kl/nan": math.nan, "kl/inf": math.inf, "kl/minus_inf": -math.inf}
-    log = MetricsLog(tmp_path, 0)
+    log = MetricsLog(tmp_path, 0, Board(tmp_path / "tensorboard", 0))
     log.write(3, metrics)
     log.close()
 
