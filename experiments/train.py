@@ -48,7 +48,7 @@ def evaluate(config: Config, path: Path) -> Mapping[str, float]:
         result = evaluation.evaluate(restore(path, "latest", config.mesh), config.evaluation)
         tables.show_evaluation(result, path)
         evaluation_files.save_own(result, path)
-    tables.show_paths(path)
+    tables.show_paths(path, config.track)
     return result.metrics
 
 

@@ -42,5 +42,5 @@ class Config:
     optimizer: OptimizerConfig
     mesh: MeshConfig
     evaluation: EvaluationConfig
-    track: tuple[TrackerName, ...] = ("tensorboard",)  # where figures go beside metrics.jsonl
+    track: list[TrackerName] = Field(default=["tensorboard"])  # where figures go beside metrics.jsonl
     run: RunConfig

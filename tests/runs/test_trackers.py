@@ -29,6 +29,7 @@ class Own:
     summary: dict = field(default_factory=dict)
     end: str | None = None
     fails_at: int | None = None
+    through: int | None = None
 
     def write(self, step, metrics):
         if step == self.fails_at:
@@ -48,10 +49,10 @@ def own(monkeypatch):
     """Trackers of one's own under the name wandb, as they were opened; `own.fails_at`: at which step the next one does."""
 
     class Opened(list):
-        fails_at = None
+        fails_at = through = None
 
         def open(self, run, id):
-            self.append(Own(run, id, fails_at=self.fails_at))
+            self.append(Own(run, id, fails_at=self.fails_at, through=self.through))
             return self[-1]
 
     opened = Opened()
@@ -83,7 +84,7 @@ def test_a_run_hands_on_its_lines_and_its_evaluation(tiny, own, capsys):
     assert not {"run", "track"} & one.run.settings.keys()
     assert not (path / "tensorboard").exists()
     assert index.look(path).state == "finished"
-    train(replace(config, track=()), lambda path: {})  # other trackers make no other run
+    train(replace(config, track=[]), lambda path: {})  # other trackers make no other run
     with pytest.raises(UserError, match=r"no\."):
         train(config, lambda path: (_ for _ in ()).throw(UserError("no.")))
     assert (own[-1].id, own[-1].steps, own[-1].end) == (one.id, [], "failed")
@@ -99,9 +100,13 @@ def test_each_line_comes_once_whatever_was_killed(tmp_path, own):
     assert [one.steps for one in own] == [[0, 1, 2, 3], [2, 3, 4, 5]]
     launch(tmp_path, 4, range(4, 8))
     assert own[2].steps == [6, 7] and {one.id for one in own} == {own[0].id}
+    own.through = 5  # says the service, which knows better than the file
+    launch(tmp_path, 8, [])
+    assert own[3].steps == [6, 7]
+    own.through = None
     state.unlink()
     launch(tmp_path, 8, [8])
-    assert own[3].steps == list(range(9)) and own[3].id != own[0].id
+    assert own[4].steps == list(range(9)) and own[4].id != own[0].id
 
 
 def test_one_that_fails_is_a_sentence_and_the_next_launch_makes_up_for_it(tmp_path, own, capsys):
@@ -156,7 +161,7 @@ def test_what_is_not_there_is_refused_before(tiny, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(UserError, match="track: got tensorboard twice"):
         trackers.check(["tensorboard", "tensorboard"])
-    with pytest.raises(UserError, match="track: got 'tensorbord', .* Did you mean 'tensorboard'"):
+    with pytest.raises(UserError, match=r"track: got 'tensorbord', .* Did you mean 'tensorboard'"):
         tiny("track=[tensorbord]")
 
 

@@ -25,7 +25,7 @@ WAITING = 10_000  # lines that may wait: a service that takes none is given up, 
 PATIENCE = 60.0  # s that a run waits at its end
 
 Open = Callable[[Tracked, str], Tracker]
-"""(run, its id) → a tracker. Called and used in the thread alone."""
+"""(run, its id) → a tracker; `through`, where it has that, is the last step that the service has. Used in the thread alone."""
 
 
 class HandedOn:
@@ -70,6 +70,8 @@ class HandedOn:
             self._file.parent.mkdir(exist_ok=True)
             self._note(self._through)
             tracker = self._open(self._run, self._id)
+            if (has := getattr(tracker, "through", None)) is not None:  # it knows better what came through
+                self._note(has)
             for line in self._missing():
                 self._hand_on(tracker, line.pop("step"), line)
             while (job := self._queue.get()) is not None and not self._lost.is_set():
