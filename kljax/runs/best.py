@@ -5,7 +5,7 @@ until a better one is. What a run says of steps that it has still to take, or ta
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,15 +30,19 @@ class Look:
     figure: float
 
 
+Log = Callable[[], Sequence[Mapping[str, object]]]
+"""The lines of metrics.jsonl, which are read where there is no best.json."""
+
+
 class BestSoFar:
     """The looks of a run at `step` and later are still to come; `saved` are the steps whose checkpoints are there.
 
     `step` is the best of those that are saved, None without any.
     """
 
-    def __init__(self, path: Path, by: str, first: int, saved: Collection[int], log: Sequence[Mapping[str, object]]):
+    def __init__(self, path: Path, by: str, first: int, saved: Collection[int], log: Log):
         self._path, self._by = path, by
-        known = read(path) if (path / BEST_FILE).exists() else _from_log(by, log)
+        known = read(path) if (path / BEST_FILE).exists() else _from_log(by, log())
         self._looks = [look for look in known if look.step < first]
         self._best = best_of(self._looks, saved)
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,11 @@ def _check_policy(config: Config) -> None:
             f"pretrain.objective: got {objective}, whose model writes no text; expected next_token to train a policy. "
             "Other models are fitted with experiments/pretrain.py, and can be rewards (reward=model)."
         )
+    if config.evaluation.best not in (None, "objective") and not config.evaluation.every:
+        raise UserError(
+            f"evaluation.best: got {config.evaluation.best} with evaluation.every=0, under which nothing is looked at while it "
+            "trains; expected evaluation.every=… beside it, the steps between two looks."
+        )
     needed = ALGORITHMS[config.algorithm].min_samples
     if config.rollout.samples < needed:
         raise UserError(
@@ -259,7 +265,7 @@ class _Looks:
         self._held_out = HeldOut(run.held_out, replace(run.trainer.reward, params=run.frozen.reward))
         self._best = None
         if by is not None:
-            log = directory.read_lines(run.path / "metrics.jsonl")
+            log = partial(directory.read_lines, run.path / "metrics.jsonl")
             self._best = BestSoFar(run.path, by, first, run.checkpoints.steps(), log)
             run.checkpoints.best = self._best.step
 

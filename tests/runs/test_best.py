@@ -11,7 +11,7 @@ from kljax.runs.best import BEST_FILE, BestSoFar, Look, best_of, best_step, read
 
 def looks_of(path, figures, by="objective", first=0, saved=()):
     """What a run says that has saved the steps which are the best so far."""
-    found = BestSoFar(path, by, first, saved, [])
+    found = BestSoFar(path, by, first, saved, list)
     return found, [step for step, figure in figures if found.add(step, {f"{by}/mean": figure})]
 
 
@@ -43,7 +43,7 @@ def test_a_lost_file_is_made_again_of_the_log_and_a_changed_one_refused(tmp_path
     _, saved = looks_of(tmp_path, [(0, 1.0), (5, 3.0)], by="reward")
     log = [{"step": 0, "held_out/reward/mean": 1.0, "reward/mean": 9.0}, {"step": 1}, {"step": 5, "held_out/reward/mean": 3.0}]
     (tmp_path / BEST_FILE).unlink()
-    found = BestSoFar(tmp_path, "reward", 7, saved, log)
+    found = BestSoFar(tmp_path, "reward", 7, saved, lambda: log)
     assert found.step == 5
     found.add(10, {"reward/mean": 2.0})
     assert [look.step for look in read(tmp_path)] == [0, 5, 10]

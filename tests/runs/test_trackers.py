@@ -3,6 +3,7 @@
 import json
 import struct
 import threading
+import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -204,6 +205,7 @@ def test_wandb_gets_a_run_that_is_gone_on_with(tmp_path, offline, capsys):
             for step in steps:
                 tracker.write(step, figures)
             tracker.summarise({"reward/mean": 1.0})
+        time.sleep(1.1)  # W&B names the folder of a launch by its second
     assert capsys.readouterr().out.count(f"track: wandb, offline, in {path}") == 2
     assert not Path("wandb").exists()
     folders = sorted(path.glob("wandb/offline-run-*"))

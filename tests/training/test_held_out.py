@@ -155,3 +155,8 @@ def test_lines_that_are_looks_are_written_whatever_log_every_says(tiny):
     path = train(tiny(*LOOKS, "run.log_every=5", "evaluation.best=null"))
     assert [line["step"] for line in lines(path)] == [0, 2, 4, 5, 6]
     assert not (path / BEST_FILE).exists()
+
+
+def test_a_figure_to_watch_without_looks_is_refused(tiny):
+    with pytest.raises(UserError, match=r"evaluation.best: got reward with evaluation.every=0, .* expected evaluation.every=…"):
+        train(tiny("evaluation.best=reward"))

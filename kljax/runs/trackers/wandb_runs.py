@@ -35,6 +35,8 @@ class WandbRun:
         own = {key: value for key, value in given.items() if f"WANDB_{key.upper()}" not in os.environ}
         settings = wandb.Settings(silent=True, console="off", reinit="create_new")
         self._run = wandb.init(**own, id=id, resume="allow", config=dict(run.settings), settings=settings)  # pyright: ignore
+        if "WANDB_RUN_ID" in os.environ:
+            say(f"track: WANDB_RUN_ID is not used: each run has an id of its own, this one {id}.")
         self.through = None if self._run.offline else self._run.step - 1
         where = f"offline, in {self._run.settings.sync_dir}" if self._run.offline else self._run.url
         say(f"track: wandb, {where}")
