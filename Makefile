@@ -4,7 +4,7 @@
 #   make lint    ruff, pyright, import-linter
 #   make docs    the site of docs/, in build/site: open build/site/index.html
 #   make faults  200 single faults in the files of a run, 2,000 damaged and hostile inputs: none silent, none a traceback   8 min
-#   make versions  the tests of the mathematics and of a run with each Python found, oldest and newest packages     30 min
+#   make versions  the tests of the mathematics and of a run with each Python found, oldest and newest packages     8 min or more a row, of which there are two a Python
 #   make readme  a fresh clone in a temporary folder: what the README installs, and each of its commands as printed     30 min
 # Measured claims, each with its command:
 #   make claims       the field's claims 1 to 11, recomputed            20 s on 2 cores

@@ -124,7 +124,9 @@ def steps_are_compiled_once():
         if host is not None:
             return make(setup, prompts, parts, host)
         config = {
-            key: value for key, value in to_dict(setup.config).items() if key not in ("name", "seed", "run", "evaluation")
+            key: value
+            for key, value in to_dict(setup.config).items()
+            if key not in ("name", "seed", "run", "track", "evaluation")
         }
         chosen = parts.sampler.eos_ids, parts.keep_activations, is_unrolled(parts.shardings)
         key = json.dumps([config, setup.vocab_size, *chosen], sort_keys=True)

@@ -27,11 +27,10 @@ SELECTION = (
     "tests/policy",
     "tests/models/test_sampling.py",
     "tests/models/test_scoring.py",
-    "tests/config",
     "tests/test_command_line.py",
     "tests/data/test_tokenizers.py",
     "tests/runs/test_checkpoints.py",
-    "tests/e2e/test_resume.py",
+    "tests/e2e/test_resume.py::test_killed_interrupted_and_restarted_it_is_the_uninterrupted_run",
 )
 PATIENCE = 1800  # seconds for the tests of one row
 

@@ -19,8 +19,11 @@ from kljax.devices.state import TrainState
 from kljax.errors import UserError
 from kljax.models.huggingface import models as huggingface
 from kljax.runs.adapter import Frozen
+from kljax.runs.config_file import identity
 from kljax.runs.reference import first_reference
 from kljax.runs.setup import Setup, prepare
+from kljax.runs.trackers import tracking
+from kljax.runs.trackers.tracker import Tracked
 from kljax.training.recorder import Recorder
 from kljax.training.step import Parts, compile_halves, compile_step, score_rollout
 from kljax.training.trainer import Trainer, build_trainer
@@ -182,6 +185,14 @@ def compile_seconds(it: Subject) -> tuple[float, float]:
     return cold, cached
 
 
+@contextmanager
+def _recorder(setup: Setup, path: Path) -> Iterator[Recorder]:
+    """That of a run, with the trackers of its config."""
+    about = Tracked(path, setup.config.name, identity(setup.config), 0)
+    with tracking(setup.config.track, about) as tracker, Recorder(setup, path, 0, tracker) as recorder:
+        yield recorder
+
+
 def time_loop(it: Subject) -> Loop:
     """Steps as the loop of a run takes them (but for checkpoints), and the bare program, in turn.
 
@@ -192,7 +203,7 @@ def time_loop(it: Subject) -> Loop:
     setup = replace(it.trainer.setup, config=replace(it.trainer.setup.config, steps=ROUNDS * turn))
     timed_step(it, 0)
     bare, looped = [], []
-    with tempfile.TemporaryDirectory() as folder, Recorder(setup, Path(folder) / "loop", first=0) as recorder:
+    with tempfile.TemporaryDirectory() as folder, _recorder(setup, Path(folder) / "loop") as recorder:
         for first in range(0, ROUNDS * turn, turn):
             bare.append(_bare(it, turn) / turn)
             began = time.perf_counter()

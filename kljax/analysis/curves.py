@@ -13,7 +13,7 @@ from typing import Any
 from kljax.config.validation import default_of, without_defaults
 from kljax.json_text import key_text
 
-REPEATED = ("seed", "run", "mesh", "evaluation")
+REPEATED = ("seed", "run", "track", "mesh", "evaluation")
 """In what the runs of a point may differ. Where runs differ in the last three alone, they are one run twice."""
 
 VARIED = {"adaptive": "target", "target": "budget"}

@@ -13,7 +13,7 @@ from kljax.json_text import json_text, key_text
 from kljax.runs.index import Run
 
 STYLES = {"running": "cyan", "stopped": "yellow", "finished": "green", "damaged": "red"}
-UNSAID = "run", "name"  # of a config: they are in the path, or change no number
+UNSAID = "run", "track", "name"  # of a config: they are in the path, or change no number
 AGES = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 
@@ -54,7 +54,7 @@ def table(runs: Sequence[Run], varied: Sequence[str], now: float) -> Table:
         figures = run.figures
         cells = [
             Text("\n").join([Text(str(run.path)), *(Text(part, "dim") for part in (words, run.note) if part)]),
-            f"{run.step}/{run.steps}" if run.steps is not None else f"{run.step}",
+            _steps(run),
             Text(run.state, STYLES[run.state]),
             _figure(figures.reward if figures else None),
             _figure(figures.kl if figures else None),
@@ -76,6 +76,7 @@ def json_of(runs: Sequence[Run], varied: Sequence[str], now: float) -> str:
                 "varies": words or None,
                 "step": run.step,
                 "steps": run.steps,
+                "best": run.best,
                 "state": run.state,
                 "note": run.note,
                 "reward": run.figures.reward if run.figures else None,
@@ -88,6 +89,12 @@ def json_of(runs: Sequence[Run], varied: Sequence[str], now: float) -> str:
         ],
         indent=2,
     )
+
+
+def _steps(run: Run) -> str:
+    """How far it is, and which step is the best."""
+    far = f"{run.step}/{run.steps}" if run.steps is not None else f"{run.step}"
+    return far if run.best is None else f"{far}\nbest {run.best}"
 
 
 def _figure(value: float | None) -> str:

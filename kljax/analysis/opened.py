@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from kljax.analysis.completions import Completions, Drawn
 from kljax.analysis.policies import Policy, first, joined, plain
@@ -19,7 +19,8 @@ from kljax.models.huggingface import generation_settings
 from kljax.models.huggingface import models as huggingface
 from kljax.models.sampling import Sampler, sample_jit
 from kljax.runs import directory, index
-from kljax.runs.config_file import FIT, kind_of, read_run_config, run_and_step
+from kljax.runs.best import best_step
+from kljax.runs.config_file import BEST, FIT, LATEST, Step, kind_of, read_run_config, run_and_step
 from kljax.runs.evaluation_files import load_all
 from kljax.runs.looking import evaluation_batches
 from kljax.runs.restore import RestoredRun, restore
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 ALONE = MeshConfig(data=1, fsdp=1, tensor=1)
 """One device, however many there are: what a notebook looks at need not divide by any number."""
-
-Step = int | Literal["latest"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -66,19 +65,19 @@ class Run:
         found = [{"step": one["step"], **one.get("settings", {}), **one["metrics"]} for one in load_all(self.path)]
         return pd.DataFrame(found)
 
-    def policy(self, step: Step = "latest") -> Policy:
-        """The policy after so many steps."""
+    def policy(self, step: Step = LATEST) -> Policy:
+        """The policy after so many steps, after the last one (latest), or where held-out prompts were best (best)."""
         return self._policy(step, "policy")
 
-    def reference(self, step: Step = "latest") -> Policy:
+    def reference(self, step: Step = LATEST) -> Policy:
         """What the policy is held to: always the same model, but where the config lets it move. Of a fit its beginning."""
         return self._policy(step, "reference")
 
-    def base(self, step: Step = "latest") -> Policy:
+    def base(self, step: Step = LATEST) -> Policy:
         """The model that the policy started from."""
         return self._policy(step, "base")
 
-    def evaluation_completions(self, step: Step = "latest", *, of: str = "policy") -> Completions:
+    def evaluation_completions(self, step: Step = LATEST, *, of: str = "policy") -> Completions:
         """The completions of held-out prompts that the run's own evaluation of this step has looked at: the same noise."""
         if of not in ("policy", "reference"):
             raise UserError(f"of: got {of!r}, expected policy or reference.")
@@ -93,7 +92,7 @@ class Run:
         return Completions(joined(parts), config.samples, sampler.scoring_temperature, model.tokenizer, model.name, drawn)
 
     def _policy(self, step: Step, which: str) -> Policy:
-        restored = self._restored(step if step == "latest" else plain(step))
+        restored = self._restored(plain(step))
         params, setup = getattr(restored, which), restored.setup
         if params is None:
             raise UserError(f"base: {self.path}, of an older version, has not kept the model that its policy started from.")
@@ -107,7 +106,9 @@ class Run:
         return Policy(name, setup.architecture, params, prompting, setup.sampler(1), setup.decoder.context)
 
     def _restored(self, step: Step) -> RestoredRun:
-        chosen = self.steps[-1] if step == "latest" and self.steps and kind_of(self.path) != FIT else step
+        chosen, saved = step, self.steps
+        if step in (LATEST, BEST) and saved and kind_of(self.path) != FIT:
+            chosen = saved[-1] if step == LATEST else best_step(self.path, saved, "step")
         folder = self.path / "checkpoints" / str(chosen)
         return self._restore(chosen, folder.stat().st_mtime_ns if folder.exists() else 0)
 

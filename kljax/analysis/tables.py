@@ -115,13 +115,15 @@ def _figure(value: float | int | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def show_paths(path: Path) -> None:
+def show_paths(path: Path, track: Sequence[str] = ("tensorboard",)) -> None:
     """List what was written, and how to look at it."""
+    board = "tensorboard" in track
+    written = ["config.yaml, metrics.jsonl, samples.jsonl", *(["tensorboard/"] if board else []), "checkpoints/, evaluation/"]
     lines = [
-        f"Written to {path}: config.yaml, metrics.jsonl, samples.jsonl, tensorboard/, checkpoints/, evaluation/",
+        f"Written to {path}: {', '.join(written)}",
         f"  samples and both KLs of any step   kljax analyze run={path} step=…",
         f"  reward against KL over runs        kljax frontier {path.parent}",
-        f"  curves                             tensorboard --logdir {path.parent}",
+        *([f"  curves                             tensorboard --logdir {path.parent}"] if board else []),
     ]
     console.print("\n".join(lines), soft_wrap=True)
 

@@ -9,7 +9,7 @@ kljax analyze run=runs/mine/default rewards=custom    # imports reward functions
 from dataclasses import replace
 
 from kljax.command_line import importing, launch
-from kljax.config import AnalysisConfig, to_dict
+from kljax.config import AnalysisConfig
 from kljax.errors import UserError
 from kljax.runs.config_file import chosen_step, read_run_config
 
@@ -31,7 +31,7 @@ def run(config: AnalysisConfig) -> None:
     use_compilation_cache(config.compilation_cache)
     restored = restore(path, step, config.mesh)
     own = restored.setup.config.evaluation
-    asked = {name: value for name in to_dict(own) if (value := getattr(config, name)) is not None}
+    asked = {name: value for name in evaluation.settings_of(own) if (value := getattr(config, name)) is not None}
     without = evaluation.left_out(restored, custom=config.rewards == "custom")
     result = evaluation.evaluate(restored, replace(own, **asked), without)
     saved, refused = "It is not saved.", None

@@ -5,8 +5,9 @@ kljax train experiment=movie_reviews kl.beta=0.05
 kljax train -m kl.beta=0.1,0.3,1 seed=0,1
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from kljax.command_line import importing, launch
@@ -28,9 +29,7 @@ def run(config: Config) -> None:
             from kljax.training.loop import train
 
         set_up_process(config)
-        path = train(config)
-        with evaluating(path):
-            evaluate(path, config)
+        train(config, partial(evaluate, config))
 
 
 @contextmanager
@@ -45,12 +44,14 @@ def evaluating(path: Path) -> Iterator[None]:
         raise UserError(f"{error} {whole}: when this is mended, the same command makes it.") from None
 
 
-def evaluate(path: Path, config: Config) -> None:
+def evaluate(config: Config, path: Path) -> Mapping[str, float]:
     from kljax.analysis import tables
     from kljax.runs import evaluation, evaluation_files
     from kljax.runs.restore import restore
 
-    result = evaluation.evaluate(restore(path, "latest", config.mesh), config.evaluation)
-    tables.show_evaluation(result, path)
-    evaluation_files.save_own(result, path)
-    tables.show_paths(path)
+    with evaluating(path):
+        result = evaluation.evaluate(restore(path, "latest", config.mesh), config.evaluation)
+        tables.show_evaluation(result, path)
+        evaluation_files.save_own(result, path)
+    tables.show_paths(path, config.track)
+    return result.metrics

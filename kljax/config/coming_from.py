@@ -229,17 +229,35 @@ TABLE: dict[str, tuple[Row, ...]] = {
         Row("resume_from_checkpoint, overwrite_output_dir", None, "the same command goes on with its run"),
         Row("logging_steps", "run.log_every", "steps between lines of metrics.jsonl"),
         Row("save_steps", "run.save_every", "steps between checkpoints"),
-        Row("save_strategy, save_total_limit", None, "every run.save_every steps a checkpoint, and all are kept"),
+        Row("save_strategy", "run.save_every", "steps between checkpoints; the best one by evaluation.best is saved, too"),
         Row(
-            "eval_steps, eval_strategy, do_eval",
+            "save_total_limit",
+            "run.keep.last",
+            "the newest ones; beside them every so many saves (run.keep.every) and the best",
+        ),
+        Row(
+            "eval_steps, eval_strategy, do_eval, eval_on_start",
+            "evaluation.every",
+            "steps between looks while it trains, from before the first on; a run is evaluated after its last step in any case",
+        ),
+        Row(
+            "metric_for_best_model, greater_is_better",
+            "evaluation.best",
+            "objective (reward - kl.beta times KL) or reward, on held-out prompts, with evaluation.every; higher is better",
+        ),
+        Row(
+            "load_best_model_at_end",
             None,
-            "a run is evaluated after its last step; kljax analyze evaluates any step that is saved",
+            "a run ends with its last step; the best one is step=best of kljax analyze and kljax export, or run=…@best",
         ),
         Row("per_device_eval_batch_size", "evaluation.prompts", "held-out prompts, all of them at once"),
         Row("num_generations_eval", "evaluation.samples", "completions a held-out prompt"),
         Row("log_completions, num_sample_generations", "run.sample_every", "steps between entries of samples.jsonl"),
         Row("num_completions_to_print", "run.samples_shown", "completions an entry of samples.jsonl"),
-        Row("report_to, logging_dir", None, "a run always writes metrics.jsonl and TensorBoard's files into its directory"),
+        Row(
+            "report_to", "track", "a list: tensorboard, wandb, mlflow; metrics.jsonl is always written into the run's directory"
+        ),
+        Row("logging_dir", None, "a run writes metrics.jsonl and TensorBoard's files into its directory"),
         Row("push_to_hub, hub_*", None, "kljax export writes a Hugging Face directory"),
     ),
 }

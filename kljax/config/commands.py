@@ -11,9 +11,9 @@ class AnalysisConfig:
     """A look at a finished or running run (kljax analyze). Null: as the run's own config says."""
 
     run: str
-    """A run directory; runs/x@40 is its step 40."""
-    step: Literal["latest"] | Natural
-    """The step of a checkpoint, or latest."""
+    """A run directory; runs/x@40 is its step 40, runs/x@best its best."""
+    step: Literal["latest", "best"] | Natural
+    """The step of a checkpoint, latest, or best: by evaluation.best, while it trained."""
     prompts: Two | None
     """The first so many held-out rows; null: as the run's config says."""
     samples: Positive | None
@@ -39,9 +39,9 @@ class ExportConfig:
     """A step of a run as a Hugging Face directory (kljax export): the whole model, or its LoRA as PEFT reads it."""
 
     run: str
-    """A run directory; runs/x@40 is its step 40."""
-    step: Literal["latest"] | Natural
-    """The step of a checkpoint, or latest."""
+    """A run directory; runs/x@40 is its step 40, runs/x@best its best."""
+    step: Literal["latest", "best"] | Natural
+    """The step of a checkpoint, latest, or best: by evaluation.best, while it trained."""
     out: str
     """The directory that is written; it must not be there yet."""
     merge: bool

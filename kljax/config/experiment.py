@@ -12,7 +12,7 @@ from kljax.config.optimizer import OptimizerConfig
 from kljax.config.pretrain import PretrainConfig
 from kljax.config.reference import ReferenceConfig
 from kljax.config.rollout import RewardTerm, RolloutConfig
-from kljax.config.run import EvaluationConfig, MeshConfig, RunConfig
+from kljax.config.run import EvaluationConfig, MeshConfig, RunConfig, TrackerName
 from kljax.config.tokenizer import BpeTokenizer, PretrainedTokenizer, WordTokenizer
 
 # Rows of tables by name, as in kl.py.
@@ -60,5 +60,7 @@ class Config:
     """How the devices are shared out."""
     evaluation: EvaluationConfig
     """The look at held-out prompts after the last step."""
+    track: list[TrackerName] = Field(default=["tensorboard"])
+    """Where figures go beside metrics.jsonl: tensorboard, wandb, mlflow; []: nowhere."""
     run: RunConfig
     """Where the run is written, how often, and how it uses the machine."""

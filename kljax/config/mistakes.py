@@ -17,7 +17,7 @@ WAYS_OUT = {
     "kl.beta": "To train without a penalty, set kl.beta=0.",
     "rollout.temperature": "For greedy decoding, set rollout.temperature=0.",
     "algorithm": "GRPO is nearest to algorithm=rloo reward_scale=prompt_std kl.penalty=k3_loss (docs/coming_from_trl.md).",
-    "step": "Give the step of a checkpoint, or latest.",
+    "step": "Give the step of a checkpoint, latest or best.",
     "reward": "Choose one or more of configs/reward/, as in reward=[sentiment,length], or add your own with +reward.NAME=….",
 }
 

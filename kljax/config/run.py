@@ -1,5 +1,7 @@
 """Where a run is written, on which devices it is made, how it is looked at."""
 
+from typing import Literal
+
 from kljax.config.base import Devices, Folder, Mass, Name, Natural, Positive, Seed, Two, strict
 
 
@@ -20,6 +22,10 @@ BASES = "bases"
 _WRITERS = {"frontier": "kljax frontier", "overoptimisation": "experiments.studies.overoptimisation"}
 WRITTEN_BESIDE = {f"{name}.{kind}": writer for name, writer in _WRITERS.items() for kind in ("csv", "png")}
 """Files in a folder of runs, beside them, and what writes each."""
+
+
+TrackerName = Literal["tensorboard", "wandb", "mlflow"]
+"""Rows of the table of trackers, kljax/runs/trackers/."""
 
 
 @strict
@@ -76,3 +82,7 @@ class EvaluationConfig:
     """Samples from the k likeliest tokens only, here alone; 0: from all."""
     top_p: Mass = 1.0
     """Samples from the likeliest tokens that have this probability together, here alone; 1: from all."""
+    every: Natural = 0
+    """Steps between such looks while it trains (held_out/… metrics); 0: none."""
+    best: Literal["objective", "reward"] | None = "objective"
+    """Whose held-out mean is highest at the best step, which stays on disk; null: no step is the best."""

@@ -36,11 +36,10 @@ def as_trained(tokenizer: Tokenizer) -> Beginning:
     token = str(tokenizer.bos_token)
     if _is_plain_prompt(tokenizer):
         return Beginning(tokenizer, token, True, None)
-    for change in (_by_template, _by_setting):
-        made = copy.deepcopy(tokenizer)
-        if change(made) and _is_plain_prompt(_loaded_again(made)):
-            said = f"The exported tokenizer puts {token} before a text by itself, as all prompts began; the run's own does not."
-            return Beginning(made, token, True, said)
+    made = copy.deepcopy(tokenizer)
+    if _by_template(made) and _is_plain_prompt(_loaded_again(made)):
+        said = f"The exported tokenizer puts {token} before a text by itself, as all prompts began; the run's own does not."
+        return Beginning(made, token, True, said)
     said = f"The exported tokenizer does not begin a text with {token} by itself, as all prompts began: put it before the text."
     return Beginning(tokenizer, token, False, said)
 
@@ -60,13 +59,6 @@ def _by_template(tokenizer: Any) -> bool:
     before = inside.post_processor
     trims = isinstance(before, processors.ByteLevel)  # offsets, which have nothing to do with tokens
     inside.post_processor = processors.Sequence([before, template]) if trims else template
-    return True
-
-
-def _by_setting(tokenizer: Any) -> bool:
-    """Begin a text by the setting from which some classes make their processor anew."""
-    tokenizer.add_bos_token = True
-    tokenizer.init_kwargs["add_bos_token"] = True
     return True
 
 

@@ -8,6 +8,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -47,6 +48,8 @@ from kljax.runs.export import beginning_of
 from kljax.runs.lock import only_once
 from kljax.runs.models import HUGGINGFACE, RESULT
 from kljax.runs.setup import Setup, base_identity, base_path, fits_in_float32, is_as_it_is
+from kljax.runs.trackers import tracking
+from kljax.runs.trackers.tracker import Tracked
 from kljax.types import Params, Tokenizer, struct
 
 LOWER_IS_BETTER = ("loss",)  # of what pretrain.watch can name
@@ -255,14 +258,18 @@ def _fit(setup: Setup, objective: Objective, program: Program, path: Path) -> tu
     first = int(state.train.step)
     if first:
         say(f"Going on with the fit of {path} at step {first} of {setup.config.pretrain.steps}.")
-    log = directory.MetricsLog(path, first, base_identity(setup))
+    about, bar = Tracked(path, setup.config.name, base_identity(setup), first), f"base model {path.name}"
     try:
-        with StopRequest() as stop, ProgressBar(f"base model {path.name}", first, setup.config.pretrain.steps) as bar:
-            state = _take_steps(setup, objective, program, state, checks, log, stop, bar)
+        with (
+            tracking(setup.config.track, about) as tracker,
+            closing(directory.MetricsLog(path, first, tracker)) as log,
+            StopRequest() as stop,
+            ProgressBar(bar, first, setup.config.pretrain.steps) as shown,
+        ):
+            state = _take_steps(setup, objective, program, state, checks, log, stop, shown)
         checks.learnt(int(state.train.step), int(state.looks_since_best))
     finally:
         checkpoints.close()
-        log.close()
     done = int(state.train.step)
     return state.best_params, done, _best_step(setup.config.pretrain, done, int(state.looks_since_best))
 

@@ -14,6 +14,8 @@ import numpy as np
 
 from kljax.disk import Growing
 from kljax.json_text import json_text, unicode_text
+from kljax.runs.config_file import flat
+from kljax.runs.trackers.tracker import End, Metrics, Tracked
 
 
 @contextmanager
@@ -55,7 +57,14 @@ class Board:
         self._add_event(Event(step=first_step, file_version=VERSION))
         self._add_event(Event(step=first_step, session_log=SessionLog(status=SessionLog.START)))
 
-    def write(self, step: int, metrics: Mapping[str, float | Sequence[float | None]]) -> None:
+    @classmethod
+    def of_run(cls, run: Tracked) -> "Board":
+        """The run's own, which it is a tracker of."""
+        board = cls(run.path / "tensorboard", run.first_step)
+        board.write_settings(flat(run.settings))
+        return board
+
+    def write(self, step: int, metrics: Metrics) -> None:
         """One step's metrics in one event: `add_scalar` for each takes 20 times as long."""
         self._add([value for name, metric in metrics.items() if (value := _value(name, metric)) is not None], step)
 
@@ -70,7 +79,10 @@ class Board:
         content = HParamsPluginData(session_start_info=start, version=0).SerializeToString()
         self._add([Summary.Value(tag=SETTINGS, metadata=_metadata("hparams", content))], 0)
 
-    def close(self) -> None:
+    def summarise(self, figures: Mapping[str, float]) -> None:
+        """Nothing: it draws lines, and these figures are one point."""
+
+    def close(self, end: End = "finished") -> None:
         """Close the file."""
         self._stream.close()
 

@@ -4,7 +4,7 @@ import logging
 import math
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,6 +49,7 @@ class Keep:
 
     last: int
     every: int
+    best: bool = False  # and the best one, which the run says (`Checkpoints.best`)
 
 
 ALL = None
@@ -59,9 +60,11 @@ def disk_note(run: Path, keep: Keep, steps: int, *, state: Any, frozen: Any) -> 
     """Say what a run of so many steps will take on its disk at most, and what is free. `state`, `frozen`: shapes or arrays."""
     of_state, of_frozen = _size(state), _size(frozen)
     beside = steps // keep.every if keep.every else 0
-    most = (keep.last + 1 + beside) * of_state + of_frozen  # one more while it is written
+    beside_best = 2 if keep.best else 0  # the first state, which is the best at first, stays as one of every so many
+    most = (keep.last + 1 + beside + beside_best) * of_state + of_frozen  # one more while it is written
     parts = [f"{keep.last} checkpoints of {_spelled(of_state)}"]
     parts += [f"{beside} more, one of every {keep.every:,} steps"] if beside else []
+    parts += ["the best one"] if keep.best else []
     free = shutil.disk_usage(next(folder for folder in (run.resolve(), *run.resolve().parents) if folder.exists())).free
     enough = "" if most < free else ", which is not enough (run.keep, run.save_every)"
     return (
@@ -87,7 +90,11 @@ class Checkpoints:
 
     <step>/ holds the state, what is said `about` it, and manifest.json: the digests of its files, and of the logs so far. That
     is written when Orbax has given the folder its name: a step without it is not finished.
+
+    `best` is a step that stays, whatever `keep` says; None: there is none.
     """
+
+    best: int | None = None
 
     def __init__(self, run: Path, keep: Keep | None = ALL):
         self._run = run
@@ -96,6 +103,7 @@ class Checkpoints:
         if keep is not None:
             policies = [preservation_policy.LatestN(keep.last)]
             policies += [preservation_policy.EveryNSteps(keep.every)] if keep.every else []
+            policies += [_TheBest(self)] if keep.best else []
             policy = preservation_policy.AnyPreservationPolicy(policies)
         options = ocp.CheckpointManagerOptions(
             create=True, enable_async_checkpointing=True, save_root_metadata=False, preservation_policy=policy
@@ -255,6 +263,17 @@ class Checkpoints:
         """Refusals of the disk in words: one in the background comes up with the next save, or when it is waited for."""
         with writing_to(self._folder):
             yield
+
+
+@dataclass(frozen=True)
+class _TheBest(preservation_policy.PreservationPolicy):
+    """Keeps the one that is the best when another one is saved."""
+
+    of: Checkpoints
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """Whether each of these stays."""
+        return [one.step == self.of.best for one in checkpoints]
 
 
 def _free(path: Path) -> Path:

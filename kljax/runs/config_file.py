@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import yaml
 
@@ -27,9 +27,12 @@ RL, FIT = "rl", "fit"
 IDENTITY = "fit.json"
 """What a fit depends on: a part of its config, its rows, the weights that it starts from, settings of JAX."""
 LATEST: Literal["latest"] = "latest"
+BEST: Literal["best"] = "best"
+Step: TypeAlias = int | Literal["latest", "best"]
+"""A step of a run: its number, the last, or the best by `evaluation.best`. Of a fit both are the best by `pretrain.watch`."""
 LENGTH = ("steps", "epochs")
 """How long a run is: it can be gone on with, so these make no other run (going_on.py says when that may be)."""
-NO_OTHER_RUN = ("run", *LENGTH)
+NO_OTHER_RUN = ("run", "track", *LENGTH)
 RETIRED = {"run": {"keep_freed_memory": None}, "rollout": {"top_k": 0, "top_p": 1.0}}
 """Keys of older config.yaml files that are no more, and the value with which they say nothing; None: each does."""
 
@@ -85,7 +88,7 @@ def spelled(value: Any) -> str:
 
 def identity(config: Config) -> dict[str, Any]:
     """The config but for where a run is written and how often. Where two agree but for `LENGTH`, they are one run."""
-    return {key: value for key, value in to_dict(config).items() if key != "run"}
+    return {key: value for key, value in to_dict(config).items() if key not in ("run", "track")}
 
 
 def id_of(path: Path) -> str | None:
@@ -164,20 +167,20 @@ def read_run_config(path: Path) -> Config:
         return validate(values, Config)
 
 
-def run_and_step(path: str, field: str) -> tuple[Path, int | Literal["latest"]] | None:
-    """The run and the step that `path` names, as in runs/x@200 or runs/x (its last); None where it names no run."""
+def run_and_step(path: str, field: str) -> tuple[Path, Step] | None:
+    """The run and the step that `path` names: runs/x@200, runs/x@best, or runs/x (its last). None where it names no run."""
     name, at, step = path.rpartition("@")
     folder = Path(path).expanduser()
     if (folder / CONFIG).exists():
         return folder, LATEST
     if not at or not (Path(name).expanduser() / CONFIG).exists():
         return None
-    if step != LATEST and not step.isdecimal():
-        raise UserError(f"{field}: got {path!r}, expected the number of a step or latest after '@'.")
-    return Path(name).expanduser(), LATEST if step == LATEST else int(step)
+    if step not in (LATEST, BEST) and not step.isdecimal():
+        raise UserError(f"{field}: got {path!r}, expected the number of a step, latest or best after '@'.")
+    return Path(name).expanduser(), LATEST if step == LATEST else BEST if step == BEST else int(step)
 
 
-def chosen_step(run: str, step: int | Literal["latest"]) -> tuple[Path, int | Literal["latest"]]:
+def chosen_step(run: str, step: Step) -> tuple[Path, Step]:
     """The directory and the step that a command is given as run= and step=, or both in one as in run=runs/x@10."""
     found = run_and_step(run, "run")
     if found is None or found[0] == Path(run).expanduser():

@@ -26,13 +26,14 @@ from kljax.models.huggingface.generation_settings import GenerationSettings
 from kljax.progress import say
 from kljax.reading import check_file, read_bytes, strict_json
 from kljax.runs import config_file, damaged, digests
-from kljax.runs.board import Board
-from kljax.runs.config_file import CONFIG, LENGTH, flat, read_config, spelled
+from kljax.runs.best import BEST_FILE
+from kljax.runs.config_file import CONFIG, LENGTH, read_config, spelled
 from kljax.runs.digests import WRITTEN_AGAIN, write_atomically
+from kljax.runs.trackers.tracker import Metrics, Tracker
 from kljax.types import Tokenizer
 
 MODEL, ENVIRONMENT, TOKENIZER = "model.json", "environment.json", "tokenizer"
-WRITTEN_ONCE = (CONFIG, ENVIRONMENT, MODEL, TOKENIZER, "data.json", "data", "evaluation", "fit.json", "result.json")
+WRITTEN_ONCE = (CONFIG, ENVIRONMENT, MODEL, TOKENIZER, "data.json", "data", "evaluation", "fit.json", "result.json", BEST_FILE)
 """What of a run its manifest knows: everything but logs and arrays."""
 NUMERICS = {
     "jax_enable_x64": False,
@@ -351,23 +352,20 @@ class JsonLines:
 
 
 class MetricsLog:
-    """metrics.jsonl and TensorBoard, the same numbers under the same names; TensorBoard has the run's `settings`, too."""
+    """metrics.jsonl, and what is in it to a tracker, the same numbers under the same names. The tracker stays open."""
 
-    def __init__(self, path: Path, first_step: int, settings: Mapping[str, Any] | None = None):
+    def __init__(self, path: Path, first_step: int, tracker: Tracker):
         self._lines = JsonLines(path / "metrics.jsonl", first_step)
-        self._board = Board(path / "tensorboard", first_step)
-        if settings is not None:
-            self._board.write_settings(flat(settings))
+        self._tracker = tracker
 
-    def write(self, step: int, metrics: Mapping[str, float | Sequence[float | None]]) -> None:
+    def write(self, step: int, metrics: Metrics) -> None:
         """One step's metrics; a number that is not finite becomes null, since JSON has none."""
         self._lines.write({"step": step, **metrics})
-        self._board.write(step, metrics)
+        self._tracker.write(step, metrics)
 
     def close(self) -> None:
-        """Close both."""
+        """Close the file."""
         self._lines.close()
-        self._board.close()
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:

@@ -29,6 +29,8 @@ from kljax.runs.looking import Sequences, Values, check_figures, check_parameter
 from kljax.runs.regularisation import ablation_note
 from kljax.runs.restore import RestoredRun
 
+WHEN = ("every", "best")
+"""Settings of `evaluation` on which no figure depends."""
 Column = tuple[Values, Values | None]
 """Values of sequences and their weights (None: 1), whose ratio of sums is a metric."""
 
@@ -60,7 +62,7 @@ def evaluate(run: RestoredRun, config: EvaluationConfig, without: Mapping[str, s
         UserError: where a parameter, a reward, a KL or what a reward logs is not finite.
     """
     began = time.perf_counter()
-    models = {"policy": run.policy, "reference": run.reference} | ({"base": run.base} if _has_base(run) else {})
+    models = {"policy": run.policy, "reference": run.reference} | ({"base": run.base} if has_base(run) else {})
     for name, params in models.items():
         check_parameters(run, name, params)
     prompts = run.held_out_prompts()
@@ -72,11 +74,10 @@ def evaluate(run: RestoredRun, config: EvaluationConfig, without: Mapping[str, s
         found |= {name: look(params, (run.policy,)) for name, params in models.items() if name != "policy"}
     check_figures(run, found, whole=whole)
     ids = _prompt_ids(prompts, len(found["policy"].prompts) // config.samples)
-    groups = np.repeat(numbered(ids), config.samples)
     columns = _columns(run.setup.config, found)
     if not whole:
         columns = {name: column for name, column in columns.items() if not np.isnan(column[0]).all()}
-    metrics = _means(columns, groups)
+    metrics = _means(columns, np.repeat(numbered(ids), config.samples))
     for name, of in found.items():
         metrics |= {of_model(name, metric): mean for metric, mean in of.logged.items()}
     metrics["kl/beta"] = run.beta
@@ -98,7 +99,22 @@ def evaluate(run: RestoredRun, config: EvaluationConfig, without: Mapping[str, s
     ]
     said += [f"reward.{name} is left out, and with it what it is a part of: {why}" for name, why in without.items()]
     said += notes(run, config, of)
-    return Evaluation(run.step, to_dict(config), of, metrics, said, by_prompt, _samples(found, config.samples, whole))
+    return Evaluation(run.step, settings_of(config), of, metrics, said, by_prompt, _samples(found, config.samples, whole))
+
+
+def of_policy(config: Config, found: Mapping[str, Sequences], prompts: PromptRows) -> dict[str, float]:
+    """Those metrics of an evaluation for which the policy alone has to write anew: no forward KL, nothing of other models."""
+    columns = _columns(config, found)
+    theirs = {of_model(name, metric) for name in found if name != "policy" for metric in _own_columns(config, found, name)}
+    ours = {name: column for name, column in columns.items() if name not in theirs and not name.startswith("kl/forward_")}
+    ids = _prompt_ids(prompts, len(found["policy"].prompts) // config.evaluation.samples)
+    metrics = _means(ours, np.repeat(numbered(ids), config.evaluation.samples))
+    return metrics | found["policy"].logged
+
+
+def settings_of(config: EvaluationConfig) -> dict[str, Any]:
+    """What its figures depend on, not when it is made."""
+    return {name: value for name, value in to_dict(config).items() if name not in WHEN}
 
 
 def left_out(run: RestoredRun, *, custom: bool) -> dict[str, str]:
@@ -155,15 +171,10 @@ def notes(run: RestoredRun, config: EvaluationConfig, of: Mapping[str, Any]) -> 
 def _columns(config: Config, found: Mapping[str, Sequences]) -> dict[str, Column]:
     """Values and weights of each metric. Names without a model are the policy's."""
     policy = found["policy"]
-    columns: dict[str, Column] = {}
-    for name, of in found.items():
-        columns[of_model(name, "reward/mean")] = of.reward, None
-        columns[of_model(name, "rollout/length")] = of.length, None
-        for term, values in of.terms.items():
-            if term in without_value(config, found):
-                continue
-            applies = ~np.isnan(values) | (config.reward[term].kind == "jax")  # a Python reward can say None
-            columns[of_model(name, f"reward/terms/{term}")] = np.where(applies, values, 0.0), applies.astype(np.float64)
+    objective = policy.reward - config.kl.beta * policy.kls[0]
+    columns: dict[str, Column] = {"objective/mean": (objective, None)}
+    for name in found:
+        columns |= {of_model(name, metric): column for metric, column in _own_columns(config, found, name).items()}
     for kl, (name, of) in zip(policy.kls, [each for each in found.items() if each[0] != "policy"], strict=True):
         to, gain = ("", "reward/gain") if name == "reference" else ("_to_base", "reward/gain_over_base")
         columns[gain] = policy.reward - of.reward, None
@@ -171,6 +182,17 @@ def _columns(config: Config, found: Mapping[str, Sequences]) -> dict[str, Column
         columns[f"kl/reverse_exact{to}_tok"] = kl, policy.length
         columns[f"kl/forward_exact{to}_seq"] = of.kls[0], None
         columns[f"kl/forward_exact{to}_tok"] = of.kls[0], of.length
+    return columns
+
+
+def _own_columns(config: Config, found: Mapping[str, Sequences], name: str) -> dict[str, Column]:
+    """What a model has whatever it is compared with: rewards and lengths."""
+    of, left = found[name], without_value(config, found)
+    columns: dict[str, Column] = {"reward/mean": (of.reward, None), "rollout/length": (of.length, None)}
+    for term, values in of.terms.items():
+        if term not in left:
+            applies = ~np.isnan(values) | (config.reward[term].kind == "jax")  # a Python reward can say None
+            columns[f"reward/terms/{term}"] = np.where(applies, values, 0.0), applies.astype(np.float64)
     return columns
 
 
@@ -239,7 +261,7 @@ def _samples(found: Mapping[str, Sequences], samples: int, whole: bool) -> list[
     ]
 
 
-def _has_base(run: RestoredRun) -> bool:
+def has_base(run: RestoredRun) -> bool:
     """Whether the policy started from another model than the one that it is held to."""
     reference = run.setup.config.reference
     return run.base is not None and (reference.path is not None or reference.refresh.kind != "never")

@@ -6,14 +6,14 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from kljax.config import EvaluationConfig, to_dict
+from kljax.config import EvaluationConfig
 from kljax.disk import writing_to
 from kljax.errors import UserError
 from kljax.json_text import strict_json_text
 from kljax.reading import parsed_json, read_bytes
 from kljax.runs import config_file, digests
 from kljax.runs.directory import check_written
-from kljax.runs.evaluation import Evaluation
+from kljax.runs.evaluation import Evaluation, settings_of
 
 FOLDER = "evaluation"
 LARGEST = 2**28  # bytes of one
@@ -30,7 +30,7 @@ def save_analysis(evaluation: Evaluation, run: Path, own: EvaluationConfig) -> P
     The name says which settings are not the run's `own`. Where none differ it is the run's own evaluation: written if it is not
     there yet. One that an older version wrote stays, and the name then says all settings.
     """
-    asked, usual = evaluation.settings, to_dict(own)
+    asked, usual = evaluation.settings, settings_of(own)
     differing = {name: value for name, value in asked.items() if value != usual[name]}
     file = _named(evaluation, run, differing)
     if file.exists() and not differing:

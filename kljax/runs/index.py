@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from kljax.errors import UserError, did_you_mean
 from kljax.runs import digests
+from kljax.runs.best import BEST_FILE, HELD_OUT, best_of, read
 from kljax.runs.config_file import BEFORE_A_RUN, CONFIG, HOLDER, LOCK, RL, has_digests, kind_of, read_config, read_fit
 
 State = Literal["running", "stopped", "finished", "damaged"]
@@ -43,7 +44,8 @@ class Run:
     """A run or a fit (or what is left of one: then its kind or its config is None).
 
     `step` is that of the last checkpoint (of a running one the last that it has logged, if that is later), `steps` what it is
-    to have, `note` why it is damaged or who is running it, `changed` the time of its youngest file, in seconds since 1970.
+    to have, `note` why it is damaged or who is running it, `changed` the time of its youngest file, in seconds since 1970,
+    `best` the best of its saved steps, where it was looked at while it trained.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class Run:
     figures: Figures | None
     changed: float
     size: int  # bytes
+    best: int | None = None
 
 
 def find(paths: Sequence[Path]) -> list[Path]:
@@ -94,19 +97,20 @@ def look(path: Path) -> Run:
         if not (path / CONFIG).exists():
             reason = f"{path / CONFIG} is missing"
         return Run(path, None, None, "damaged", reason, max(steps, default=0), None, None, changed, size)
-    step, note = max(steps, default=0), None
+    step, note, best = max(steps, default=0), None, None
     logged = _last_line(path / "metrics.jsonl")
     try:
         figures = _of_run(path, files, logged) if kind == "run" else (_of_evaluation(path, files) or _of_fit(path))
         note = _broken(path, kind, files, steps)
+        best = _best(path, steps)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         figures, note = None, str(error) if isinstance(error, _Broken) else f"{path}: {type(error).__name__} ({error})"
     if who:
         step = max(step, int(logged["step"]) + 1 if logged else 0)
-        return Run(path, kind, config, "running", who, step, planned, figures, changed, size)
+        return Run(path, kind, config, "running", who, step, planned, figures, changed, size, best)
     done = step >= planned if kind == "run" else (path / "result.json").exists()
     state = "damaged" if note else "finished" if done else "stopped"
-    return Run(path, kind, config, state, note, step, planned, figures, changed, size)
+    return Run(path, kind, config, state, note, step, planned, figures, changed, size, best)
 
 
 def steps(path: Path) -> list[int]:
@@ -214,6 +218,15 @@ def _of_evaluation(path: Path, files: Mapping[str, os.stat_result]) -> Figures |
         raise _Broken(f"{path / own[step]} cannot be read as an evaluation") from None
 
 
+def _best(path: Path, steps: Sequence[int]) -> int | None:
+    """The best of its saved steps by held-out figures, where it has such."""
+    if not (path / BEST_FILE).exists():
+        return None
+    _check(path, BEST_FILE)
+    found = best_of(read(path), steps)
+    return None if found is None else found.step
+
+
 def _of_fit(path: Path) -> Figures | None:
     """The first held-out figure of its result."""
     if not (file := path / "result.json").exists():
@@ -269,6 +282,8 @@ def _entry(line: bytes) -> Mapping[str, Any] | None:
     try:
         entry = json.loads(line)
         int(entry["step"])
+        if REWARD not in entry and any(name.startswith(HELD_OUT) for name in entry):
+            return None  # of the policy after the last step, which is no step
     except (ValueError, KeyError, TypeError):
         return None
     return entry

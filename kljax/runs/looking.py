@@ -45,8 +45,11 @@ class Sequences:
     logged: dict[str, float]  # means of what Python rewards log
 
 
-Look = Callable[[Params, tuple[Params, ...]], Sequences]
-"""(model that samples, others) → its completions of the held-out prompts, with its KL to each of the others."""
+Look = Callable[..., Sequences]
+"""(model that samples, others, step=…) → its completions of the held-out prompts, with its KL to each of the others.
+
+`step`: that of the run, for rewards that ask; its own where nothing is said.
+"""
 
 
 def is_whole(config: Config, without: Collection[str]) -> bool:
@@ -54,22 +57,29 @@ def is_whole(config: Config, without: Collection[str]) -> bool:
     return config.reward.keys() > {*without} and not any(config.reward[name].weight for name in without)
 
 
-def look_at(run: RestoredRun, prompts: PromptRows, config: EvaluationConfig, without: Collection[str] = ()) -> Look:
+def look_at(
+    run: RestoredRun,
+    prompts: PromptRows,
+    config: EvaluationConfig,
+    without: Collection[str] = (),
+    reward: Reward | None = None,
+) -> Look:
     """How models are looked at on the first `config.prompts` of these prompts; compiled once for each number of others.
 
-    `without`: terms of the reward that are not computed.
+    `without`: terms of the reward that are not computed. `reward`: that of the run, where it is made already.
     The noise follows from both seeds, that of the evaluation and that of the run, and is the same for every model.
     """
     setup = run.setup
     terms = {name: term for name, term in setup.config.reward.items() if name not in without}
     whole = is_whole(setup.config, without)
-    reward = combination.build(terms, setup.tokenizer, prompts.rows.column_names)
+    if reward is None:
+        reward = combination.build(terms, setup.tokenizer, prompts.rows.column_names)
     sampler = replace(setup.sampler(config.samples), top_k=config.top_k, top_p=config.top_p)
     program = _compile(setup.architecture.graphdef, reward, sampler)
     reward_params = jax.device_put(reward.params, replicated(setup.mesh))
 
-    def look(sampled: Params, others: tuple[Params, ...]) -> Sequences:
-        parts, logged, state = [], Logged(), TrainerState(run.step, setup.config.steps)
+    def look(sampled: Params, others: tuple[Params, ...], step: int = run.step) -> Sequences:
+        parts, logged, state = [], Logged(), TrainerState(step, setup.config.steps)
         for rows, chosen, key in evaluation_batches(setup, prompts, config):
             made = program(sampled, others, reward_params, chosen, key)
             rollout, terms, kls, length = _first(made, len(rows) * config.samples)

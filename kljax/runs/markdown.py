@@ -7,8 +7,9 @@ import yaml
 
 
 def front_matter(values: dict[str, Any]) -> str:
-    """The YAML block that a model card begins with."""
-    return f"---\n{yaml.safe_dump(values, allow_unicode=True, sort_keys=False)}---"
+    """The YAML block that a model card begins with; each text in one line, where no line of it can end the block."""
+    style = None if all(text.isprintable() for text in values.values() if isinstance(text, str)) else '"'
+    return f"---\n{yaml.safe_dump(values, allow_unicode=True, sort_keys=False, width=10**6, default_style=style)}---"
 
 
 def code(value: Any) -> str:

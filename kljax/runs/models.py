@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import jax
 from jax.sharding import Mesh
@@ -15,8 +14,9 @@ from kljax.kl.controllers import ControllerState
 from kljax.models.huggingface import models as huggingface
 from kljax.runs import config_file, damaged, digests, directory
 from kljax.runs.adapter import Adaptation, adaptation, moving_shapes
+from kljax.runs.best import best_step
 from kljax.runs.checkpoints import TRAIN, Checkpoints, check_finite, load_fitted, load_frozen, load_params, load_start
-from kljax.runs.config_file import FIT, LATEST, run_and_step
+from kljax.runs.config_file import BEST, FIT, LATEST, Step, run_and_step
 from kljax.runs.lock import only_once
 from kljax.runs.regularisation import make_controller
 from kljax.types import Params
@@ -96,8 +96,8 @@ def _fitted(run: Path, path: str, field: str) -> str:
     )
 
 
-def _steps(run: Path, asked: int | Literal["latest"], field: str) -> int:
-    if asked == LATEST and config_file.kind_of(run) == FIT:
+def _steps(run: Path, asked: Step, field: str) -> int:
+    if asked in (LATEST, BEST) and config_file.kind_of(run) == FIT:
         return _best_step(run)
     checkpoints = Checkpoints(run)
     try:
@@ -106,7 +106,7 @@ def _steps(run: Path, asked: int | Literal["latest"], field: str) -> int:
         checkpoints.close()
 
 
-def restore_models(path: Path, step: int | Literal["latest"], mesh: Mesh) -> RestoredModels:
+def restore_models(path: Path, step: Step, mesh: Mesh) -> RestoredModels:
     """Policy and reference of the run's `step`, without its data."""
     config = config_file.read_run_config(path)
     model, vocab_size = directory.read_model(path)
@@ -133,10 +133,10 @@ def restore_models(path: Path, step: int | Literal["latest"], mesh: Mesh) -> Res
     return RestoredModels(chosen, arch, adapted.merged(state.params, base), reference, beta, start, adapters)
 
 
-def _of_fit(path: Path, step: int | Literal["latest"], arch: Architecture) -> RestoredModels:
-    """The best that a fit came to (`latest`), or what it was after so many steps, beside the model that it started from."""
+def _of_fit(path: Path, step: Step, arch: Architecture) -> RestoredModels:
+    """The best that a fit came to, or what it was after so many steps, beside the model that it started from."""
     start = load_params(path, arch.shapes, arch.shardings)
-    if step == LATEST or ((path / RESULT).exists() and step == _best_step(path)):
+    if step in (LATEST, BEST) or ((path / RESULT).exists() and step == _best_step(path)):
         best = load_fitted(path, arch.shapes, arch.shardings)
         return RestoredModels(_best_step(path), arch, best, start, beta=0.0, base=start, adapters=None)
     checkpoints = Checkpoints(path)
@@ -186,11 +186,13 @@ def _restore_parts(config: Config, checkpoints: Checkpoints, step: int, adapted:
     return _Parts(found["params"], found["controller"], found.get("reference"))
 
 
-def _choose(steps: list[int], asked: int | Literal["latest"], path: Path, field: str = "step") -> int:
+def _choose(steps: list[int], asked: Step, path: Path, field: str = "step") -> int:
     if not steps:
         raise UserError(f"run: {path} has no checkpoint yet; run.save_every says how often one is written.")
-    if asked == "latest":
+    if asked == LATEST:
         return steps[-1]
+    if asked == BEST:
+        return best_step(path, steps, field)
     if asked not in steps:
         raise UserError(f"{field}: {path} has no checkpoint of step {asked}; it has: {', '.join(map(str, steps))}.")
     return asked

@@ -1,7 +1,6 @@
 """What the policy is held to at the start: the base model, or another checkpoint of the same architecture."""
 
 from pathlib import Path
-from typing import Literal
 
 import jax
 
@@ -12,7 +11,7 @@ from kljax.models.huggingface import models as huggingface
 from kljax.runs import config_file, directory
 from kljax.runs.adapter import cast
 from kljax.runs.checkpoints import load_fitted
-from kljax.runs.config_file import LATEST, run_and_step
+from kljax.runs.config_file import BEST, LATEST, Step, run_and_step
 from kljax.runs.models import restore_models
 from kljax.runs.setup import Setup, base_path, is_as_it_is
 from kljax.types import Params
@@ -45,7 +44,7 @@ def check_reference(setup: Setup) -> None:
             _load(setup, setup.config.reference.path)
 
 
-def _look(setup: Setup, path: str) -> tuple[Path, int | Literal["latest"]] | huggingface.Pretrained:
+def _look(setup: Setup, path: str) -> tuple[Path, Step] | huggingface.Pretrained:
     """The run and its step, or what the Hugging Face directory says, after all checks that need no weights."""
     config, model = setup.config.reference, setup.decoder
     if found := run_and_step(path, FIELD):
@@ -58,7 +57,7 @@ def _look(setup: Setup, path: str) -> tuple[Path, int | Literal["latest"]] | hug
             _check_parts(path, directory.read_model(run)[0], model)
         elif config_file.format_of(run) > 1:
             raise UserError(f"{FIELD}: {run} is a fit of a model that writes no text, or not begun; expected a language model.")
-        elif step != LATEST:
+        elif step not in (LATEST, BEST):
             raise UserError(f"{FIELD}: {run} is a fit of which only the best step is kept; expected it without '@'.")
         return found
     source = HuggingFaceModel(

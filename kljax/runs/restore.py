@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from kljax.config import Config, MeshConfig, NeverRefresh, NoAdapter
 from kljax.config.validation import check_lengths
@@ -13,7 +12,7 @@ from kljax.errors import UserError
 from kljax.models.huggingface.generation_settings import GenerationSettings
 from kljax.progress import working
 from kljax.runs import damaged, directory, prompt_files
-from kljax.runs.config_file import CONFIG, FIT, kind_of, read_fit, read_run_config
+from kljax.runs.config_file import CONFIG, FIT, Step, kind_of, read_fit, read_run_config
 from kljax.runs.models import restore_models
 from kljax.runs.setup import Setup
 from kljax.types import Params
@@ -69,7 +68,7 @@ def _of_fit(config: Config) -> Config:
     return replace(config, adapter=NoAdapter(kind="none"), reference=reference, reward_scale="none", kl=kl, run=run)
 
 
-def restore(path: Path, step: int | Literal["latest"], mesh: MeshConfig) -> RestoredRun:
+def restore(path: Path, step: Step, mesh: MeshConfig) -> RestoredRun:
     """The run's `step`, on a mesh of one's own choice: it need not be that of training."""
     check_jax()
     config = replace(read_run_config(path), mesh=mesh)

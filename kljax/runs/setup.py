@@ -27,7 +27,7 @@ from kljax.models.huggingface import models as huggingface
 from kljax.models.huggingface.generation_settings import GenerationSettings
 from kljax.models.sampling import Sampler
 from kljax.progress import say, working
-from kljax.runs import config_file, directory
+from kljax.runs import config_file, directory, trackers
 from kljax.runs.models import as_directory
 from kljax.types import Tokenizer
 
@@ -125,6 +125,7 @@ class Setup:
 
 def prepare(config: Config) -> Setup:
     """Load the data, build or load the tokenizer, lay out the mesh, look at the model; refuse what does not fit."""
+    trackers.check(config.track)
     mesh = meshes.build(config.mesh)
     pretrained = None
     if isinstance(config.model, HuggingFaceModel):

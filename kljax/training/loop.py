@@ -1,8 +1,10 @@
 """The RLHF run: prepare, check that KL is 0 where pi = rho, then step, log and save until done."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from kljax.config import Config, to_dict
+from kljax.data.batches import PromptRows
 from kljax.devices.resources import layers_note, unrolls
 from kljax.devices.state import TrainState, all_finite
 from kljax.errors import NotFinite, UserError
@@ -22,27 +25,38 @@ from kljax.policy.algorithms import ALGORITHMS
 from kljax.progress import console, say, working
 from kljax.runs import config_file, directory, going_on, prompt_files
 from kljax.runs.adapter import Frozen, frozen_reference
+from kljax.runs.best import HELD_OUT, BestSoFar
 from kljax.runs.checkpoints import START, Checkpoints, Keep, disk_note, save_frozen, save_params
 from kljax.runs.config_file import RL
 from kljax.runs.enumeration import Enumeration, check_objective, completion_tree, enumerate_task
 from kljax.runs.going_on import Length
+from kljax.runs.held_out import HeldOut
 from kljax.runs.lock import one_writer
 from kljax.runs.reference import check_reference, first_reference
 from kljax.runs.regularisation import ablation_note
+from kljax.runs.restore import RestoredRun
 from kljax.runs.setup import Setup, prepare
+from kljax.runs.trackers import tracking
+from kljax.runs.trackers.tracker import Tracked, Tracker
 from kljax.training.diagnosis import AFTER_UPDATE, fetched
 from kljax.training.epochs import with_steps
 from kljax.training.recorder import BudgetExceeded, Recorder
 from kljax.training.trainer import Trainer, build_trainer, check_zero_kl
+from kljax.types import Params
+
+AtEnd = Callable[[Path], Mapping[str, float]]
+"""What is done with the directory of a run after its last step: held-out figures, which trackers get."""
 
 
-def train(config: Config) -> Path:
+def train(config: Config, at_end: AtEnd = lambda path: {}) -> Path:
     """Run the experiment, or go on with it; its run directory. UserError where another process writes it."""
-    with one_writer(config_file.run_path(config)):
-        return _train(config)
+    with one_writer(config_file.run_path(config)), ExitStack() as opened:
+        path, tracker = _train(config, opened)  # what training held in memory is gone when it returns
+        tracker.summarise(at_end(path))
+    return path
 
 
-def _train(config: Config) -> Path:
+def _train(config: Config, opened: ExitStack) -> tuple[Path, Tracker]:
     _check_policy(config)
     check_objective(config)
     path = config_file.run_path(config)
@@ -91,7 +105,8 @@ def _train(config: Config) -> Path:
         say(note)
     config_file.check_owner(path, config_file.identity(config))  # again: a command beside this one may have been faster
     length = going_on.check(path, config)
-    keep = Keep(config.run.keep.last, config.run.keep.every * config.run.save_every)
+    watches = config.evaluation.every > 0 and config.evaluation.best is not None
+    keep = Keep(config.run.keep.last, config.run.keep.every * config.run.save_every, watches)
     kept = [reference] if reference is base else [base, reference]
     say(disk_note(path, keep, config.steps, state=trainer.shapes, frozen=kept))
     directory.create(path, RL, to_dict(config), chosen)
@@ -123,10 +138,13 @@ def _train(config: Config) -> Path:
             trainer.reward.asked.update(going_on.asked(path, last) or ())
             if last:
                 console.print(going_on.sentence(length, path, last, config.steps), soft_wrap=True)
-        _run(_Run(trainer, frozen, checkpoints, frozen_hash, path), state, compiling)
+        run = _Run(trainer, frozen, checkpoints, frozen_hash, path, base, parts["held_out"])
+        about = Tracked(path, config.name, config_file.identity(config), int(state.step))
+        tracker = opened.enter_context(tracking(config.track, about))
+        _run(run, state, tracker, compiling)
     finally:
         checkpoints.close()
-    return path
+    return path, tracker
 
 
 def _check_policy(config: Config) -> None:
@@ -134,6 +152,11 @@ def _check_policy(config: Config) -> None:
         raise UserError(
             f"pretrain.objective: got {objective}, whose model writes no text; expected next_token to train a policy. "
             "Other models are fitted with kljax pretrain, and can be rewards (reward=model)."
+        )
+    if config.evaluation.best not in (None, "objective") and not config.evaluation.every:
+        raise UserError(
+            f"evaluation.best: got {config.evaluation.best} with evaluation.every=0, under which nothing is looked at while it "
+            "trains; expected evaluation.every=… beside it, the steps between two looks."
         )
     needed = ALGORITHMS[config.algorithm].min_samples
     if config.rollout.samples < needed:
@@ -170,6 +193,8 @@ class _Run:
     checkpoints: Checkpoints
     frozen_hash: str
     path: Path
+    base: Params
+    held_out: PromptRows
 
     @property
     def config(self) -> Config:
@@ -182,21 +207,35 @@ class _Run:
         asked = sorted(self.trainer.reward.asked)
         self.checkpoints.save(step, state, {"reference": self.frozen_hash, "beta": beta, going_on.ASKED: asked})
 
+    def restored(self, step: int, state: TrainState) -> RestoredRun:
+        """What `restore` makes of a checkpoint of this state."""
+        adapted = self.trainer.parts.adaptation
+        base = stack(self.base if self.frozen.base is None else self.frozen.base)
+        moves = state.reference is not None
+        reference = adapted.merged(state.reference, base) if moves else stack(frozen_reference(self.frozen))
+        policy = adapted.merged(state.params, base)
+        return RestoredRun(self.path, step, self.trainer.setup, policy, reference, 0.0, base, None)
 
-def _run(run: _Run, state: TrainState, compiling: float) -> None:
+
+def _run(run: _Run, state: TrainState, tracker: Tracker, compiling: float) -> None:
     config, checkpoints = run.config, run.checkpoints
     first = int(state.step)
     if not first and config.kl.hard_budget is not None:
         run.save(0, state, None)
     exact = _enumerate(run) if config.run.oracle_every else None
-    recorder = Recorder(run.trainer.setup, run.path, first, compiling)
+    recorder = Recorder(run.trainer.setup, run.path, first, tracker, compiling)
+    looks = _Looks(run, recorder, first) if config.evaluation.every else None
     try:
         with recorder, StopRequest() as stop:
-            state = _take_steps(run, state, recorder, stop, exact)
+            state = _take_steps(run, state, recorder, stop, exact, looks)
+            if looks is not None and config.steps % config.evaluation.every == 0:
+                recorder.write_after_last(config.steps, looks.at(config.steps, state))
             if config.kl.hard_budget is not None:
                 _measure(run, state, recorder)
     except BudgetExceeded as exceeded:
         _keep_below_budget(checkpoints, exceeded, config)
+        if looks is not None:
+            looks.forget_from(exceeded.step)
     except NotFinite as found:
         raise UserError(f"{found} {_how_to_go_on(checkpoints)}") from None
     except Interrupted:
@@ -207,8 +246,9 @@ def _run(run: _Run, state: TrainState, compiling: float) -> None:
         ) from None
     with working("saving the last checkpoint"):
         checkpoints.wait()
-    if said := recorder.summary():
-        console.print(said, soft_wrap=True)
+    for said in (recorder.summary(), looks and looks.sentence):
+        if said:
+            say(said)
 
 
 def _enumerate(run: _Run) -> Enumeration:
@@ -216,7 +256,50 @@ def _enumerate(run: _Run) -> Enumeration:
     return enumerate_task(trainer.setup, trainer.prompts, trainer.reward, stack(frozen_reference(run.frozen)))
 
 
-def _take_steps(run: _Run, state: TrainState, recorder: Recorder, stop: StopRequest, exact: Enumeration | None) -> TrainState:
+class _Looks:
+    """What a run sees of its held-out prompts every so many steps, and which step is the best."""
+
+    def __init__(self, run: _Run, recorder: Recorder, first: int):
+        by = run.config.evaluation.best
+        self._run, self._recorder = run, recorder
+        self._held_out = HeldOut(run.held_out, replace(run.trainer.reward, params=run.frozen.reward))
+        self._best = None
+        if by is not None:
+            log = partial(directory.read_lines, run.path / "metrics.jsonl")
+            self._best = BestSoFar(run.path, by, first, run.checkpoints.steps(), log)
+            run.checkpoints.best = self._best.step
+
+    def at(self, step: int, state: TrainState) -> dict[str, float]:
+        """Figures of the policy after `step` steps, which is saved where it is the best so far."""
+        with self._recorder.between_steps("evaluation"):
+            try:
+                figures = self._held_out.figures(self._run.restored(step, state))
+            except UserError as failed:
+                self._run.save(step, state, self._recorder.beta)
+                raise UserError(
+                    f"{failed} That was in the evaluation after step {step}, which is saved. When it is mended the same "
+                    "command goes on from there."
+                ) from failed
+        if self._best is not None and self._best.add(step, figures):
+            with self._recorder.between_steps("save"):
+                self._run.save(step, state, self._recorder.beta)
+            self._run.checkpoints.best = step
+        return {f"{HELD_OUT}{name}": value for name, value in figures.items()}
+
+    @property
+    def sentence(self) -> str | None:
+        """Which step is the best."""
+        return None if self._best is None else self._best.sentence
+
+    def forget_from(self, step: int) -> None:
+        """Nothing is known any more of the policy after `step` steps and later."""
+        if self._best is not None:
+            self._best.forget_from(step)
+
+
+def _take_steps(
+    run: _Run, state: TrainState, recorder: Recorder, stop: StopRequest, exact: Enumeration | None, looks: _Looks | None
+) -> TrainState:
     config, trainer = run.config, run.trainer
     for step in range(int(state.step), config.steps):
         batch = trainer.batch(step)
@@ -225,6 +308,8 @@ def _take_steps(run: _Run, state: TrainState, recorder: Recorder, stop: StopRequ
             with recorder.between_steps("oracle"):
                 policy = trainer.parts.adaptation.merged(state.params, run.frozen.base)
                 known |= exact.metrics(policy, float(state.controller.beta))
+        if looks is not None and step % config.evaluation.every == 0:
+            known |= looks.at(step, state)
         try:
             state, metrics, outcome = trainer.take_step(state, run.frozen, batch)
         except UserError as failed:

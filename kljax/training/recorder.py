@@ -17,8 +17,10 @@ import numpy as np
 from kljax.data.tokenizers import completion_ids, completion_texts
 from kljax.errors import NotFinite
 from kljax.progress import ProgressBar
-from kljax.runs import config_file, directory
+from kljax.runs import directory
+from kljax.runs.best import HELD_OUT
 from kljax.runs.setup import Setup
+from kljax.runs.trackers.tracker import Tracker
 from kljax.training.diagnosis import cause, fetched
 from kljax.training.step import Outcome
 
@@ -51,10 +53,10 @@ class Recorder:
     end of the step, which a thread waits for. What was done between has a time of its own, on the line of the step after it.
     """
 
-    def __init__(self, setup: Setup, path: Path, first: int, compiling: float | None = None):
+    def __init__(self, setup: Setup, path: Path, first: int, tracker: Tracker, compiling: float | None = None):
         self._task = setup
         self._run = setup.config.run
-        self._metrics = directory.MetricsLog(path, first, config_file.identity(setup.config))
+        self._metrics = directory.MetricsLog(path, first, tracker)
         self._samples = directory.JsonLines(path / "samples.jsonl", first)
         self._bar = ProgressBar(path.name, first, setup.config.steps, "first step")
         self._waiting: _Waiting | None = None
@@ -106,7 +108,7 @@ class Recorder:
         values |= {"time/step": seconds, "time/tokens_per_second": tokens / seconds, "time/elapsed": ready - self._began}
         values |= self._between | {"memory/peak_gib": peak_memory()}
         self.beta = values["kl/beta"]
-        if now.step % self._run.log_every == 0:
+        if now.step % self._run.log_every == 0 or any(name.startswith(HELD_OUT) for name in values):
             self._metrics.write(now.step, values)
             self._between = {}
         if why := cause(values, self._task.config):
@@ -117,6 +119,12 @@ class Recorder:
         shown = {"reward": "reward/mean", "KL": "kl/reverse_exact_seq", "beta": "kl/beta"}
         self._bar.show(now.step + 1, {label: values[name] for label, name in shown.items()} | {"tok/s": tokens / usual})
         self.check_budget(now.step, values["kl/reverse_exact_seq"])
+
+    def write_after_last(self, step: int, figures: Mapping[str, float]) -> None:
+        """A line without a training step, of the policy after the last one, with what was done since."""
+        self.flush()
+        self._metrics.write(step, {**figures, **self._between})
+        self._between = {}
 
     def check_budget(self, step: int, kl: float) -> None:
         """Raises BudgetExceeded where `kl`, of the policy after `step` steps, is above kl.hard_budget."""
@@ -130,6 +138,7 @@ class Recorder:
             return ""
         usual, low, high = statistics.median(self._seconds), min(self._seconds), max(self._seconds)
         spent = {"compiling": "time/compile", "saving": "time/save", "enumerating": "time/oracle"}
+        spent["evaluating"] = "time/evaluation"
         beside = [f"{label} {self._spent[name]:.1f} s" for label, name in spent.items() if name in self._spent]
         steps = f"{len(self._seconds)} steps of {usual:.3g} s in the median ({low:.3g} to {high:.3g})"
         return "; ".join([steps, *beside]) + "."

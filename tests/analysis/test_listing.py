@@ -62,7 +62,7 @@ def test_programs_get_numbers(row):
     lost = Run(Path("lost"), None, None, "damaged", "why", 0, None, None, 0.0, 0)
     first, second = json.loads(listing.json_of([row("a"), lost], ["seed=0", ""], now=1020.0))
     assert first == {
-        "path": "a", "kind": "run", "varies": "seed=0", "step": 6, "steps": 6, "state": "finished", "note": None,
+        "path": "a", "kind": "run", "varies": "seed=0", "step": 6, "steps": 6, "best": None, "state": "finished", "note": None,
         "reward": 0.5, "kl": 1.25, "figures": "held out, step 6", "age": 120.0, "size": 2_500_000,
     }  # fmt: skip
     assert second.keys() == first.keys()

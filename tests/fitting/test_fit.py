@@ -302,7 +302,10 @@ def test_an_export_goes_where_it_is_asked_for_and_nowhere_else(toy, classifier, 
         ):
             fitting.check_export(setup)
     there = {file.name: file.read_bytes() for file in (classifier / "huggingface").iterdir()}
-    assert {file.name: file.read_bytes() for file in (tmp_path / "classifier").iterdir()} == there
+    written = {file.name: file.read_bytes() for file in (tmp_path / "classifier").iterdir()}
+    assert b"pipeline_tag: text-classification" in written.pop("README.md")
+    assert written == there
+    assert b"pipeline_tag: text-generation" in (tmp_path / "decoder" / "README.md").read_bytes()
 
 
 def test_what_has_no_hugging_face_form_is_refused_before_it_is_fitted(toy, tiny, tmp_path):

@@ -15,18 +15,19 @@ from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.list_session_groups import Handler
 from tensorboard.util import tensor_util
 
-from kljax.runs.board import LONGEST, SETTINGS
+from kljax.runs.board import LONGEST, SETTINGS, Board
 from kljax.runs.config_file import flat, identity
 from kljax.runs.directory import MetricsLog
+from kljax.runs.trackers import tracking
+from kljax.runs.trackers.tracker import Tracked
 
 METRICS = {"reward/mean": 0.5, "kl/reverse_exact_seq": 2.0, "objective/mean": -0.5}
 
 
 def write(path, steps, first=0, settings=None, metrics=METRICS):
-    log = MetricsLog(path, first, settings)
-    for step in steps:
-        log.write(step, metrics)
-    log.close()
+    with tracking(["tensorboard"], Tracked(path, "grammar", settings or {}, first)) as board:
+        for step in steps:
+            board.write(step, metrics)
 
 
 def read(path):
@@ -42,10 +43,12 @@ def bars(path, name):
 
 def test_a_list_is_a_histogram_with_a_bar_for_each_position(tmp_path):
     lists = [[0.5, 0.25, None, 0.125, math.nan], [1.0, -1e-9, math.inf, None, 0.5], [None, math.nan]]
-    log = MetricsLog(tmp_path, 0)
+    board = Board(tmp_path / "tensorboard", 0)
+    log = MetricsLog(tmp_path, 0, board)
     for step, values in enumerate(lists):
         log.write(step, {**METRICS, "kl/reverse_exact_by_position": values})
     log.close()
+    board.close()
     found = bars(tmp_path, "kl/reverse_exact_by_position")
     assert found.keys() == {0, 1}, "a list of nothing makes no histogram"
     np.testing.assert_array_equal(found[0], [[0, 1, 0.5], [1, 2, 0.25], [3, 4, 0.125]])
@@ -118,11 +121,13 @@ def test_a_resume_repeats_the_settings_and_hides_the_steps_logged_in_vain(tmp_pa
 def test_writing_is_fast(tmp_path):
     """A step's forty numbers and a list take well below a millisecond; an `add_scalar` for each takes 20 times as long."""
     metrics = {f"metric/{i}": float(i) for i in range(40)} | {"list": [0.5] * 64}
-    log = MetricsLog(tmp_path, 0)
+    board = Board(tmp_path / "tensorboard", 0)
+    log = MetricsLog(tmp_path, 0, board)
     took = []
     for step in range(30):
         began = time.thread_time()
         log.write(step, metrics)
         took.append(time.thread_time() - began)
     log.close()
+    board.close()
     assert np.median(took) < 0.002

@@ -17,6 +17,7 @@ from kljax.config import Config
 from kljax.config.validation import validate, without_defaults
 from kljax.errors import UserError
 from kljax.runs import directory
+from kljax.runs.board import Board
 from kljax.runs.config_file import check_owner, identity, read_config
 from kljax.runs.directory import JsonLines, MetricsLog, read_lines, write_atomically
 
@@ -292,9 +293,11 @@ def scalars(folder):
 
 def test_metrics_are_the_same_in_both_logs_and_nan_is_null(tmp_path):
     metrics = {"kl/a": 0.5, "kl/nan": math.nan, "kl/inf": math.inf, "kl/minus_inf": -math.inf}
-    log = MetricsLog(tmp_path, 0)
+    board = Board(tmp_path / "tensorboard", 0)
+    log = MetricsLog(tmp_path, 0, board)
     log.write(3, metrics)
     log.close()
+    board.close()
 
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
@@ -307,9 +310,9 @@ def test_metrics_are_the_same_in_both_logs_and_nan_is_null(tmp_path):
         "kl/inf": None,
         "kl/minus_inf": None,
     }
-    board = scalars(tmp_path / "tensorboard")
-    assert {name for step, name in board if step == 3} == metrics.keys()
-    assert board[3, "kl/a"] == metrics["kl/a"]
+    there = scalars(tmp_path / "tensorboard")
+    assert {name for step, name in there if step == 3} == metrics.keys()
+    assert there[3, "kl/a"] == metrics["kl/a"]
 
 
 def test_writing_atomically_replaces_the_whole_file(tmp_path):

@@ -17,7 +17,7 @@ from kljax.models.huggingface.files import new_directory
 from kljax.runs import background, directory, prompt_files
 from kljax.runs.board import Board
 from kljax.runs.checkpoints import Checkpoints, save_params
-from kljax.runs.directory import JsonLines, MetricsLog, read_lines
+from kljax.runs.directory import JsonLines, read_lines
 from kljax.runs.lock import one_writer
 from kljax.runs.setup import prepare, use_compilation_cache
 
@@ -67,7 +67,7 @@ def test_tensorboard_neither_hangs_nor_fails_in_a_thread(tmp_path, no_room):
             board.write(step, {"a": 1.0})
     board.close()
     assert threading.active_count() == threads
-    MetricsLog(tmp_path / "other", 0).close()
+    Board(tmp_path / "other", 0).close()
 
 
 def test_a_checkpoint_in_the_background(tmp_path, no_room, room, capfd):
