@@ -4,6 +4,7 @@
 #   make lint    ruff, pyright, import-linter
 #   make docs    the site of docs/, in build/site: open build/site/index.html
 #   make faults  200 single faults in the files of a run, 2,000 damaged and hostile inputs: none silent, none a traceback   8 min
+#   make versions  the tests of the mathematics and of a run with each Python found, oldest and newest packages     30 min
 #   make readme  a fresh clone in a temporary folder: what the README installs, and each of its commands as printed     30 min
 # Measured claims, each with its command:
 #   make claims       the field's claims 1 to 11, recomputed            20 s on 2 cores
@@ -18,7 +19,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test coverage lint docs faults readme claims estimators convergence benchmark scaling overoptimisation clean
+.PHONY: demo test coverage lint docs faults readme versions claims estimators convergence benchmark scaling overoptimisation clean
 
 demo: $(VENV)/base
 	$(BIN)/python experiments/train.py
@@ -46,6 +47,9 @@ faults: $(VENV)/test
 
 readme:
 	$(PYTHON) -m tests.readme.fresh_clone
+
+versions:
+	$(PYTHON) -m tests.versions
 
 claims: $(VENV)/base
 	$(BIN)/python -m experiments.studies.claims

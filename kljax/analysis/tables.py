@@ -119,8 +119,8 @@ def show_paths(path: Path) -> None:
     """List what was written, and how to look at it."""
     lines = [
         f"Written to {path}: config.yaml, metrics.jsonl, samples.jsonl, tensorboard/, checkpoints/, evaluation/",
-        f"  samples and both KLs of any step   python experiments/analyze.py run={path} step=…",
-        f"  reward against KL over runs        python experiments/frontier.py {path.parent}",
+        f"  samples and both KLs of any step   kljax analyze run={path} step=…",
+        f"  reward against KL over runs        kljax frontier {path.parent}",
         f"  curves                             tensorboard --logdir {path.parent}",
     ]
     console.print("\n".join(lines), soft_wrap=True)

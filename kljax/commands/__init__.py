@@ -17,12 +17,15 @@ COMMANDS = {
     "export": "write a step of a run as a Hugging Face directory, or its LoRA as PEFT's",
     "frontier": "reward against KL over finished runs: a table, a CSV and a PNG",
     "runs": "list the runs and fits below a folder: what varies, how far, reward, KL, damage",
+    "completion": 'the lines by which bash, zsh or fish complete all of this: eval "$(kljax completion bash)"',
 }
 
 
 def main() -> None:
     """What `kljax` and `python -m kljax` do: the command named first, with the rest of the command line."""
     name, *rest = sys.argv[1:] or ["--help"]
+    if rest[:1] in (["-sc"], ["--shell-completion"]) and (asked := rest[-1].partition("="))[0] in ("install", "uninstall"):
+        name, rest = "completion", [*(["uninstall"] if asked[0] == "uninstall" else []), asked[2]]  # Hydra's knows one word
     if name in COMMANDS:
         sys.argv = [f"kljax {name}", *rest]  # as it is called: for its help, and for the record of the run
         start(name)
@@ -48,7 +51,7 @@ def start(name: str) -> None:
 
 def usage() -> str:
     """All commands, a line each."""
-    lines = [f"  {name:10}{does}" for name, does in COMMANDS.items()]
+    lines = [f"  {name:12}{does}" for name, does in COMMANDS.items()]
     return "\n".join(
         [
             "usage: kljax COMMAND …",

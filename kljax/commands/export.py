@@ -24,23 +24,15 @@ def run(config: ExportConfig) -> None:
     config = replace(config, run=str(path), step=step)
     read_run_config(path)  # refuses what is no run, before the imports
     with importing():
-        from kljax.models.huggingface import models as huggingface
         from kljax.runs import adapter_export
+        from kljax.runs.export import export
         from kljax.runs.restore import restore
         from kljax.runs.setup import use_compilation_cache
 
     use_compilation_cache(config.compilation_cache)
     adapter_export.check(config)
     restored = restore(path, step, config.mesh)
-    setup, out = restored.setup, Path(config.out)
-    note = None
-    if config.merge:
-        written = {"ends": setup.generation.ends, "rollout": setup.config.rollout}
-        huggingface.save(
-            out, "decoder", setup.model, setup.vocab_size, restored.policy, setup.tokenizer, config.dtype, **written
-        )
-    else:
-        note = adapter_export.export(restored, config)
-    console.print(f"Step {restored.step} of {config.run} written to {out}", soft_wrap=True)
-    if note:
-        console.print(note, soft_wrap=True)
+    notes = export(restored, config)
+    console.print(f"Step {restored.step} of {config.run} written to {Path(config.out)}", soft_wrap=True, markup=False)
+    for note in notes:
+        console.print(note, soft_wrap=True, markup=False)

@@ -9,7 +9,7 @@ HEAD = """\
 # Coming from TRL
 
 What keys of TRL's `GRPOConfig`, `RLOOConfig`, `PPOConfig`, `SFTConfig`, `RewardConfig` and `ModelConfig` are called here, and
-what differs. Each of them, given to `experiments/train.py`, is answered with its row. (From the table in
+what differs. Each of them, given to `kljax train`, is answered with its row. (From the table in
 kljax/config/coming_from.py.)
 
 TRL's GRPO is nearest to `reward_scale=prompt_std kl.penalty=k3_loss`, its RLOO to `kl.penalty=k1_reward`, both with
@@ -233,14 +233,14 @@ TABLE: dict[str, tuple[Row, ...]] = {
         Row(
             "eval_steps, eval_strategy, do_eval",
             None,
-            "a run is evaluated after its last step; experiments/analyze.py evaluates any step that is saved",
+            "a run is evaluated after its last step; kljax analyze evaluates any step that is saved",
         ),
         Row("per_device_eval_batch_size", "evaluation.prompts", "held-out prompts, all of them at once"),
         Row("num_generations_eval", "evaluation.samples", "completions a held-out prompt"),
         Row("log_completions, num_sample_generations", "run.sample_every", "steps between entries of samples.jsonl"),
         Row("num_completions_to_print", "run.samples_shown", "completions an entry of samples.jsonl"),
         Row("report_to, logging_dir", None, "a run always writes metrics.jsonl and TensorBoard's files into its directory"),
-        Row("push_to_hub, hub_*", None, "experiments/export.py writes a Hugging Face directory"),
+        Row("push_to_hub, hub_*", None, "kljax export writes a Hugging Face directory"),
     ),
 }
 

@@ -138,7 +138,7 @@ def check_parameters(run: RestoredRun, name: str, params: Params) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not bool(jnp.isfinite(leaf).all()):
             where = jax.tree_util.keystr(path, simple=True, separator=".")
-            way_out = "evaluate an earlier step (experiments/analyze.py step=…)" if name == "policy" else "restore the model"
+            way_out = "evaluate an earlier step (kljax analyze step=…)" if name == "policy" else "restore the model"
             raise UserError(
                 f"evaluation: the {name}'s parameters of step {run.step} in {run.path} are not finite, {where} first; expected "
                 f"finite ones: {way_out}."
@@ -165,5 +165,5 @@ def _check_finite(run: RestoredRun, what: str, name: str, of: Sequences, values:
         i = int(wrong[0])
         raise UserError(
             f"evaluation: {what} of the {name}'s completion {of.completions[i]!r} of the prompt {of.prompts[i]!r} is "
-            f"{values[i]}, expected a finite number. {run.path} is whole: that mended, experiments/analyze.py evaluates it."
+            f"{values[i]}, expected a finite number. {run.path} is whole: that mended, kljax analyze evaluates it."
         )

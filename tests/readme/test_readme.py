@@ -23,7 +23,7 @@ from kljax.runs.board import SETTINGS
 from kljax.training import loop
 from tests.e2e.test_scripts import call
 from tests.readme import fixtures
-from tests.readme.commands import ROOT, all_commands, in_markdown, scripts
+from tests.readme.commands import ROOT, Command, all_commands, in_markdown, scripts
 from tests.readme.plans import NOT_RUN, given_to, leftovers, plan, script_of, without_environment
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
@@ -101,9 +101,8 @@ def accept(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     def read_only(script, schema, config_name="config"):
         launch(lambda config: None, schema, config_name)
 
-    monkeypatch.setattr(command_line, "launch", read_only)
-    for name in COMMANDS:
-        monkeypatch.setattr(import_module(f"kljax.commands.{name}"), "launch", read_only, raising=False)
+    for module in (command_line, *map(import_module, (f"kljax.commands.{name}" for name in COMMANDS))):
+        monkeypatch.setattr(module, "launch", read_only, raising=False)
     first_job_only(monkeypatch)
     parse = argparse.ArgumentParser.parse_args
 
@@ -279,9 +278,9 @@ def check_printed(here, monkeypatch):
 
     with tables.console.capture() as captured:
         tables.show_paths(Path("runs/grammar/default"))
-    printed = re.findall(r"(?:python|tensorboard) .*", captured.get())
+    printed = re.findall(r"(?:kljax|python|tensorboard) .*", captured.get())
     assert len(printed) >= 3
     for text in printed:
-        words = tuple(text.replace("step=…", "step=latest").split())
+        words = plan(Command(text, "printed", 1)).words
         with monkeypatch.context() as patch:
             accept(words, patch)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from tensorboardX.proto.event_pb2 import Event
 
+from kljax import __version__
 from kljax.config import Config
 from kljax.config.validation import validate, without_defaults
 from kljax.errors import UserError
@@ -155,7 +156,8 @@ def test_a_second_launch_adds_to_the_environment_and_keeps_the_config(owned):
     launches = json.loads((path / "environment.json").read_text())["launches"]
     assert len(launches) == 2
     for launch in launches:
-        assert launch["versions"].keys() == set(directory.RECORDED_VERSIONS)
+        assert launch["versions"].keys() == {"kljax", *directory.RECORDED_VERSIONS}
+        assert launch["versions"]["kljax"] == __version__
         assert launch["command"]
         assert launch["devices"]
 
