@@ -2,7 +2,9 @@
 #   make demo    the main job on the built-in task, a sweep over beta, and the frontier
 #   make test    the tests (make coverage: the same, traced, at half the speed)
 #   make lint    ruff, pyright, import-linter
+#   make docs    the site of docs/, in build/site: open build/site/index.html
 #   make faults  200 single faults in the files of a run, 2,000 damaged and hostile inputs: none silent, none a traceback   8 min
+#   make versions  the tests of the mathematics and of a run with each Python found, oldest and newest packages     30 min
 #   make readme  a fresh clone in a temporary folder: what the README installs, and each of its commands as printed     30 min
 # Measured claims, each with its command:
 #   make claims       the field's claims 1 to 11, recomputed            20 s on 2 cores
@@ -17,7 +19,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test coverage lint faults readme claims estimators convergence benchmark scaling overoptimisation clean
+.PHONY: demo test coverage lint docs faults readme versions claims estimators convergence benchmark scaling overoptimisation clean
 
 demo: $(VENV)/base
 	$(BIN)/python experiments/train.py
@@ -36,12 +38,18 @@ lint: $(VENV)/lint
 	$(BIN)/lint-imports
 	$(BIN)/pyright
 
+docs: $(VENV)/test
+	$(BIN)/python -m mkdocs build
+
 faults: $(VENV)/test
 	$(BIN)/python -m tests.faults.single
 	$(BIN)/python -m tests.faults.fuzz
 
 readme:
 	$(PYTHON) -m tests.readme.fresh_clone
+
+versions:
+	$(PYTHON) -m tests.versions
 
 claims: $(VENV)/base
 	$(BIN)/python -m experiments.studies.claims
@@ -84,9 +92,9 @@ $(VENV)/base: $(VENV)/python pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/test: $(VENV)/base
-	$(PIP) install --constraint constraints.txt --editable '.[text,test]'
+	$(PIP) install --constraint constraints.txt --editable '.[text,test,docs,notebook]'
 	touch $@
 
 $(VENV)/lint: $(VENV)/test
-	$(PIP) install --constraint constraints.txt --editable '.[text,test,lint]'
+	$(PIP) install --constraint constraints.txt --editable '.[text,test,docs,notebook,lint]'
 	touch $@

@@ -6,41 +6,7 @@ python experiments/analyze.py run=runs/grammar/default top_p=0.9    # a policy w
 python experiments/analyze.py run=runs/mine/default rewards=custom    # imports reward functions of the run's own
 """
 
-from dataclasses import replace
-
-from kljax.command_line import importing, launch
-from kljax.config import AnalysisConfig
-from kljax.errors import UserError
-from kljax.runs.config_file import chosen_step, read_run_config
-
-
-def run(config: AnalysisConfig) -> None:
-    path, step = chosen_step(config.run, config.step)
-    read_run_config(path)  # refuses what is no run, before the imports
-    with importing():
-        from kljax.analysis import tables
-        from kljax.runs import evaluation, evaluation_files
-        from kljax.runs.restore import restore
-        from kljax.runs.setup import use_compilation_cache
-
-    use_compilation_cache(config.compilation_cache)
-    restored = restore(path, step, config.mesh)
-    own = restored.setup.config.evaluation
-    asked = {name: value for name in evaluation.settings_of(own) if (value := getattr(config, name)) is not None}
-    without = evaluation.left_out(restored, custom=config.rewards == "custom")
-    result = evaluation.evaluate(restored, replace(own, **asked), without)
-    saved, refused = "It is not saved.", None
-    if not without:  # without a part of the reward it is no evaluation that others could be compared with
-        try:
-            saved = f"It is in {evaluation_files.save_analysis(result, restored.path, own)}"
-        except UserError as error:
-            refused = error
-    tables.show_evaluation(result, restored.path)
-    tables.show_samples(result, config.samples_shown)
-    if refused is not None:
-        raise refused
-    tables.console.print(saved, soft_wrap=True)
-
+from kljax.commands import start
 
 if __name__ == "__main__":
-    launch(run, AnalysisConfig, config_name="analyze")
+    start("analyze")

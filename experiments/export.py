@@ -5,41 +5,7 @@ python experiments/export.py run=runs/grammar/default step=60 out=/tmp/exported 
 python experiments/export.py run=runs/mine/default out=/tmp/adapter merge=false    # of a run with adapter=lora: not merged
 """
 
-from dataclasses import replace
-from pathlib import Path
-
-from kljax.command_line import importing, launch
-from kljax.config import ExportConfig
-from kljax.progress import console
-from kljax.runs.config_file import chosen_step, read_run_config
-
-
-def run(config: ExportConfig) -> None:
-    path, step = chosen_step(config.run, config.step)
-    config = replace(config, run=str(path), step=step)
-    read_run_config(path)  # refuses what is no run, before the imports
-    with importing():
-        from kljax.models.huggingface import models as huggingface
-        from kljax.runs import adapter_export
-        from kljax.runs.restore import restore
-        from kljax.runs.setup import use_compilation_cache
-
-    use_compilation_cache(config.compilation_cache)
-    adapter_export.check(config)
-    restored = restore(path, step, config.mesh)
-    setup, out = restored.setup, Path(config.out)
-    note = None
-    if config.merge:
-        written = {"ends": setup.generation.ends, "rollout": setup.config.rollout}
-        huggingface.save(
-            out, "decoder", setup.model, setup.vocab_size, restored.policy, setup.tokenizer, config.dtype, **written
-        )
-    else:
-        note = adapter_export.export(restored, config)
-    console.print(f"Step {restored.step} of {config.run} written to {out}", soft_wrap=True)
-    if note:
-        console.print(note, soft_wrap=True)
-
+from kljax.commands import start
 
 if __name__ == "__main__":
-    launch(run, ExportConfig, config_name="export")
+    start("export")

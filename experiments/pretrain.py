@@ -1,4 +1,4 @@
-"""Fits a model by maximum likelihood, which minimises forward KL(data‖model): the base model that train.py would start from.
+"""Fits a model by maximum likelihood, which minimises forward KL(data‖model): the base model that kljax train starts from.
 
 python experiments/pretrain.py
 python experiments/pretrain.py experiment=movie_reviews model.dropout=0.2
@@ -8,49 +8,7 @@ With another pretrain/objective, an encoder's hidden tokens, a classifier, or a 
 python experiments/pretrain.py experiment=sst2
 """
 
-from dataclasses import replace
-from pathlib import Path
-
-from kljax.command_line import importing, launch
-from kljax.config import Config
-from kljax.errors import UserError
-from kljax.progress import console
-
-
-def run(config: Config) -> None:
-    with importing():
-        from kljax.analysis import tables
-        from kljax.fitting.fit import check_export, ensure_base, export_base, read_result
-        from kljax.runs.directory import MODEL
-        from kljax.runs.setup import prepare, set_up_process
-
-    set_up_process(config)
-    setup = prepare(config)
-    check_export(setup)
-    path = ensure_base(setup)
-    export_base(setup, path)
-    tables.show_base(read_result(path), path)
-    if (path / MODEL).exists():  # it writes text
-        evaluate(path, config)
-
-
-def evaluate(path: Path, config: Config) -> None:
-    """Look at its completions, and at how far it has come from the model that it started from; or say why not."""
-    from kljax.analysis import tables
-    from kljax.runs import evaluation, evaluation_files
-    from kljax.runs.restore import restore
-
-    restored = restore(path, "latest", config.mesh)
-    asked = replace(restored.setup.config, reward=config.reward, rollout=config.rollout)  # whoever has fitted it
-    restored = replace(restored, setup=replace(restored.setup, config=asked))
-    try:
-        result = evaluation.evaluate(restored, config.evaluation, evaluation.left_out(restored, custom=True))
-    except UserError as error:
-        console.print(f"Its completions of held-out prompts are not looked at: {error}", soft_wrap=True, markup=False)
-        return
-    tables.show_evaluation(result, path)
-    evaluation_files.save_own(result, path)
-
+from kljax.commands import start
 
 if __name__ == "__main__":
-    launch(run, Config)
+    start("pretrain")

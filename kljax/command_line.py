@@ -27,19 +27,20 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kljax.config.derived import with_widths
 from kljax.config.mistakes import leaf_keys, unknown_key
 from kljax.config.validation import validate
 from kljax.disk import of_the_disk_as_well
-from kljax.errors import UserError, did_you_mean
-from kljax.interrupt import Interrupted, StopRequest, end_process, sigterm_as_ctrl_c
+from kljax.errors import MISTAKE, UserError, did_you_mean
+from kljax.interrupt import INTERRUPTED, Interrupted, StopRequest, end_process, sigterm_as_ctrl_c
 from kljax.overrides import jobs as sweeps
 from kljax.overrides.bounds import check_files, check_overrides, unreadable
-from kljax.overrides.folders import CONFIGS, check_experiment, check_shadowed, find_own_configs
+from kljax.overrides.folders import CONFIGS, check_experiment, check_shadowed, check_values, find_own_configs
+from kljax.overrides.help import asked_about, page, show
 from kljax.overrides.sentences import sentence
 from kljax.overrides.variants import Job, distinct, label
 from kljax.progress import console
 
-MISTAKE, INTERRUPTED = 2, 130  # exit codes
 NOT_OURS = (HydraException, OmegaConfBaseException, yaml.YAMLError)  # what Hydra lets through
 
 T = TypeVar("T")
@@ -55,14 +56,19 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
 
     with reporting_mistakes(schema):
         parser = get_args_parser()
+        parser.prog = sys.argv[0]
         _check_options(parser, sys.argv[1:], schema)
-        arguments = parser.parse_args()
+        arguments = parser.parse_intermixed_args()  # --help KEY may stand at the end of a command line
         _check_arguments(arguments)
         search, say = arguments.config_dir, cache(_say)  # nothing twice
         find_own_configs()
         check_overrides(arguments.overrides)
         check_files(search)
-        asks = arguments.help or arguments.hydra_help or arguments.info  # of Hydra, and needs no value
+        if arguments.help and (keys := asked_about(arguments.overrides)[0]):
+            _explain(keys, arguments, schema, config_name)
+            return
+        # of Hydra, and needs no value
+        asks = arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion
         asked = [] if asks else sweeps.expand(arguments.overrides, arguments.multirun, search)
         jobs = [_job(overrides, schema, config_name, search, say) for overrides in asked]
         configs, notes = distinct(jobs)
@@ -155,23 +161,47 @@ def _job(
 ) -> Job:
     find_own_configs()
     check_overrides(overrides)
-    more = [] if search is None else [f"hydra.searchpath=['file://{Path(search).absolute()}']"]
     with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
         try:
-            composed = hydra.compose(config_name, overrides=[*overrides, *more], return_hydra_config=True)
+            composed = _composed(overrides, config_name, search)
             choices: Any = OmegaConf.to_container(composed.hydra.runtime.choices)
             if isinstance(choices.get("experiment"), str):
                 check_experiment(choices["experiment"], search)
-            job = _read(OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"]), overrides, schema)
+            job = _read(_without_hydra(composed), overrides, schema)
         except (*NOT_OURS, ValueError, OSError) as error:
             raise UserError(_explained(error, schema, overrides, search)) from None
     chosen = {group: [option] for group, option in choices.items() if isinstance(option, str)}
     chosen |= {"reward": list(getattr(job.config, "reward", ()))}  # a list of options is no choice to Hydra
-    notes = check_shadowed(chosen, _keys(overrides), search)
+    notes = [*check_values(config_name, search), *check_shadowed(chosen, _keys(overrides), search)]
     if say is not None:
         for note in notes:
             say(note)
     return job
+
+
+def _composed(overrides: Sequence[str], config_name: str, search: str | None) -> DictConfig:
+    """What Hydra makes of them, its own values included; it must be told before where configs are."""
+    more = [] if search is None else [f"hydra.searchpath=['file://{Path(search).absolute()}']"]
+    return hydra.compose(config_name, overrides=[*overrides, *more], return_hydra_config=True)
+
+
+def _without_hydra(composed: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+
+
+def _explain(keys: Sequence[str], arguments: argparse.Namespace, schema: type, config_name: str) -> None:
+    """Print what these keys mean and what they are with the overrides, which need not be valid or whole."""
+    search, overrides = arguments.config_dir, asked_about(arguments.overrides)[1]
+    for option in ("run", "multirun", "cfg", "info", "hydra_help", "resolve"):
+        if getattr(arguments, option):
+            raise UserError(f"--help: got it with {keys[0]} and --{option.replace('_', '-')}, expected one of the two.")
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(CONFIGS)):
+        try:
+            composed = _without_hydra(_composed(overrides, config_name, search))
+            values: Any = OmegaConf.to_container(composed, resolve=True)
+        except (*NOT_OURS, ValueError, OSError) as error:
+            raise UserError(_explained(error, schema, overrides, search)) from None
+    show(page(keys, schema, with_widths(values), search), console)
 
 
 def _explained(error: Exception, schema: type, overrides: Sequence[str], search: str | None) -> str:

@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+MISTAKE = 2  # exit code of a command that one ended
+
 
 class UserError(Exception):
     """A mistake that the user can mend: one sentence with the field or file, what was found and what was expected.

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import NoReturn
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTED = 130  # exit code
 
 
 class Interrupted(KeyboardInterrupt):

@@ -239,6 +239,43 @@ def test_help_needs_no_values(command, capsys, schema, config_name):
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(("schema", "config_name"), [(Config, "config"), (AnalysisConfig, "analyze"), (ExportConfig, "export")])
+def test_help_alone_names_help_for_a_key(command, capsys, schema, config_name):
+    command("--help", schema=schema, config_name=config_name)
+    assert "--help KEY" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("schema", "config_name", "arguments", "line"),
+    [
+        (Config, "config", ["--help", "kl", "kl.beta=0.3"], "  kl.beta = 0.3"),
+        (Config, "config", ["kl.beta=-1", "-h", "kl.beta"], "kl.beta = -1"),  # what is wrong is asked about, too
+        (Config, "config", ["--help", "kl.controller", "kl/controller=adaptive"], "  kl/controller=adaptive   [chosen now]"),
+        (AnalysisConfig, "analyze", ["--help", "run", "step=4", "step"], "step = 4"),
+        (ExportConfig, "export", ["--help", "merge"], "merge = true"),
+    ],
+)
+def test_help_for_a_key_has_the_value_of_this_command_line(command, capsys, schema, config_name, arguments, line):
+    seen, code = command(*arguments, schema=schema, config_name=config_name)
+    printed = capsys.readouterr()
+    assert (seen, code, printed.err) == ([], 0, "")
+    assert line in printed.out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--help", "kl.bta"], "kl.bta: no such config key. Did you mean 'kl.beta'?"),
+        (["--help", "kl", "kl.bta=1"], "kl.bta: no such config key. Did you mean 'kl.beta'?"),
+        (["--help", "kl", "-m"], "--help: got it with kl and --multirun, expected one of the two."),
+    ],
+)
+def test_a_mistake_in_what_help_is_asked_for_is_one_sentence(command, capsys, arguments, sentence):
+    seen, code = command(*arguments)
+    assert (seen, code) == ([], 2)
+    assert capsys.readouterr().err.splitlines() == [f"kljax: {sentence}"]
+
+
 def test_a_sweep_runs_every_combination(command):
     seen, code = command("-m", "kl.beta=0.1,0.3", "seed=0,1", "run.root=elsewhere")
     assert code == 0

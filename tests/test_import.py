@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+from kljax import __version__
+from kljax.commands import COMMANDS
 from tests.readme.commands import ROOT, scripts
 
 IMPORT = """
@@ -13,6 +15,35 @@ before = dict(os.environ)
 import kljax
 assert dict(os.environ) == before
 assert not {"jax", "flax", "transformers", "datasets", "ctypes"} & sys.modules.keys(), sys.modules.keys()
+"""
+
+SIDE_EFFECTS = """
+import json, logging, os, signal, sys, threading, time, warnings
+import jax, numpy
+
+def state():
+    known = logging.root.manager.loggerDict.items()
+    logs = {name: (log.level, list(log.handlers)) for name, log in known if isinstance(log, logging.Logger)}
+    return {
+        "environment": dict(os.environ),
+        "signals": {number: signal.getsignal(number) for number in signal.valid_signals()},
+        "warnings": list(warnings.filters),
+        "logging": [logging.root.level, list(logging.root.handlers), logs],
+        "threads": threading.active_count(),
+        "folder, paths": [os.getcwd(), list(sys.path)],
+        "hooks": [sys.excepthook, sys.displayhook, sys.stdout, sys.stderr],
+        "jax": dict(jax.config.values),
+        "numpy": numpy.geterr(),
+    }
+
+before, began = state(), time.perf_counter()
+import kljax
+took = time.perf_counter() - began
+dir(kljax), kljax.__version__
+import kljax.commands
+import kljax.kl, kljax.kl.controllers, kljax.kl.oracle, kljax.kl.penalties, kljax.policy.algorithms, kljax.policy.scaling
+after = state()
+print(json.dumps([took, [name for name in before if before[name] != after[name]], sorted(sys.modules)]))
 """
 
 RUN = """
@@ -49,6 +80,7 @@ ANSWERS = [
     *((script, ("--cfg", "job"), 0, "penalty: exact") for script in TASKS),
     ("train.py", ("-m", "seed=0,1", "kl.beta=1,-2"), 2, "kl.beta: got -2, expected"),
     ("train.py", "--info", 0, "hydra"),
+    ("train.py", ("--help", "kl"), 0, "kl.beta = 0.5"),
     ("train.py", "--hydra-help", 0, "--multirun"),
     ("analyze.py", "run=nothing", 2, "run: 'nothing' is not a run directory"),
     ("export.py", ("run=nothing", "out=new"), 2, "run: 'nothing' is not a run directory"),
@@ -61,6 +93,14 @@ ANSWERS = [
     (GROWTH, "kl.btea=1", 2, "kl.btea: no such config key"),
     *((script, ("--size", "xs", "kl.btea=1"), 2, "kl.btea: no such") for script in (SPEED, GPU)),
     (GPU, ("--table", "nothing"), 2, "--table: nothing is no file"),
+    ("kljax", (), 0, "  frontier    reward against KL"),
+    ("kljax", "--version", 0, f"kljax {__version__}\n"),
+    ("kljax", "trian", 2, "kljax: trian: no such command, expected one of train, "),
+    ("kljax", ("train", "kl.btea=1"), 2, "kl.btea: no such config key"),
+    ("kljax", ("train", "-m", "seed=0,1", "kl.beta=1,-2"), 2, "kl.beta: got -2, expected"),
+    ("kljax", ("pretrain", "--cfg", "job"), 0, "penalty: exact"),
+    ("kljax", ("analyze", "run=nothing"), 2, "run: 'nothing' is not a run directory"),
+    *(("kljax", (name, "--help"), 0, "usage: kljax runs [-h]" if name == "runs" else "") for name in COMMANDS),
     *((script, "--help", 0, "") for script in scripts()),
     *(
         (script, "--help", 0, f"usage: python -m {script} ")
@@ -72,6 +112,15 @@ ANSWERS = [
 
 def test_nothing_happens_on_import():
     subprocess.run([sys.executable, "-S", "-c", IMPORT], check=True, cwd=ROOT)
+
+
+def test_nothing_of_the_process_changes_where_the_mathematics_is_imported():
+    """No variable, signal handler, filter of warnings, logger, thread or setting of JAX; and no library of models."""
+    told = subprocess.run([sys.executable, "-c", SIDE_EFFECTS], check=True, cwd=ROOT, capture_output=True, text=True)
+    seconds, changed, imported = json.loads(told.stdout)
+    print(f"import kljax: {seconds:.3f} s")
+    assert not changed
+    assert not {"flax", "transformers", "datasets", "hydra", "optax", "orbax", "pandas", "pydantic", "torch"} & set(imported)
 
 
 def test_a_run_imports_nothing_that_it_does_not_need():

@@ -98,7 +98,7 @@ def comparable(runs: Sequence[Path]) -> tuple[list[Measured], list[str]]:
             read_run_config(run)  # refuses what no run has
             having.append((run, read_config(run), {_spelled(each["settings"]): each for each in known}))
         elif there:
-            said.append(f"Left out, evaluated by an older version: {run} (experiments/analyze.py run={run} does it anew).")
+            said.append(f"Left out, evaluated by an older version: {run} (kljax analyze run={run} does it anew).")
         else:
             said.append(f"Left out, not finished: {run}")
     if not having:
@@ -111,9 +111,7 @@ def comparable(runs: Sequence[Path]) -> tuple[list[Measured], list[str]]:
     asked = " ".join(f"{name}={value}" for name, value in json.loads(chosen).items())
     for run, _, found in having:
         if chosen not in found:
-            said.append(
-                f"Left out, evaluated otherwise than most: {run} (for the same: experiments/analyze.py run={run} {asked})."
-            )
+            said.append(f"Left out, evaluated otherwise than most: {run} (for the same: kljax analyze run={run} {asked}).")
     return [Measured(run, config, found[chosen]) for run, config, found in having if chosen in found], said
 
 

@@ -121,8 +121,8 @@ def show_paths(path: Path, track: Sequence[str] = ("tensorboard",)) -> None:
     written = ["config.yaml, metrics.jsonl, samples.jsonl", *(["tensorboard/"] if board else []), "checkpoints/, evaluation/"]
     lines = [
         f"Written to {path}: {', '.join(written)}",
-        f"  samples and both KLs of any step   python experiments/analyze.py run={path} step=…",
-        f"  reward against KL over runs        python experiments/frontier.py {path.parent}",
+        f"  samples and both KLs of any step   kljax analyze run={path} step=…",
+        f"  reward against KL over runs        kljax frontier {path.parent}",
         *([f"  curves                             tensorboard --logdir {path.parent}"] if board else []),
     ]
     console.print("\n".join(lines), soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The schema, a file a section: one frozen dataclass each, with types, bounds and one line of doc a field.
+"""The schema, a file a section: one frozen dataclass each, with types, bounds and a docstring a field (`--help KEY` prints it).
 
 Values live in `configs/` (Hydra), types and docs here, each once. `validation.validate` turns the composed dictionary into a
 `Config`; the library sees only the validated object.

@@ -10,8 +10,10 @@ Schema = TypeVar("Schema")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(Field,))
 def strict(schema: type[Schema]) -> type[Schema]:
-    """A frozen dataclass whose fields are checked and that knows no others."""
-    return dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(schema)  # pyright: ignore
+    """A frozen dataclass whose fields are checked, which knows no others, and which has the docstrings below its fields."""
+    return dataclass(
+        frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    )(schema)  # pyright: ignore
 
 
 # strict: true is no number, though Python says that it is 1

@@ -9,7 +9,7 @@ HEAD = """\
 # Coming from TRL
 
 What keys of TRL's `GRPOConfig`, `RLOOConfig`, `PPOConfig`, `SFTConfig`, `RewardConfig` and `ModelConfig` are called here, and
-what differs. Each of them, given to `experiments/train.py`, is answered with its row. (From the table in
+what differs. Each of them, given to `kljax train`, is answered with its row. (From the table in
 kljax/config/coming_from.py.)
 
 TRL's GRPO is nearest to `reward_scale=prompt_std kl.penalty=k3_loss`, its RLOO to `kl.penalty=k1_reward`, both with
@@ -258,7 +258,7 @@ TABLE: dict[str, tuple[Row, ...]] = {
             "report_to", "track", "a list: tensorboard, wandb, mlflow; metrics.jsonl is always written into the run's directory"
         ),
         Row("logging_dir", None, "a run writes metrics.jsonl and TensorBoard's files into its directory"),
-        Row("push_to_hub, hub_*", None, "experiments/export.py writes a Hugging Face directory"),
+        Row("push_to_hub, hub_*", None, "kljax export writes a Hugging Face directory"),
     ),
 }
 

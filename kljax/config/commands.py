@@ -8,30 +8,49 @@ from kljax.config.run import MeshConfig
 
 @strict
 class AnalysisConfig:
-    """A look at a finished or running run (experiments/analyze.py). Null: as the run's own config says."""
+    """A look at a finished or running run (kljax analyze). Null: as the run's own config says."""
 
-    run: str  # a run directory; runs/x@40 is its step 40, runs/x@best its best
+    run: str
+    """A run directory; runs/x@40 is its step 40, runs/x@best its best."""
     step: Literal["latest", "best"] | Natural
+    """The step of a checkpoint, latest, or best by evaluation.best."""
     prompts: Two | None
+    """The first so many held-out rows; null: as the run's config says."""
     samples: Positive | None
+    """Completions a prompt; null: as the run's config says."""
     seed: Seed | None
+    """Makes, with the run's own, the noise of sampling; null: as the run's config says."""
     top_k: Natural | None
+    """Samples from the k likeliest tokens only; 0: from all; null: as the run's config says."""
     top_p: Mass | None
-    rewards: Literal["built_in", "custom"]  # custom: the run's own reward functions, too, whose code is imported
+    """Samples from the likeliest tokens that have this probability together; 1: from all; null: as the run's config says."""
+    rewards: Literal["built_in", "custom"]
+    """Which reward functions are asked; custom: the run's own, too, whose code is imported."""
     mesh: MeshConfig
+    """The devices that it is computed on."""
     samples_shown: Natural
+    """Completions that are printed; 0: none."""
     compilation_cache: str
+    """The folder of JAX's cache of compiled programs, which later launches take them from; ~ is the home folder."""
 
 
 @strict
 class ExportConfig:
-    """A step of a run as a Hugging Face directory (experiments/export.py): the whole model, or its LoRA as PEFT reads it."""
+    """A step of a run as a Hugging Face directory (kljax export): the whole model, or its LoRA as PEFT reads it."""
 
-    run: str  # a run directory; runs/x@40 is its step 40, runs/x@best its best
+    run: str
+    """A run directory; runs/x@40 is its step 40, runs/x@best its best."""
     step: Literal["latest", "best"] | Natural
-    out: str  # a directory that is not there yet
-    merge: bool  # LoRA adapters into the weights; false: the adapters alone, as PEFT's files
-    base: str | None  # with merge=false: where the model under the adapters lies; null: the run's model.path
+    """The step of a checkpoint, latest, or best by evaluation.best."""
+    out: str
+    """The directory that is written; it must not be there yet."""
+    merge: bool
+    """Whether LoRA adapters are added to the weights; false: the adapters alone, as PEFT's files."""
+    base: str | None
+    """With merge=false, where the model under the adapters lies; null: the run's model.path."""
     dtype: Dtype
+    """The type of the numbers in the files."""
     mesh: MeshConfig
+    """The devices that the run is restored on."""
     compilation_cache: str
+    """The folder of JAX's cache of compiled programs, which later launches take them from; ~ is the home folder."""

@@ -25,22 +25,42 @@ class Config:
     """A whole experiment: a base model, fitted or imported, then RLHF from it."""
 
     name: Name
-    seed: Seed  # of sampling, the order of prompts and adapters' initial values; data, base and evaluation have their own
-    epochs: AboveZero | None = None  # passes over the prompts, from which `steps` follow; null: as many steps as `steps` says
+    """The experiment's name; its runs lie in run.root/name."""
+    seed: Seed
+    """Of sampling, the order of prompts and adapters' initial values; data, base model and evaluation have their own."""
+    epochs: AboveZero | None = None
+    """Passes over the prompts, from which `steps` follow; null: as many steps as `steps` says."""
     steps: Positive
+    """RL steps: each is a rollout with its rollout.updates optimiser updates."""
     data: DataConfig
+    """Where text and prompts come from, and how the rows are split."""
     tokenizer: WordTokenizer | BpeTokenizer | PretrainedTokenizer = Field(discriminator="kind")
+    """What turns text into tokens."""
     model: DecoderConfig | EncoderConfig | HuggingFaceModel = Field(discriminator="kind")
+    """The model, by its parts or with its files."""
     pretrain: PretrainConfig
+    """Supervised fitting of the base model, before RL."""
     adapter: NoAdapter | LoraAdapter = Field(discriminator="kind")
+    """Whether every parameter is trained, or low-rank adapters alone."""
     reference: ReferenceConfig
+    """The model that the policy is held to."""
     rollout: RolloutConfig
+    """How completions are sampled."""
     reward: Annotated[dict[str, RewardTerm], Field(min_length=1)]
+    """The terms of the reward by name; the reward is their weighted sum."""
     algorithm: AlgorithmName
-    reward_scale: RewardScaleName  # what rewards are divided by; any but none rescales beta
+    """The baseline: reinforce has none; rloo takes the mean of the prompt's other samples from each reward."""
+    reward_scale: RewardScaleName
+    """What rewards are divided by: nothing, or the standard deviation of a batch or a prompt; it rescales beta."""
     kl: KlConfig
+    """The penalty for leaving the reference."""
     optimizer: OptimizerConfig
+    """The optimiser of RL."""
     mesh: MeshConfig
+    """How the devices are shared out."""
     evaluation: EvaluationConfig
-    track: list[TrackerName] = Field(default=["tensorboard"])  # where figures go beside metrics.jsonl
+    """The look at held-out prompts after the last step, and while it trains."""
+    track: list[TrackerName] = Field(default=["tensorboard"])
+    """Where figures go beside metrics.jsonl: tensorboard, wandb, mlflow."""
     run: RunConfig
+    """Where the run is written, how often, and how it uses the machine."""

@@ -19,6 +19,7 @@ class FixedBeta:
     """beta stays `kl.beta`."""
 
     kind: Literal["fixed"]
+    """Set by kl/controller=fixed."""
 
 
 @strict
@@ -26,8 +27,11 @@ class ScheduledBeta:
     """beta is `kl.beta` times an optax schedule of the step."""
 
     kind: Literal["scheduled"]
-    schedule: str  # the name of a function of optax.schedules, such as linear_schedule
-    arguments: dict[str, Any]  # its keyword arguments
+    """Set by kl/controller=scheduled."""
+    schedule: str
+    """The name of a function of optax.schedules, such as linear_schedule; beta is kl.beta times its value."""
+    arguments: dict[str, Any]
+    """The schedule's keyword arguments."""
 
 
 @strict
@@ -35,8 +39,11 @@ class AdaptiveBeta:
     """Proportional control (Ziegler et al. 2019): beta grows while the sequence KL is above `target`."""
 
     kind: Literal["adaptive"]
-    target: AboveZero  # nats per sequence
-    horizon: AboveZero  # sequences; the smaller, the faster
+    """Set by kl/controller=adaptive."""
+    target: AboveZero
+    """The sequence KL that is aimed at, nats per sequence."""
+    horizon: AboveZero
+    """Sequences; the smaller, the faster beta moves."""
 
 
 @strict
@@ -44,11 +51,17 @@ class TargetBeta:
     """A dual variable on log beta that holds the sequence KL at `budget`."""
 
     kind: Literal["target"]
-    budget: AboveZero  # nats per sequence
-    rate: AboveZero  # log beta a step, where KL is off by a factor e or more
-    gain: NonNegative  # log beta at once, likewise; it damps
-    minimum: AboveZero  # beta is never below
-    maximum: AboveZero  # nor above
+    """Set by kl/controller=target."""
+    budget: AboveZero
+    """The sequence KL that is held, nats per sequence."""
+    rate: AboveZero
+    """What log beta changes by a step, where the KL is off by a factor e or more."""
+    gain: NonNegative
+    """What log beta changes by at once, likewise; it damps."""
+    minimum: AboveZero
+    """What beta is never below."""
+    maximum: AboveZero
+    """What beta is never above."""
 
 
 @strict
@@ -56,6 +69,7 @@ class PlainDivergence:
     """A divergence of two next-token distributions that has no parameter; p is the policy, q the reference."""
 
     kind: PlainDivergenceName
+    """Which one; set by kl/divergence=NAME."""
 
 
 @strict
@@ -63,7 +77,9 @@ class JensenShannon:
     """Skewed Jensen–Shannon: mix·KL(q‖m) + (1 − mix)·KL(p‖m), m = mix·q + (1 − mix)·p."""
 
     kind: Literal["jensen_shannon"]
+    """Set by kl/divergence=jensen_shannon."""
     mix: Fraction
+    """The weight of the reference in the mixture m; 0.5 is the symmetric one."""
 
 
 @strict
@@ -71,7 +87,9 @@ class Renyi:
     """Rényi's divergence of order alpha; 1 is the reverse KL."""
 
     kind: Literal["renyi"]
+    """Set by kl/divergence=renyi."""
     alpha: NonNegative
+    """The order; 1 is the reverse KL."""
 
 
 @strict
@@ -79,7 +97,9 @@ class AlphaDivergence:
     """The alpha divergence; 1 is the reverse KL, 0 the forward."""
 
     kind: Literal["alpha_divergence"]
+    """Set by kl/divergence=alpha_divergence."""
     alpha: Number
+    """The order; 1 is the reverse KL, 0 the forward."""
 
 
 @strict
@@ -87,7 +107,12 @@ class KlConfig:
     """The penalty for leaving the frozen reference."""
 
     penalty: PenaltyName
-    beta: NonNegative  # reward units per nat; at the start, where a controller moves it
+    """Which estimate of the KL is taken, and whether it enters by the reward or by the loss (README: Penalties)."""
+    beta: NonNegative
+    """Reward units per nat, at the start where a controller moves it; 0: no penalty."""
     controller: FixedBeta | ScheduledBeta | AdaptiveBeta | TargetBeta = Field(discriminator="kind")
-    divergence: PlainDivergence | JensenShannon | Renyi | AlphaDivergence = Field(discriminator="kind")  # of exact, exact_token
-    hard_budget: AboveZero | None  # nats per sequence: a run that exceeds it stops and keeps its last checkpoint below
+    """How beta moves in training."""
+    divergence: PlainDivergence | JensenShannon | Renyi | AlphaDivergence = Field(discriminator="kind")
+    """What the penalties exact and exact_token measure; the others are of the reverse KL."""
+    hard_budget: AboveZero | None
+    """Nats per sequence: a run that exceeds it stops and keeps its last checkpoint below; null: no limit."""

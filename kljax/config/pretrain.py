@@ -13,6 +13,7 @@ class NextToken:
     """Each token from all before it: a decoder's base model."""
 
     kind: Literal["next_token"]
+    """Set by pretrain/objective=next_token."""
 
 
 @strict
@@ -20,7 +21,9 @@ class MaskedToken:
     """BERT: of the tokens that are chosen, 80 % are masked, 10 % replaced and 10 % kept; the model says which they were."""
 
     kind: Literal["masked_token"]
-    probability: Fraction  # that a token is chosen
+    """Set by pretrain/objective=masked_token."""
+    probability: Fraction
+    """That a token is chosen."""
 
 
 @strict
@@ -28,7 +31,9 @@ class Classification:
     """The text's class: cross-entropy, which is forward KL(labels‖model)."""
 
     kind: Literal["classification"]
-    label: str  # the column of classes
+    """Set by pretrain/objective=classification."""
+    label: str
+    """The column of classes."""
 
 
 @strict
@@ -36,7 +41,9 @@ class Regression:
     """The text's rating, by squared error: a reward model."""
 
     kind: Literal["regression"]
-    label: str  # the column of ratings
+    """Set by pretrain/objective=regression."""
+    label: str
+    """The column of ratings."""
 
 
 @strict
@@ -44,7 +51,9 @@ class Preference:
     """Bradley–Terry on pairs: −log σ(r(chosen) − r(rejected)); the text column is the chosen one. A reward model."""
 
     kind: Literal["preference"]
-    rejected: str  # the column of rejected texts
+    """Set by pretrain/objective=preference."""
+    rejected: str
+    """The column of rejected texts."""
 
 
 @strict
@@ -52,8 +61,11 @@ class RatedPairs:
     """Bradley–Terry on pairs of texts with different ratings, drawn by `pretrain.seed`. A reward model."""
 
     kind: Literal["rated_pairs"]
-    label: str  # the column of ratings
-    margin: NonNegative  # pairs whose ratings differ by no more are not drawn
+    """Set by pretrain/objective=rated_pairs."""
+    label: str
+    """The column of ratings."""
+    margin: NonNegative
+    """Pairs whose ratings differ by no more are not drawn."""
 
 
 @strict
@@ -61,8 +73,11 @@ class Augmentation:
     """Noise on the training texts' tokens, anew each epoch; each is the probability for a token."""
 
     delete: Share
-    swap: Share  # with the token after it
-    mask: Share  # by the mask token, or the unknown one
+    """The probability that a token is left out."""
+    swap: Share
+    """The probability that a token changes places with the one after it."""
+    mask: Share
+    """The probability that a token becomes the mask token, or the unknown one."""
 
 
 @strict
@@ -70,12 +85,22 @@ class PretrainConfig:
     """Supervised fitting on the training rows, by maximum likelihood, which minimises forward KL(data‖model)."""
 
     objective: NextToken | MaskedToken | Classification | Regression | Preference | RatedPairs = Field(discriminator="kind")
-    steps: Natural  # 0: a Hugging Face model as it is
-    batch: Positive  # sequences a step
-    length: Two  # tokens a sequence, longer texts are cut, into windows where every token is predicted
+    """What is learned from the rows."""
+    steps: Natural
+    """Updates at most; 0: a Hugging Face model as it is."""
+    batch: Positive
+    """Sequences a step."""
+    length: Two
+    """Tokens a sequence; longer texts are cut, into windows where every token is predicted."""
     augmentation: Augmentation
-    eval_every: Positive  # steps between looks at the held-out rows
-    watch: Literal["loss", "accuracy", "f1", "agreement"]  # the held-out figure by which the best parameters are known
-    patience: Positive  # looks without a better figure before stopping; the best parameters are kept
+    """Noise on the training texts' tokens."""
+    eval_every: Positive
+    """Steps between looks at the held-out rows."""
+    watch: Literal["loss", "accuracy", "f1", "agreement"]
+    """The held-out figure by which the best parameters are known."""
+    patience: Positive
+    """Looks without a better figure before stopping; the best parameters are kept."""
     seed: Seed
+    """Of the initial parameters, the order of rows, dropout and noise."""
     optimizer: OptimizerConfig
+    """The optimiser of the fit."""

@@ -97,8 +97,8 @@ def _check_names(config: Config) -> None:
     if config.name.lower() == BASES:
         raise UserError(f"name: got {config.name!r}, which is the folder of fitted models; expected another name.")
     for field, given in (("name", config.name), ("run.variant", config.run.variant)):
-        if (script := WRITTEN_BESIDE.get(given.lower())) is not None:
-            raise UserError(f"{field}: got {given!r}, a file that experiments/{script}.py writes there; expected another name.")
+        if (writer := WRITTEN_BESIDE.get(given.lower())) is not None:
+            raise UserError(f"{field}: got {given!r}, a file that {writer} writes there; expected another name.")
 
 
 def check_warmup(section: str, optimizer: OptimizerConfig, steps: int) -> None:

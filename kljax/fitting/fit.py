@@ -37,19 +37,20 @@ from kljax.fitting.objectives import kind_of, watched
 from kljax.interrupt import Interrupted, StopRequest
 from kljax.json_text import json_text
 from kljax.models.huggingface import models as huggingface
-from kljax.models.huggingface.files import new_directory
+from kljax.models.huggingface.files import CARD, new_directory
 from kljax.models.layers import form_of, stack
 from kljax.progress import ProgressBar, say, working
-from kljax.runs import config_file, damaged, digests, directory
+from kljax.runs import card, config_file, damaged, digests, directory
 from kljax.runs.adapter import cast
 from kljax.runs.checkpoints import FITTED, REFERENCE, Checkpoints, Keep, load_fitted, save_params
 from kljax.runs.config_file import FIT, IDENTITY
+from kljax.runs.export import beginning_of
 from kljax.runs.lock import only_once
 from kljax.runs.models import HUGGINGFACE, RESULT
 from kljax.runs.setup import Setup, base_identity, base_path, fits_in_float32, is_as_it_is
 from kljax.runs.trackers import tracking
 from kljax.runs.trackers.tracker import Tracked
-from kljax.types import Params, struct
+from kljax.types import Params, Tokenizer, struct
 
 LOWER_IS_BETTER = ("loss",)  # of what pretrain.watch can name
 
@@ -145,7 +146,8 @@ def _fit_base(setup: Setup, path: Path) -> None:
     divergence.check_result(setup, params)
     save_params(path, params, FITTED)
     if kind != "decoder":
-        _save(path / HUGGINGFACE, setup, params, objective.labels)
+        # What reads texts is to read them as it was fitted, wherever it is loaded.
+        _save(path / HUGGINGFACE, setup, params, objective.labels, tokenizers.with_ends(setup.tokenizer))
         digests.note(path, [HUGGINGFACE])
     digests.write_text(path, RESULT, json_text(result, indent=2) + "\n")
 
@@ -190,25 +192,30 @@ def check_export(setup: Setup) -> None:
 
 
 def export_base(setup: Setup, path: Path) -> None:
-    """Write the fitted model in `path` to `run.export_to`, if that is given, as a Hugging Face directory."""
+    """Write the fitted model in `path` to `run.export_to`, if that is given, as a Hugging Face directory with a card."""
     if (out := setup.config.run.export_to) is None:
         return
-    target = Path(out).expanduser()
+    target, kind, result = Path(out).expanduser(), kind_of(setup), read_result(path)
     if (path / HUGGINGFACE).exists():
         with new_directory(target) as partial:
             shutil.copytree(path / HUGGINGFACE, partial, dirs_exist_ok=True)
-    else:
-        arch = setup.architecture
-        _save(target, setup, load_fitted(path, arch.shapes, arch.shardings), labels=())
+            (partial / CARD).write_text(card.of_fit(setup.config, kind, result, None), "utf-8")
+        return
+    arch, beginning = setup.architecture, beginning_of(setup.config, setup.tokenizer)
+    tokenizer = setup.tokenizer if beginning is None else beginning.tokenizer
+    said = card.of_fit(setup.config, kind, result, beginning)
+    _save(target, setup, load_fitted(path, arch.shapes, arch.shardings), (), tokenizer, said)
+    if beginning is not None and beginning.sentence is not None:
+        say(beginning.sentence)
 
 
-def _save(out: Path, setup: Setup, params: Params, labels: tuple[str, ...]) -> None:
-    kind = kind_of(setup)
+def _save(
+    out: Path, setup: Setup, params: Params, labels: tuple[str, ...], tokenizer: Tokenizer, said: str | None = None
+) -> None:
     if not out.exists():  # or else a fit was interrupted after it had written it whole
-        # What reads texts is to read them as it was fitted, wherever it is loaded; what writes them continues a prompt.
-        tokenizer = setup.tokenizer if kind == "decoder" else tokenizers.with_ends(setup.tokenizer)
         ends, dtype = setup.generation.ends, str(jnp.result_type(*jax.tree.leaves(params)))
-        huggingface.save(out, kind, setup.model, setup.vocab_size, params, tokenizer, dtype, labels, ends=ends)
+        kind, model, vocab_size = kind_of(setup), setup.model, setup.vocab_size
+        huggingface.save(out, kind, model, vocab_size, params, tokenizer, dtype, labels, ends=ends, card=said)
 
 
 def _start(setup: Setup, objective: Objective) -> Params:

@@ -34,7 +34,12 @@ class Controller:
 
 
 def fixed(beta: float) -> Controller:
-    """beta as given, for ever."""
+    """beta as given, for ever.
+
+    >>> control = fixed(0.5)
+    >>> print(control.update(control.init(), jnp.array(9.0)).beta)
+    0.5
+    """
 
     def update(state: ControllerState, kl: Float[Array, ""]) -> ControllerState:
         return state
@@ -48,6 +53,11 @@ def scheduled(beta: float, schedule: Callable[[Any], Any]) -> Controller:
     Where rounding takes a schedule that ends at 0 below it, beta is 0.
 
     It remembers the step and the beta that it multiplies, so that a `vmap` over states is a sweep over either.
+
+    >>> control = scheduled(0.5, lambda step: 1 - step / 4)
+    >>> state = control.init()
+    >>> print(state.beta, control.update(state, jnp.array(9.0)).beta)
+    0.5 0.375
     """
 
     def init() -> ControllerState:
@@ -65,6 +75,10 @@ def adaptive(beta: float, target: float, horizon: float, samples: int) -> Contro
 
     e = clip(kl/target − 1, ±0.2); `samples` sequences a step. It has no fixed point but kl = target, and moves towards it
     at most by the factor 1 + 0.2·samples/horizon a step.
+
+    >>> control = adaptive(1.0, target=2.0, horizon=10_000.0, samples=512)
+    >>> print(f"{control.update(control.init(), jnp.array(9.0)).beta:.5f}")  # 1 + 0.2·512/10,000
+    1.01024
     """
     _check_positive(beta=beta, target=target, horizon=horizon)
     if horizon <= CLIP * samples:
@@ -84,6 +98,12 @@ def target(beta: float, budget: float, rate: float, gain: float, minimum: float,
     policy follows beta with a delay). Anti-windup: where beta would leave [minimum, maximum], m is set to what gives the
     bound, so that it turns at once when the error does. Where the KL follows at once as beta^−a, it converges for
     a·(rate + 2·gain) < 2, and is far from oscillating where that is below 1.
+
+    >>> control = target(1.0, budget=2.0, rate=0.1, gain=0.2, minimum=0.01, maximum=10.0)
+    >>> for kl in (2.0, 9.0):  # at the budget beta stays; far above it e is 1, and beta grows by e^0.3
+    ...     print(f"{control.update(control.init(), jnp.array(kl)).beta:.5f}")
+    1.00000
+    1.34986
     """
     _check_positive(beta=beta, budget=budget, minimum=minimum)
     if not minimum <= beta <= maximum:

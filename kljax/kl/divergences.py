@@ -3,7 +3,8 @@
 With p = softmax(logits) of the policy and q = softmax(ref_logits) of the reference, always in this order of arguments.
 KL is not symmetric: each function names its direction. All are in nats, computed in float32 or wider; 0 · log 0 = 0, a
 value is +inf where it is truly infinite (or too large for its type) and never NaN, and a gradient is finite where the
-value is. A row of logits needs one token that is not forbidden (−inf).
+value is. A row of logits needs one token that is not forbidden (−inf). Log-probs are logits; probabilities are not, and are
+refused where that can be seen (`kljax.kl.given`).
 
 Near p = q, with u the typical |log p/q|, both KLs, Jeffreys, chi-squared and Hellinger keep their digits however small they
 are, value and gradient, as every term is >= 0 and log p/q is taken of differences of logits. The alpha divergence, Rényi's and
@@ -21,6 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from kljax.kl.given import refuse_probabilities
+
 Divergence = Callable[[Float[Array, "*dims V"], Float[Array, "*dims V"]], Float[Array, "*dims"]]
 """(logits, ref_logits) → nats (or, for total variation, Hellinger and chi-squared, pure numbers)."""
 
@@ -29,6 +32,10 @@ def reverse_kl(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims 
     """KL(p‖q) = Σ p (log p − log q), the KL that the RLHF objective penalises. Mode-seeking.
 
     +inf where p allows a token that q forbids. Gradient in the logits: p · (log p − log q − KL).
+
+    >>> p, q = jnp.log(jnp.array([[1/2, 1/2], [1/4, 3/4]]))
+    >>> print(f"{reverse_kl(p, q):.5f}")  # ½ log 2 + ½ log ⅔
+    0.14384
     """
     return f_divergence(logits, ref_logits, GENERATORS["reverse_kl"])
 
@@ -37,24 +44,43 @@ def forward_kl(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims 
     """KL(q‖p) = Σ q (log q − log p), what maximum likelihood *minimises*. Mode-covering.
 
     +inf where q allows a token that p forbids. Gradient in the logits: p − q.
+
+    >>> p, q = jnp.log(jnp.array([[1/2, 1/2], [1/4, 3/4]]))
+    >>> print(f"{forward_kl(p, q):.5f}")  # ¼ log ½ + ¾ log 1½
+    0.13081
     """
     return f_divergence(logits, ref_logits, GENERATORS["forward_kl"])
 
 
 def entropy(logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
-    """H(p) = −Σ p log p, nats. Gradient in the logits: −p · (log p + H)."""
+    """H(p) = −Σ p log p, nats. Gradient in the logits: −p · (log p + H).
+
+    >>> print(f"{entropy(jnp.zeros(8)):.5f}")  # log 8
+    2.07944
+    """
+    refuse_probabilities(logits=logits)
     log_p = _log_softmax(logits)
     possible = log_p > -jnp.inf
     return -jnp.sum(jnp.where(possible, jnp.exp(log_p), 0.0) * jnp.where(possible, log_p, 0.0), axis=-1)
 
 
 def cross_entropy(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
-    """−Σ p log q = KL(p‖q) + H(p), nats. +inf where KL(p‖q) is. Gradient in the logits: −p · (log q + cross-entropy)."""
+    """−Σ p log q = KL(p‖q) + H(p), nats. +inf where KL(p‖q) is. Gradient in the logits: −p · (log q + cross-entropy).
+
+    >>> p, q = jnp.log(jnp.array([[1/2, 1/2], [1/4, 3/4]]))
+    >>> print(f"{cross_entropy(p, q):.5f}")  # ½ log 4 + ½ log 4/3
+    0.83699
+    """
     return reverse_kl(logits, ref_logits) + entropy(logits)
 
 
 def jeffreys(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
-    """KL(p‖q) + KL(q‖p) = Σ (p − q)(log p − log q), nats: symmetric, as neither KL is. Gradient: the sum of theirs."""
+    """KL(p‖q) + KL(q‖p) = Σ (p − q)(log p − log q), nats: symmetric, as neither KL is. Gradient: the sum of theirs.
+
+    >>> p, q = jnp.log(jnp.array([[1/2, 1/2], [1/4, 3/4]]))
+    >>> print(f"{jeffreys(p, q):.5f}")  # ¼ log 3
+    0.27465
+    """
     return f_divergence(logits, ref_logits, GENERATORS["jeffreys"])
 
 
@@ -69,6 +95,10 @@ def jensen_shannon(
 
     Raises:
         ValueError: where mix is not in [0, 1].
+
+    >>> p, q = jnp.log(jnp.array([[1/2, 1/2], [1/4, 3/4]]))
+    >>> print(f"{jensen_shannon(p, q):.5f}")
+    0.03382
     """
     return f_divergence(logits, ref_logits, jensen_shannon_generator(mix))
 
@@ -84,6 +114,10 @@ def alpha_divergence(
 
     Raises:
         ValueError: where alpha is not finite.
+
+    >>> p, q = jnp.log(jnp.array([[1/2, 1/2], [1/4, 3/4]]))
+    >>> print(f"{alpha_divergence(p, q, 2.0):.5f}")  # half of chi-squared
+    0.16667
     """
     return f_divergence(logits, ref_logits, alpha_generator(alpha))
 
@@ -97,6 +131,10 @@ def renyi(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"], 
 
     Raises:
         ValueError: where alpha is negative or not finite.
+
+    >>> p, q = jnp.log(jnp.array([[1/2, 1/2], [1/4, 3/4]]))
+    >>> print(f"{renyi(p, q, 2.0):.5f}")  # log 4/3
+    0.28768
     """
     if not (math.isfinite(alpha) and alpha >= 0):
         raise ValueError(f"alpha: got {alpha}, expected a finite number >= 0 for Rényi's divergence.")
@@ -126,6 +164,10 @@ def chi_squared(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims
     """χ²(p‖q) = Σ (p − q)²/q, the variance of p/q under q. +inf where p allows a token that q forbids.
 
     Gradient in the logits: 2p·(p/q − Σ p²/q). At least exp(KL(p‖q)) − 1.
+
+    >>> p, q = jnp.log(jnp.array([[1/2, 1/2], [1/4, 3/4]]))
+    >>> print(f"{chi_squared(p, q):.5f}")  # ¹⁄₁₆ / ¼ + ¹⁄₁₆ / ¾
+    0.33333
     """
     return f_divergence(logits, ref_logits, GENERATORS["chi_squared"])
 
@@ -134,12 +176,21 @@ def total_variation(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*
     """½ Σ |p − q|, in [0, 1]: the most by which the probability of any event differs.
 
     Gradient in the logits: p·(s − Σ p s), s = ½ sign(p − q), taken as −½ where p = q: it vanishes where all are equal.
+
+    >>> p, q = jnp.log(jnp.array([[1/2, 1/2], [1/4, 3/4]]))
+    >>> print(f"{total_variation(p, q):.5f}")
+    0.25000
     """
     return f_divergence(logits, ref_logits, GENERATORS["total_variation"])
 
 
 def squared_hellinger(logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"]) -> Float[Array, "*dims"]:
-    """½ Σ (√p − √q)² = 1 − Σ √(pq), in [0, 1]. Gradient in the logits: −½(√(pq) − p·Σ √(pq))."""
+    """½ Σ (√p − √q)² = 1 − Σ √(pq), in [0, 1]. Gradient in the logits: −½(√(pq) − p·Σ √(pq)).
+
+    >>> p, q = jnp.log(jnp.array([[1/2, 1/2], [1/4, 3/4]]))
+    >>> print(f"{squared_hellinger(p, q):.5f}")  # 1 − √⅛ − √⅜
+    0.03407
+    """
     return f_divergence(logits, ref_logits, GENERATORS["squared_hellinger"])
 
 
@@ -187,7 +238,12 @@ class Generator:
 def f_divergence(
     logits: Float[Array, "*dims V"], ref_logits: Float[Array, "*dims V"], generator: Generator
 ) -> Float[Array, "*dims"]:
-    """Σ q f(p/q), for p = 0 or q = 0 in the limit. Gradient in log p: p·f′(p/q), so in expectation E_p[f′(p/q) ∇log p]."""
+    """Σ q f(p/q), for p = 0 or q = 0 in the limit. Gradient in log p: p·f′(p/q), so in expectation E_p[f′(p/q) ∇log p].
+
+    >>> p, q = jnp.log(jnp.array([[1/2, 1/2], [1/4, 3/4]]))
+    >>> print(f"{f_divergence(p, q, GENERATORS['chi_squared']):.5f}")
+    0.33333
+    """
     log_p, log_q, u = _log_probs(logits, ref_logits)
     both = (log_p > -jnp.inf) & (log_q > -jnp.inf)
     safe_p, safe_q = jnp.where(both, log_p, 0.0), jnp.where(both, log_q, 0.0)
@@ -332,6 +388,7 @@ def _log_probs(logits, ref_logits) -> tuple[Float[Array, "*dims V"], Float[Array
     """
     if logits.shape != ref_logits.shape:
         raise ValueError(f"ref_logits: got shape {ref_logits.shape}, expected that of logits, {logits.shape}.")
+    refuse_probabilities(logits=logits, ref_logits=ref_logits)
     log_p, log_q = _log_softmax(logits), _log_softmax(ref_logits)
     both = (log_p > -jnp.inf) & (log_q > -jnp.inf)
     (ours, largest, total), (theirs, ref_largest, ref_total) = _parts(logits, log_p), _parts(ref_logits, log_q)

@@ -4,6 +4,8 @@ Two levels. A *finite* problem is a reference log-prob and a reward for each of 
 optimum, frontier, regret, best of n. A *tree* is all sequences over a vocabulary up to a depth; a policy on it is a table
 of logits, a row for each state (the tokens so far): soft values, fixed points, and the expected gradient of every penalty.
 Objective: J(pi) = E_pi[reward] − beta·KL(pi‖rho), beta in reward units per nat.
+
+What is handed over is looked at: log-probs are <= 0 and their probabilities sum to 1, and logits are no probabilities.
 """
 
 import itertools
@@ -25,14 +27,27 @@ Table = Float[np.ndarray, "states V"]
 
 
 def kl(logp: Float[np.ndarray, "*dims n"], ref_logp: Float[np.ndarray, "*dims n"]) -> Float[np.ndarray, "*dims"]:
-    """Σ p (log p − log q) over the last axis, nats; outcomes that p forbids count 0."""
+    """Σ p (log p − log q) over the last axis, nats; outcomes that p forbids count 0.
+
+    Raises:
+        ValueError: where one is no log-probs.
+
+    >>> print(f"{kl(np.log([1/2, 1/2]), np.log([1/4, 3/4])):.5f}")  # ½ log 2 + ½ log ⅔
+    0.14384
+    """
+    _check_log_probs(logp=logp, ref_logp=ref_logp)
     with np.errstate(invalid="ignore"):
         terms = np.exp(logp) * (logp - ref_logp)
     return np.asarray(np.where(logp == -np.inf, 0.0, terms).sum(-1))
 
 
 def objective(logp: Vector, ref_logp: Vector, reward: Vector, beta: float) -> float:
-    """J(pi) = E[reward] − beta·KL(pi‖rho)."""
+    """J(pi) = E[reward] − beta·KL(pi‖rho).
+
+    >>> rho, reward = np.log([0.5, 0.3, 0.2]), np.array([0.0, 1.0, 2.0])
+    >>> print(f"{objective(rho, rho, reward, beta=1.0):.5f} {optimum(rho, reward, beta=1.0).objective:.5f}")
+    0.70000 1.02722
+    """
     return float(np.exp(logp) @ reward - beta * kl(logp, ref_logp))
 
 
@@ -48,8 +63,15 @@ class Optimum:
 
 
 def optimum(ref_logp: Vector, reward: Vector, beta: float) -> Optimum:
-    """What maximises J (Korbak et al. 2022, arXiv:2205.11275)."""
+    """What maximises J (Korbak et al. 2022, arXiv:2205.11275).
+
+    >>> rho, reward = np.log([0.5, 0.3, 0.2]), np.array([0.0, 1.0, 2.0])
+    >>> best = optimum(rho, reward, beta=1.0)
+    >>> print(np.exp(best.logp).round(5), f"{best.reward:.5f} {best.kl:.5f}")
+    [0.179   0.29194 0.52906] 1.35006 0.32283
+    """
     _check_beta(beta)
+    _check_log_probs(ref_logp=ref_logp)
     tilted = ref_logp + reward / beta
     log_z = float(_logsumexp(tilted))
     logp = tilted - log_z
@@ -57,7 +79,12 @@ def optimum(ref_logp: Vector, reward: Vector, beta: float) -> Optimum:
 
 
 def regret(logp: Vector, ref_logp: Vector, reward: Vector, beta: float) -> float:
-    """J* − J(pi), which is beta·KL(pi‖pi*)."""
+    """J* − J(pi), which is beta·KL(pi‖pi*).
+
+    >>> rho, reward = np.log([0.5, 0.3, 0.2]), np.array([0.0, 1.0, 2.0])
+    >>> print(f"{regret(rho, rho, reward, beta=1.0):.5f}")  # 1.02722 − 0.7
+    0.32722
+    """
     return beta * float(kl(logp, optimum(ref_logp, reward, beta).logp))
 
 
@@ -73,7 +100,13 @@ class Frontier:
 
 
 def frontier(ref_logp: Vector, reward: Vector, betas: Float[np.ndarray, "betas"]) -> Frontier:
-    """The best that any policy can do at each KL; along it dE/dKL = beta."""
+    """The best that any policy can do at each KL; along it dE/dKL = beta.
+
+    >>> rho, reward = np.log([0.5, 0.3, 0.2]), np.array([0.0, 1.0, 2.0])
+    >>> line = frontier(rho, reward, np.array([0.5, 1.0, 2.0]))
+    >>> print(line.kl.round(5), line.reward.round(5))
+    [0.91548 0.32283 0.08353] [1.76411 1.35006 1.02838]
+    """
     optima = [optimum(ref_logp, reward, beta) for beta in betas]
     variance = np.array([np.exp(best.logp) @ (reward - best.reward) ** 2 for best in optima])
     means = np.array([best.reward for best in optima])
@@ -81,8 +114,15 @@ def frontier(ref_logp: Vector, reward: Vector, betas: Float[np.ndarray, "betas"]
 
 
 def forward_optimum(ref_logp: Vector, reward: Vector, beta: float) -> tuple[Vector, float]:
-    """What maximises E[reward] − beta·KL(rho‖pi), the *forward* KL: pi = beta·rho/(Λ − reward) as log-probs, and Λ."""
+    """What maximises E[reward] − beta·KL(rho‖pi), the *forward* KL: pi = beta·rho/(Λ − reward) as log-probs, and Λ.
+
+    >>> rho, reward = np.log([0.5, 0.3, 0.2]), np.array([0.0, 1.0, 2.0])
+    >>> logp, multiplier = forward_optimum(rho, reward, beta=1.0)
+    >>> print(np.exp(logp).round(5), f"{multiplier:.5f}")
+    [0.21246 0.22166 0.56588] 2.35343
+    """
     _check_beta(beta)
+    _check_log_probs(ref_logp=ref_logp)
     possible = ref_logp > -np.inf
     rho, best = np.exp(ref_logp), reward[possible].max()
     gap = best - reward  # of each outcome to the best
@@ -99,7 +139,12 @@ def forward_optimum(ref_logp: Vector, reward: Vector, beta: float) -> tuple[Vect
 
 
 def best_of_n(ref_logp: Vector, reward: Vector, n: int) -> Vector:
-    """Log-probs of the best of n samples of rho: F(y)ⁿ − F⁻(y)ⁿ, outcomes of equal reward sharing theirs as under rho."""
+    """Log-probs of the best of n samples of rho: F(y)ⁿ − F⁻(y)ⁿ, outcomes of equal reward sharing theirs as under rho.
+
+    >>> print(np.exp(best_of_n(np.log([1/2, 1/2]), np.array([0.0, 1.0]), n=2)))  # the worse one only where both draws are
+    [0.25 0.75]
+    """
+    _check_log_probs(ref_logp=ref_logp)
     if n < 1:
         raise ValueError(f"n: got {n}, expected at least 1 sample.")
     rho, levels = np.exp(ref_logp), np.searchsorted(np.unique(reward), reward)
@@ -111,7 +156,11 @@ def best_of_n(ref_logp: Vector, reward: Vector, n: int) -> Vector:
 
 
 def best_of_n_kl_bound(n: int) -> float:
-    """log n − (n − 1)/n: an upper bound of KL(best of n‖rho), not its value (Beirami et al. 2024, arXiv:2401.01879)."""
+    """log n − (n − 1)/n: an upper bound of KL(best of n‖rho), not its value (Beirami et al. 2024, arXiv:2401.01879).
+
+    >>> print(f"{best_of_n_kl_bound(4):.5f} {best_of_n_kl_bound(16):.5f}")
+    0.63629 1.83509
+    """
     return float(np.log(n) - (n - 1) / n)
 
 
@@ -124,6 +173,9 @@ class Tree:
 
     Raises:
         ValueError: where there are more than MAX_SEQUENCES.
+
+    >>> Tree(vocab=2, depth=2).sequences  # token 0 ends
+    [(0,), (1, 0), (1, 1)]
     """
 
     vocab: int
@@ -200,12 +252,23 @@ def random_tree(seed: int, vocab: int, depth: int, ends: tuple[int, ...] = (0,),
 
 
 def sequence_logp(tree: Tree, logits: Table) -> Float[np.ndarray, "B"]:
-    """log pi of every sequence."""
+    """log pi of every sequence.
+
+    >>> tree = Tree(vocab=2, depth=2)
+    >>> print(np.exp(sequence_logp(tree, np.zeros((2, 2)))))
+    [0.5  0.25 0.25]
+    """
     return np.where(tree.mask, log_softmax(logits)[tree.rows, tree.tokens], 0.0).sum(-1)
 
 
 def conditionals(tree: Tree, logp: Float[np.ndarray, "B"]) -> Table:
-    """The policy behind the log-probs of all sequences, as a table: log pi(a|s) in every state (NaN where it never comes)."""
+    """The policy behind the log-probs of all sequences, as a table: log pi(a|s) in every state (NaN where it never comes).
+
+    >>> print(np.exp(conditionals(Tree(vocab=2, depth=2), np.log([0.5, 0.25, 0.25]))))
+    [[0.5 0.5]
+     [0.5 0.5]]
+    """
+    _check_log_probs(logp=logp)
     mass = np.zeros(tree.next.shape)
     for i, sequence in enumerate(tree.sequences):
         for t, token in enumerate(sequence):
@@ -215,7 +278,11 @@ def conditionals(tree: Tree, logp: Float[np.ndarray, "B"]) -> Table:
 
 
 def visits(tree: Tree, logits: Table) -> Float[np.ndarray, "states"]:
-    """The probability that a sequence passes each state."""
+    """The probability that a sequence passes each state.
+
+    >>> print(visits(Tree(vocab=2, depth=3), np.zeros((3, 2))))
+    [1.   0.5  0.25]
+    """
     visited, p = np.zeros(len(tree.states)), np.exp(log_softmax(logits))
     visited[0] = 1.0
     for row, following in enumerate(tree.next):  # shorter states come first
@@ -225,20 +292,37 @@ def visits(tree: Tree, logits: Table) -> Float[np.ndarray, "states"]:
 
 
 def soft_values(tree: Tree, ref_logits: Table, reward: Vector, beta: float) -> tuple[Float[np.ndarray, "states"], Table]:
-    """V(s) = beta·log Σ_a rho(a|s)·exp(Q(s, a)/beta) and Q, the soft value of what a leads to; J* is V of the first state."""
+    """V(s) = beta·log Σ_a rho(a|s)·exp(Q(s, a)/beta) and Q, the soft value of what a leads to; J* is V of the first state.
+
+    >>> tree, reward = Tree(vocab=2, depth=2), np.array([0.0, 1.0, 2.0])
+    >>> print(f"{soft_values(tree, np.zeros((2, 2)), reward, beta=1.0)[0][0]:.5f}")
+    1.10752
+    >>> print(f"{optimum(np.log([0.5, 0.25, 0.25]), reward, beta=1.0).objective:.5f}")
+    1.10752
+    """
     _check_beta(beta)
     log_rho = log_softmax(ref_logits)
     return _backward(tree, reward, lambda row, q: beta * float(_logsumexp(log_rho[row] + q / beta)))
 
 
 def optimal_logits(tree: Tree, ref_logits: Table, reward: Vector, beta: float) -> Table:
-    """pi*(a|s) = rho(a|s)·exp((Q − V)/beta), as log-probs: token by token the same policy as `optimum` of the sequences."""
+    """pi*(a|s) = rho(a|s)·exp((Q − V)/beta), as log-probs: token by token the same policy as `optimum` of the sequences.
+
+    >>> tree, reward = Tree(vocab=2, depth=2), np.array([0.0, 1.0, 2.0])
+    >>> best = sequence_logp(tree, optimal_logits(tree, np.zeros((2, 2)), reward, beta=1.0))
+    >>> print(np.allclose(best, optimum(np.log([0.5, 0.25, 0.25]), reward, beta=1.0).logp))
+    True
+    """
     value, q = soft_values(tree, ref_logits, reward, beta)
     return log_softmax(ref_logits) + (q - value[:, None]) / beta
 
 
 def policy_values(tree: Tree, logits: Table, reward: Vector) -> tuple[Float[np.ndarray, "states"], Table]:
-    """V(s) and Q(s, a): the expected reward of the sequence from there on under the policy."""
+    """V(s) and Q(s, a): the expected reward of the sequence from there on under the policy.
+
+    >>> print(policy_values(Tree(vocab=2, depth=2), np.zeros((2, 2)), np.array([0.0, 1.0, 2.0]))[0])
+    [0.75 1.5 ]
+    """
     p = np.exp(log_softmax(logits))
     return _backward(tree, reward, lambda row, q: float(p[row] @ q))
 
@@ -350,7 +434,19 @@ DIVERGENCES = {
 
 
 def log_softmax(logits: Float[np.ndarray, "*dims n"]) -> Float[np.ndarray, "*dims n"]:
-    """Log-probs of logits over the last axis."""
+    """Log-probs of logits over the last axis.
+
+    Raises:
+        ValueError: where they are probabilities by their looks: every row >= 0, of sum 1, and not all uniform or one-hot.
+
+    >>> print(np.exp(log_softmax(np.zeros(4))))
+    [0.25 0.25 0.25 0.25]
+    """
+    if _are_probabilities(logits):
+        raise ValueError(
+            "logits: got probabilities (every row is >= 0 and sums to 1), expected logits; hand over np.log of them, or, if "
+            "they are logits, the same less 1."
+        )
     return logits - _logsumexp(logits, keepdims=True)
 
 
@@ -368,6 +464,28 @@ def _backward(tree: Tree, reward: Vector, value_of) -> tuple[Float[np.ndarray, "
         q[row] = np.where(following >= 0, value[np.maximum(following, 0)], reward[-1 - np.minimum(following, -1)])
         value[row] = value_of(row, q[row])
     return value, q
+
+
+def _are_probabilities(x) -> bool:
+    if x.size == 0 or x.shape[-1] < 2 or not (x >= 0).all():
+        return False
+    telling = (x.max(-1) > x.min(-1)) & (np.count_nonzero(x, axis=-1) > 1)
+    return bool((np.abs(x.sum(-1) - 1) < 1e-3).all() and telling.any())
+
+
+def _check_log_probs(**log_probs) -> None:
+    for name, logp in log_probs.items():
+        if (highest := np.max(logp)) > 1e-6:
+            seen = "probabilities; hand over np.log of them" if _are_probabilities(logp) else "no log-probs"
+            raise ValueError(
+                f"{name}: got {seen}: the largest is {highest:g}, expected <= 0. Of logits, `log_softmax` makes log-probs."
+            )
+        total = np.exp(logp).sum(-1)
+        if (wrong := np.abs(total - 1) > 1e-6 * np.shape(logp)[-1]).any():
+            raise ValueError(
+                f"{name}: got log-probs whose probabilities sum to {np.extract(wrong, total)[0]:g}, expected 1: `log_softmax` "
+                "normalises them."
+            )
 
 
 def _check_beta(beta: float) -> None:

@@ -7,6 +7,17 @@ Each term carries the importance weights of its prefix (`sequences.Weights`), 1 
 reward of token t and is due to token s >= t weighs with all tokens up to s, so that every row has the same expected
 gradient off-policy, without bias. With `exact` and `exact_token` the KL of a state may be any divergence
 (`Scores.divergence`); the sampled ones estimate KL(pi‖rho).
+
+>>> mask, one = jnp.array([[True, True]]), jnp.zeros((1, 2))
+>>> logp, ref_logp = jnp.log(jnp.array([[[0.5, 0.5]], [[0.25, 0.75]]]))
+>>> scores = Scores(logp, ref_logp, reverse_kl=one, forward_kl=one, divergence=jnp.array([[0.2, 0.3]]), entropy=one)
+>>> weights = Weights(jnp.zeros((1, 2)), jnp.zeros((1, 2)))  # on-policy: each weighs 1
+>>> for name in ("exact", "k1_reward", "k3_loss"):
+...     parts = PENALTIES[name].from_reward, PENALTIES[name].to_loss
+...     print(name, *([round(float(x), 3) for x in part(scores, mask, weights)[0]] for part in parts))
+exact [0.3, 0.0] [0.2, 0.3]
+k1_reward [0.288, -0.405] [0.0, 0.0]
+k3_loss [0.0, 0.0] [0.193, 0.095]
 """
 
 from collections.abc import Callable
@@ -112,6 +123,7 @@ PENALTIES = {
         ablation="its expected gradient lacks how each k2 changes and may push away from the reference",
     ),
 }  # fmt: skip
+"""By the name that kl.penalty has."""
 
 
 def _sampled(weighted_estimator, scores: Scores, mask: Bool[Array, "B T"], log_weight: Float[Array, "B T"]):

@@ -11,7 +11,8 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 
 from kljax.errors import UserError
 
-CONFIGS = Path(__file__).parents[2] / "configs"
+_PACKAGED = Path(__file__).parents[1] / "configs"  # in a wheel; a checkout has them beside the package alone
+CONFIGS = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "configs"
 OF_ONES_OWN = "configs"  # a folder of the current one
 
 
@@ -61,6 +62,17 @@ def check_shadowed(choices: Mapping[str, Iterable[str]], named: Iterable[str], s
                 raise UserError(f"{group}: kljax has an option '{file.stem}', and so has {file}; give yours another name.")
             notes.append(f"{file} is not used: {group}={file.stem} is kljax's own. Give yours another name to choose it.")
     return notes
+
+
+def check_values(name: str, search: str | None = None) -> list[str]:
+    """A sentence for each file of the user's that has the name of the one with all values, which is kljax's alone."""
+    ours = CONFIGS / f"{name}.yaml"
+    found = [file for folder in folders(search)[1:] if (file := folder / ours.name).exists()]
+    return [
+        f"{file} is not used: the values are those of kljax's own. Make an experiment of what differs (experiment/mine.yaml)."
+        for file in found
+        if file.read_bytes() != ours.read_bytes()
+    ]
 
 
 def check_experiment(option: str, search: str | None = None) -> None:

@@ -1,6 +1,6 @@
 """A fitted classifier or reward model as a reward: on the rollout's own tokens in the compiled step, or on its text.
 
-Both read a Hugging Face directory: one that experiments/pretrain.py wrote (its run directory will do), or any other.
+Both read a Hugging Face directory: one that kljax pretrain wrote (its run directory will do), or any other.
 """
 
 from collections.abc import Callable
@@ -180,7 +180,7 @@ def load(path: str, label: str | None, scale: str, revision: str | None = None, 
     if (Path(path.partition("@")[0]).expanduser() / "config.yaml").exists() and not (folder / "config.json").exists():
         raise UserError(
             f"{FIELD}: {path} is a run whose model writes text and gives no score; expected a fit of a classifier or of a "
-            "reward model (experiments/pretrain.py), or a Hugging Face directory of one."
+            "reward model (kljax pretrain), or a Hugging Face directory of one."
         )
     source = HuggingFaceModel(
         kind="huggingface",
@@ -199,7 +199,7 @@ def load(path: str, label: str | None, scale: str, revision: str | None = None, 
     if not pretrained.outputs:
         raise UserError(
             f"{FIELD}: {path} holds a model without a score or classes, expected a classifier or a reward model. "
-            "Fit one with experiments/pretrain.py pretrain/objective=regression (or rated_pairs, preference, classification)."
+            "Fit one with kljax pretrain pretrain/objective=regression (or rated_pairs, preference, classification)."
         )
     read = _reading(pretrained, label, scale)
     tokenizer = tokenizers.load(pretrained.tokenizer_path, FIELD)

@@ -7,14 +7,16 @@ import jax.numpy as jnp
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from kljax.config import Config, ExportConfig, HuggingFaceModel
+from kljax.data.beginnings import Beginning
 from kljax.errors import UserError
 from kljax.models.huggingface import models as huggingface
 from kljax.models.huggingface import peft_export
+from kljax.runs import card
 from kljax.runs.config_file import read_run_config
 from kljax.runs.restore import RestoredRun
 from kljax.types import Params
 
-FIT = "experiments/pretrain.py run.export_to=DIR, with the run's own overrides, writes it; then name it with base=DIR"
+FIT = "kljax pretrain run.export_to=DIR, with the run's own overrides, writes it; then name it with base=DIR"
 
 
 def check(config: ExportConfig) -> None:
@@ -28,8 +30,10 @@ def check(config: ExportConfig) -> None:
         _base(run, config)
 
 
-def export(restored: RestoredRun, config: ExportConfig) -> str | None:
+def export(restored: RestoredRun, config: ExportConfig, beginning: Beginning | None = None) -> str | None:
     """Write the adapters of this step to `config.out`. What to say of how they are to be used, if anything.
+
+    `beginning` has the tokenizer that is written, the run's own without it.
 
     UserError where their base is not, to the last bit, the model that they were trained over.
     """
@@ -50,8 +54,12 @@ def export(restored: RestoredRun, config: ExportConfig) -> str | None:
     base = str(directory.resolve()) if directory.is_dir() else source.path
     adapter, revision = run.adapter, source.revision
     assert adapter.kind == "lora"
-    out, params, tokenizer = Path(config.out), restored.adapters, setup.tokenizer
-    peft_export.save(out, setup.decoder, adapter, params, tokenizer, config.dtype, base=base, revision=revision)
+    tokenizer = setup.tokenizer if beginning is None else beginning.tokenizer
+    said = card.of_run(restored.path, run, restored.step, restored.beta, beginning, base)
+    peft_export.save(
+        Path(config.out), setup.decoder, adapter, restored.adapters, tokenizer, config.dtype,
+        base=base, revision=revision, card=said,
+    )  # fmt: skip
     if setup.decoder.param_dtype == "float32":
         return None
     return f"They were trained over {base} in {setup.decoder.param_dtype}: load it in that precision, as dtype=…, too."

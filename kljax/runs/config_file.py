@@ -143,7 +143,7 @@ def check_format(path: Path) -> None:
     if (path / CONFIG).exists() and (found := format_of(path)) != NOW:
         raise UserError(
             f"{path} has the format {found}, in which an older version of kljax wrote; this one writes {NOW}. Such runs can be "
-            "looked at (experiments/analyze.py, export.py, frontier.py) and begun from (model=huggingface "
+            "looked at (kljax analyze, export, frontier) and begun from (model=huggingface "
             f"model.path={path}), but not be gone on with. Begin anew (name=…), or go on with the version in its "
             "environment.json."
         )
@@ -204,7 +204,7 @@ def find_runs(paths: Iterable[Path]) -> list[Path]:
         if fits and fits == below:
             raise UserError(
                 f"{path}: a fit, or a folder of fits, whose KL is to the model that each started from; expected RL runs. "
-                "experiments/runs.py shows fits beside runs, experiments/analyze.py evaluates one."
+                "kljax runs shows fits beside runs, kljax analyze evaluates one."
             )
         runs |= below - fits
     if not runs:

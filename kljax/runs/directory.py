@@ -8,12 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from kljax import __version__
 from kljax.config import DecoderConfig, to_dict
 from kljax.config.validation import check_parts, validate
 from kljax.data import tokenizers
@@ -41,7 +42,7 @@ NUMERICS = {
     "jax_default_matmul_precision": None,
 }
 """Settings of JAX that change results, and what they are where nobody sets them."""
-RECORDED_VERSIONS = ("kljax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+RECORDED_VERSIONS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def create(path: Path, kind: str, config: Mapping[str, Any], chosen: Mapping[str, Any] | None = None) -> None:
@@ -162,7 +163,7 @@ def environment() -> dict[str, Any]:
     return {
         "command": command(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in RECORDED_VERSIONS},
+        "versions": {"kljax": __version__, **{name: version(name) for name in RECORDED_VERSIONS}},
         "devices": [str(device) for device in jax.devices()],
         "numerics": numerics(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
@@ -173,25 +174,25 @@ def environment() -> dict[str, Any]:
 
 def command() -> list[str]:
     """What this process was started with, after `python`: a script's file, or -m and a module, and what is given to it."""
+    if sys.argv[0].startswith("kljax "):  # the console command, which is python -m kljax
+        return ["-m", *sys.argv[0].split(), *sys.argv[1:]]
     module = getattr(sys.modules["__main__"], "__spec__", None)
     return sys.argv if module is None else ["-m", module.name.removesuffix(".__main__"), *sys.argv[1:]]
 
 
 def git(*arguments: str) -> str | None:
-    """What git says of this code; None where there is no git, no repository or nothing to say."""
+    """What git says of this code; None where there is no git or nothing to say, or where this is no checkout.
+
+    An installed package may lie within a repository of somebody else's.
+    """
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
     try:
-        said = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent, check=False)
+        said = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=root, check=False)
     except FileNotFoundError:
         return None
     return said.stdout.strip() or None
-
-
-def _version(name: str) -> str | None:
-    """Of an installed package; None for kljax in a checkout that is not installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def write_model(

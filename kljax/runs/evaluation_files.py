@@ -55,13 +55,13 @@ def _number(file: Path) -> int:
 
 def _read(file: Path) -> dict[str, Any]:
     run = file.parents[1]
-    check_written(run, f"{FOLDER}/{file.name}", f"remove it, then experiments/analyze.py run={run} makes one")
+    check_written(run, f"{FOLDER}/{file.name}", f"remove it, then kljax analyze run={run} makes one")
     try:
         found = parsed_json(read_bytes(file, LARGEST), constant=float)  # older versions wrote NaN
         _check(found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f"{file} cannot be read as an evaluation; remove it, then experiments/analyze.py run={file.parents[1]} makes one."
+            f"{file} cannot be read as an evaluation; remove it, then kljax analyze run={file.parents[1]} makes one."
         ) from None
     found["metrics"] = Figures(file, found["metrics"])
     found["by_prompt"] = [Figures(file, entry) for entry in found.get("by_prompt", [])]
@@ -77,7 +77,7 @@ class Figures(dict[str, Any]):
 
     def __missing__(self, name: str) -> Any:
         raise UserError(
-            f"{self._file} has no {name}, which the evaluations of other runs have; remove it, then experiments/analyze.py "
+            f"{self._file} has no {name}, which the evaluations of other runs have; remove it, then kljax analyze "
             f"run={self._file.parents[1]} makes it anew."
         )
 

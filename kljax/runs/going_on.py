@@ -59,7 +59,7 @@ def check(path: Path, config: Config) -> Length | None:
     length = Length(path, saved_steps(path), there["steps"], there.get("epochs"))
     if config.steps < length.taken:
         earlier = [step for step in length.saved if 0 < step <= config.steps]
-        look = f"experiments/analyze.py run={path} step={earlier[-1] if earlier else length.saved[0]} looks at an earlier one"
+        look = f"kljax analyze run={path} step={earlier[-1] if earlier else length.saved[0]} looks at an earlier one"
         raise UserError(
             f"steps: got {_given(config)}, but {path} has taken {length.taken} and is beyond; expected as many or more, to go "
             f"on with it. {look} (it has: {', '.join(map(str, length.saved))}); another name=… begins anew."

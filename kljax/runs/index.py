@@ -113,6 +113,11 @@ def look(path: Path) -> Run:
     return Run(path, kind, config, state, note, step, planned, figures, changed, size, best)
 
 
+def steps(path: Path) -> list[int]:
+    """The steps of a run that have a whole checkpoint, as far as names and sizes say."""
+    return _saved(dict(_files(path)))
+
+
 def holder(path: Path) -> str | None:
     """Which process is writing this directory, in words; None where none is. Nobody is kept from the lock meanwhile.
 

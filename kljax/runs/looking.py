@@ -1,6 +1,6 @@
 """One model writes on held-out prompts: its completions, their rewards, and their exact KL to other models."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from kljax.config import Config, EvaluationConfig
 from kljax.data.batches import PromptRows
@@ -24,6 +24,7 @@ from kljax.rewards import combination
 from kljax.rewards.combination import Reward, score_texts
 from kljax.rewards.functions import Logged, TrainerState
 from kljax.runs.restore import RestoredRun
+from kljax.runs.setup import Setup
 from kljax.types import Params, Prompts, Rollout
 
 NOISE = 0x6B6C6A61  # in the key of every evaluation: no step of a run has so high a number, so that none shares its noise
@@ -76,16 +77,11 @@ def look_at(
     sampler = replace(setup.sampler(config.samples), top_k=config.top_k, top_p=config.top_p)
     program = _compile(setup.architecture.graphdef, reward, sampler)
     reward_params = jax.device_put(reward.params, replicated(setup.mesh))
-    count, batch = min(config.prompts, len(prompts.tokens)), setup.config.rollout.prompts
-    noise = _noise(config.seed, setup.config.seed)
 
     def look(sampled: Params, others: tuple[Params, ...], step: int = run.step) -> Sequences:
         parts, logged, state = [], Logged(), TrainerState(step, setup.config.steps)
-        for i, start in enumerate(range(0, count, batch)):
-            rows = np.arange(start, start + batch) % len(prompts.tokens)  # the last batch is filled up
-            chosen = prompts.select(rows, batch_sharding(setup.mesh))
-            made = program(sampled, others, reward_params, chosen, jax.random.fold_in(noise, i))
-            rows = rows[: count - start]
+        for rows, chosen, key in evaluation_batches(setup, prompts, config):
+            made = program(sampled, others, reward_params, chosen, key)
             rollout, terms, kls, length = _first(made, len(rows) * config.samples)
             texts = completion_texts(setup.tokenizer, rollout)
             if reward.host:
@@ -96,6 +92,21 @@ def look_at(
         return replace(_join(parts), logged=logged.means())
 
     return look
+
+
+def evaluation_batches(
+    setup: Setup, prompts: PromptRows, config: EvaluationConfig
+) -> Iterator[tuple[Int[np.ndarray, "N"], Prompts, Key[Array, ""]]]:
+    """The prompts of an evaluation, as many at once as in a step: their rows, the prompts, the noise of their completions.
+
+    The last batch is filled up: it has more prompts than rows.
+    """
+    count, batch = min(config.prompts, len(prompts.tokens)), setup.config.rollout.prompts
+    noise = _noise(config.seed, setup.config.seed)
+    for i, start in enumerate(range(0, count, batch)):
+        rows = np.arange(start, start + batch) % len(prompts.tokens)
+        chosen = prompts.select(rows, batch_sharding(setup.mesh))
+        yield rows[: count - start], chosen, jax.random.fold_in(noise, i)
 
 
 def _noise(evaluation_seed: int, run_seed: int) -> Key[Array, ""]:
@@ -137,7 +148,7 @@ def check_parameters(run: RestoredRun, name: str, params: Params) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if not bool(jnp.isfinite(leaf).all()):
             where = jax.tree_util.keystr(path, simple=True, separator=".")
-            way_out = "evaluate an earlier step (experiments/analyze.py step=…)" if name == "policy" else "restore the model"
+            way_out = "evaluate an earlier step (kljax analyze step=…)" if name == "policy" else "restore the model"
             raise UserError(
                 f"evaluation: the {name}'s parameters of step {run.step} in {run.path} are not finite, {where} first; expected "
                 f"finite ones: {way_out}."
@@ -164,5 +175,5 @@ def _check_finite(run: RestoredRun, what: str, name: str, of: Sequences, values:
         i = int(wrong[0])
         raise UserError(
             f"evaluation: {what} of the {name}'s completion {of.completions[i]!r} of the prompt {of.prompts[i]!r} is "
-            f"{values[i]}, expected a finite number. {run.path} is whole: that mended, experiments/analyze.py evaluates it."
+            f"{values[i]}, expected a finite number. {run.path} is whole: that mended, kljax analyze evaluates it."
         )

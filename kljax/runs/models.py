@@ -92,7 +92,7 @@ def _fitted(run: Path, path: str, field: str) -> str:
         return str(run / HUGGINGFACE)
     raise UserError(
         f"{field}: {run} is a fit of an older version of kljax, or was interrupted before its first step; expected a finished "
-        "run, or a Hugging Face directory (experiments/pretrain.py … run.export_to=DIR)."
+        "run, or a Hugging Face directory (kljax pretrain … run.export_to=DIR)."
     )
 
 

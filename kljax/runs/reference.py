@@ -80,7 +80,7 @@ def _look(setup: Setup, path: str) -> tuple[Path, Step] | huggingface.Pretrained
 
 
 def _load(setup: Setup, path: str) -> Params:
-    """The policy of a run at its last step or another, the base model of experiments/pretrain.py, or a Hugging Face model."""
+    """The policy of a run at its last step or another, the base model of kljax pretrain, or a Hugging Face model."""
     arch, found = setup.architecture, _look(setup, path)
     if isinstance(found, huggingface.Pretrained):
         shapes = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, setup.config.reference.dtype), arch.shapes)

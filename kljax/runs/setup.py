@@ -64,7 +64,7 @@ class Setup:
         if isinstance(self.model, EncoderConfig):
             raise UserError(
                 "model: got an encoder, which writes no text; expected a decoder, such as model=gpt2. Encoders are for "
-                "experiments/pretrain.py with pretrain/objective=classification, regression, masked_token, preference or "
+                "kljax pretrain with pretrain/objective=classification, regression, masked_token, preference or "
                 "rated_pairs."
             )
         return self.model

@@ -151,7 +151,7 @@ def _check_policy(config: Config) -> None:
     if (objective := config.pretrain.objective.kind) != "next_token":
         raise UserError(
             f"pretrain.objective: got {objective}, whose model writes no text; expected next_token to train a policy. "
-            "Other models are fitted with experiments/pretrain.py, and can be rewards (reward=model)."
+            "Other models are fitted with kljax pretrain, and can be rewards (reward=model)."
         )
     if config.evaluation.best not in (None, "objective") and not config.evaluation.every:
         raise UserError(

@@ -242,7 +242,7 @@ def report(parts: Parts, scores: Scores, rollout: Rollout, reward: Float[Array, 
 
     The objective has the divergence that is penalised, and the beta that acts. Exact, k1, k2 and k3 are of the same samples.
     `forward_exact_on_policy_tok` is KL(rho‖pi) of next-token distributions in the states that *pi* visits; the forward KL of
-    sequences needs samples from rho, and is reported by experiments/analyze.py.
+    sequences needs samples from rho, and is reported by kljax analyze.
     """
     mask, samples = rollout.mask, parts.sampler.samples
     lengths = mask.sum(axis=-1).astype(jnp.float32)

@@ -193,7 +193,7 @@ def test_what_an_older_version_evaluated_is_left_out_with_a_way_out(write_run, t
     (tmp_path / "b" / "evaluation").mkdir()
     (tmp_path / "b" / "evaluation" / "step_000006.json").write_text(json.dumps({"step": 6, "metrics": {"reward/mean": 1.0}}))
     (point,), (said,) = found_in(tmp_path)
-    assert point.seeds == 1 and "evaluated by an older version" in said and f"analyze.py run={tmp_path / 'b'} does" in said
+    assert point.seeds == 1 and "evaluated by an older version" in said and f"kljax analyze run={tmp_path / 'b'} does" in said
 
 
 def test_a_reference_that_moves_is_shown_by_the_kl_to_the_base(write_run, tmp_path, capsys):

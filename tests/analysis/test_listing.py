@@ -76,7 +76,7 @@ def test_programs_get_numbers(row):
         (["empty", "--json"], 0, "[]"),
         ([], 2, "kljax: runs: no such directory"),
         (["emty"], 2, "Did you mean 'empty'?"),
-        (["--help"], 0, "python experiments/runs.py --json"),
+        (["--help"], 0, "kljax runs --json"),
         (["--jsn"], 2, "unrecognized arguments"),
     ],
 )

@@ -41,8 +41,8 @@ PINNED = {
     [
         ("name=bases", "name: got 'bases', which is the folder of fitted models; expected another name."),
         ("name=Bases", "name: got 'Bases', which is the folder of fitted models; expected another name."),
-        ("name=frontier.csv", "name: got 'frontier.csv', a file that experiments/frontier.py writes there; expected "),
-        ("run.variant=overoptimisation.png", "run.variant: got 'overoptimisation.png', a file that experiments/overopt"),
+        ("name=frontier.csv", "name: got 'frontier.csv', a file that kljax frontier writes there; expected "),
+        ("run.variant=overoptimisation.png", "run.variant: got 'overoptimisation.png', a file that experiments.studies.ov"),
     ],
 )
 def test_names_that_are_taken_are_refused(override, said):

@@ -13,8 +13,8 @@ MASK = np.arange(T) < np.array(LENGTHS)[:, None]
 
 
 def draw(seed, junk=np.nan):
-    """Normal at real tokens, junk under the padding."""
-    return np.where(MASK, np.random.default_rng(seed).normal(size=(B, T)), junk).astype(np.float32)
+    """Log-probs, which are not above 0, at real tokens, junk under the padding."""
+    return np.where(MASK, -np.abs(np.random.default_rng(seed).normal(size=(B, T))), junk).astype(np.float32)
 
 
 @pytest.mark.parametrize("junk", [np.nan, np.inf, -np.inf])

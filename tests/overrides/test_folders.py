@@ -1,6 +1,9 @@
 """Configs of the user's own: found in `configs` of the current folder wherever kljax's are, and never in their place."""
 
 import logging
+import os
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -133,6 +136,31 @@ def test_a_copy_of_kljaxs_configs_is_no_question(here, launched):
         here(f"{group}/{option}.yaml", (CONFIGS / group / f"{option}.yaml").read_text())
     [config], said = launched("experiment=grammar", "model=gpt2")
     assert (config.name, said) == ("grammar", "")
+
+
+def test_values_of_the_users_own_in_the_place_of_kljaxs_are_said_to_be_unused(here, launched):
+    file = here("config.yaml", (CONFIGS / "config.yaml").read_text())
+    here("analyze.yaml", "prompts: 3\n")  # of another command
+    assert launched("seed=1")[1] == ""
+    file.write_text(file.read_text().replace("beta: 0.5", "beta: 0.7"))
+    [config, _], said = launched("-m", "seed=0,1")
+    assert config.kl.beta == 0.5
+    assert said.count("configs/config.yaml is not used: the values are those of kljax's own.") == 1
+
+
+def test_a_checkout_has_its_own_folder_and_no_copy_in_the_package(tmp_path):
+    root = CONFIGS.parent
+    assert root / "configs" == CONFIGS
+    assert not (root / "kljax" / "configs").exists()
+    for folder in ("kljax", "configs"):
+        shutil.copytree(root / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    edited = tmp_path / "configs" / "config.yaml"
+    edited.write_text(edited.read_text().replace("beta: 0.5", "beta: 0.625"))
+    (tmp_path / "elsewhere").mkdir()
+    command = [sys.executable, "-m", "kljax", "train", "--cfg", "job"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    said = subprocess.run(command, cwd=tmp_path / "elsewhere", env=environment, capture_output=True, text=True, check=True)
+    assert "beta: 0.625" in said.stdout
 
 
 def test_a_file_with_another_ending_is_named(here):

@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kljax.commands import COMMANDS
+
 ROOT = Path(__file__).parents[2]
-BEGINS = re.compile(r"(\w+=\S+ )*(python3?|bash|make|pip|tensorboard)\b")
+BEGINS = re.compile(r"(\w+=\S+ )*(python3?|bash|make|pip|tensorboard|kljax(?= ))\b")
+CONSOLE = re.compile(rf"^kljax ({'|'.join(name for name in COMMANDS if (ROOT / 'experiments' / f'{name}.py').exists())})\b")
+"""The console command where it is what a script is."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def _script(file: Path) -> str:
 
 def in_markdown() -> Iterator[Command]:
     """Lines of ```sh blocks, and code within a line that begins as a command does."""
-    for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for file in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
         text, name = file.read_text("utf-8"), str(file.relative_to(ROOT))
         blocks = list(re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
         for block in blocks:
@@ -77,8 +81,8 @@ def in_configs() -> Iterator[Command]:
 
 
 def in_scripts() -> Iterator[Command]:
-    """Lines of docstrings of the scripts and their code, and of the shell script's first comment."""
-    for file in sorted((ROOT / "experiments").rglob("*")):
+    """Lines of docstrings of the scripts, their code and the commands', and of the shell script's first comment."""
+    for file in sorted([*(ROOT / "experiments").rglob("*"), *(ROOT / "kljax" / "commands").rglob("*.py")]):
         if file.suffix == ".py":
             text = ast.get_docstring(ast.parse(file.read_text("utf-8"))) or ""
         elif file.suffix == ".sh":
@@ -87,7 +91,7 @@ def in_scripts() -> Iterator[Command]:
         else:
             continue
         for number, line in enumerate(text.splitlines(), start=1):
-            if BEGINS.match(line):
+            if BEGINS.match(line) or CONSOLE.match(line):
                 yield Command(re.split(r"  +", line)[0], str(file.relative_to(ROOT)), number)
 
 

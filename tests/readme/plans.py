@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.readme.commands import Command
+from tests.readme.commands import CONSOLE, Command
 from tests.readme.fixtures import MODEL, REWARD_MODEL
 
 NOT_RUN = {
@@ -19,6 +19,7 @@ NOT_RUN = {
     r"^make ": "its recipe is among the commands",
     r"\.\[(cuda|tpu|parity)\]": "a device, or gigabytes",
     r"--size (m|gpu|smollm2)": "minutes on a machine of two cores",
+    r"^marimo ": "a server, which does not end",
 }
 LONG = {
     # run as printed in a fresh clone only: minutes, or programs of its own that nothing here shares
@@ -54,9 +55,9 @@ class Plan:
 
 def plan(command: Command) -> Plan:
     """The plan of any command that is printed anywhere."""
-    text = command.text
+    text = as_a_script = CONSOLE.sub(r"python experiments/\1.py", command.text, count=1)
     for where, printed, meant in STANDS_FOR:
-        if re.search(where, command.text):
+        if re.search(where, as_a_script):
             text = text.replace(printed, meant)
     words = tuple(Command(text, command.file, command.line).words)
     return Plan(command, words, _reason(command.text, NOT_RUN), _reason(command.text, LONG))

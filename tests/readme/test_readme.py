@@ -7,6 +7,7 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -15,13 +16,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from kljax import command_line
 from kljax.command_line import compose, launch
+from kljax.commands import COMMANDS
 from kljax.config import Config
 from kljax.errors import UserError
 from kljax.runs.board import SETTINGS
 from kljax.training import loop
 from tests.e2e.test_scripts import call
 from tests.readme import fixtures
-from tests.readme.commands import ROOT, all_commands, in_markdown, scripts
+from tests.readme.commands import ROOT, Command, all_commands, in_markdown, scripts
 from tests.readme.plans import NOT_RUN, given_to, leftovers, plan, script_of, without_environment
 
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
@@ -99,13 +101,14 @@ def accept(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     def read_only(script, schema, config_name="config"):
         launch(lambda config: None, schema, config_name)
 
-    monkeypatch.setattr(command_line, "launch", read_only)
+    for module in (command_line, *map(import_module, (f"kljax.commands.{name}" for name in COMMANDS))):
+        monkeypatch.setattr(module, "launch", read_only, raising=False)
     first_job_only(monkeypatch)
     parse = argparse.ArgumentParser.parse_args
 
     def parse_only(parser, arguments=None, namespace=None):
         found = parse(parser, arguments, namespace)
-        if sys._getframe(1).f_globals["__name__"] == "__main__":
+        if sys._getframe(1).f_globals["__name__"].startswith(("__main__", "kljax.commands.")):
             raise Accepted(found)
         return found  # Hydra's own
 
@@ -151,11 +154,16 @@ def accept_tensorboard(words):
     assert words[1] == "--logdir", words
 
 
+def accept_marimo(words):
+    assert words[1] == "edit" and (ROOT / words[2]).is_file(), words
+
+
 PROGRAMS: dict[str, Callable[[tuple[str, ...]], None]] = {
     "make": accept_make,
     "pip": accept_pip,
     "bash": accept_bash,
     "tensorboard": accept_tensorboard,
+    "marimo": accept_marimo,
 }
 
 
@@ -270,9 +278,9 @@ def check_printed(here, monkeypatch):
 
     with tables.console.capture() as captured:
         tables.show_paths(Path("runs/grammar/default"))
-    printed = re.findall(r"(?:python|tensorboard) .*", captured.get())
+    printed = re.findall(r"(?:kljax|python|tensorboard) .*", captured.get())
     assert len(printed) >= 3
     for text in printed:
-        words = tuple(text.replace("step=…", "step=latest").split())
+        words = plan(Command(text, "printed", 1)).words
         with monkeypatch.context() as patch:
             accept(words, patch)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from tensorboardX.proto.event_pb2 import Event
 
+from kljax import __version__
 from kljax.config import Config
 from kljax.config.validation import validate, without_defaults
 from kljax.errors import UserError
@@ -156,7 +157,8 @@ def test_a_second_launch_adds_to_the_environment_and_keeps_the_config(owned):
     launches = json.loads((path / "environment.json").read_text())["launches"]
     assert len(launches) == 2
     for launch in launches:
-        assert launch["versions"].keys() == set(directory.RECORDED_VERSIONS)
+        assert launch["versions"].keys() == {"kljax", *directory.RECORDED_VERSIONS}
+        assert launch["versions"]["kljax"] == __version__
         assert launch["command"]
         assert launch["devices"]
 
@@ -175,6 +177,11 @@ def test_the_command_is_one_that_can_be_given_again(monkeypatch, module, expecte
     monkeypatch.setitem(sys.modules, "__main__", main)
     monkeypatch.setattr(sys, "argv", ["script.py", "a=1"])
     assert directory.command() == expected
+
+
+def test_the_console_command_is_recorded_as_the_module_that_it_is(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["kljax train", "name=a b"])
+    assert directory.command() == ["-m", "kljax", "train", "name=a b"]
 
 
 def test_a_broken_record_of_launches_begins_anew(owned):

@@ -28,6 +28,7 @@ from kljax.errors import UserError
 from kljax.json_text import json_text, shown
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+CARD = "README.md"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 HEADS_BESIDE = ("value_head.*", "v_head.*")
 OF_A_MODEL = ("*.safetensors", *HEADS_BESIDE)

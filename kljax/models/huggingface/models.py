@@ -195,8 +195,9 @@ def save(
     *,
     ends: Sequence[int] = (),
     rollout: RolloutConfig | None = None,
+    card: str | None = None,
 ) -> None:
-    """Write config.json, weights and tokenizer files so that transformers loads them and gives the same numbers.
+    """Write config.json, weights, tokenizer files and a model card so that transformers loads them and gives the same numbers.
 
     `labels` name a classifier's outputs; one output is a regression. A decoder's `ends` (none: the tokenizer's own) and the way
     of sampling that it was trained with, `rollout`, go into generation_config.json. All is written beside `out`, then renamed.
@@ -218,6 +219,8 @@ def save(
             text = strict_json_text(generation, f"{out}/{generation_settings.FILE}", indent=2)
             (partial / generation_settings.FILE).write_text(text + "\n", "utf-8")
         tokenizer.save_pretrained(str(partial))
+        if card is not None:
+            (partial / files.CARD).write_text(card, "utf-8")
         _write(partial, NAMES[model_type], kind, params, np.dtype(dtype))
 
 

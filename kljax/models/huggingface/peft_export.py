@@ -31,6 +31,7 @@ def save(
     *,
     base: str,
     revision: str | None,
+    card: str | None = None,
 ) -> None:
     """Write the adapters `params` so that PEFT adds them to the model in `base` and gets the merged policy.
 
@@ -49,6 +50,8 @@ def save(
     with files.new_directory(out) as partial:
         (partial / CONFIG).write_text(strict_json_text(values, f"{out}/{CONFIG}", indent=2) + "\n", "utf-8")
         tokenizer.save_pretrained(str(partial))
+        if card is not None:
+            (partial / files.CARD).write_text(card, "utf-8")
         save_file(tensors, str(partial / WEIGHTS), metadata={"format": "pt"})
         shutil.copymode(partial / CONFIG, partial / WEIGHTS)  # safetensors lets the owner alone read it
 

@@ -1,0 +1,199 @@
+"""A run and a Hugging Face directory as a notebook has them: `load_run`, `load_model`."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kljax.analysis.completions import Completions, Drawn
+from kljax.analysis.policies import Policy, first, joined, plain
+from kljax.analysis.prompting import Prompting, of_run
+from kljax.config import Config, HuggingFaceModel, MeshConfig
+from kljax.config.base import Dtype, NonNegative, Positive, strict
+from kljax.config.validation import validate
+from kljax.data import tokenizers
+from kljax.devices import mesh as meshes
+from kljax.devices.state import decoder_architecture
+from kljax.errors import UserError
+from kljax.models.huggingface import generation_settings
+from kljax.models.huggingface import models as huggingface
+from kljax.models.sampling import Sampler, sample_jit
+from kljax.runs import directory, index
+from kljax.runs.config_file import FIT, Step, kind_of, read_run_config, run_and_step
+from kljax.runs.evaluation_files import load_all
+from kljax.runs.looking import evaluation_batches
+from kljax.runs.restore import RestoredRun, restore
+from kljax.types import Params
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ALONE = MeshConfig(data=1, fsdp=1, tensor=1)
+"""One device, however many there are: what a notebook looks at need not divide by any number."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """A run directory, of RL or of a fit. Nothing in it is changed, and its data are not needed."""
+
+    path: Path
+
+    @cached_property
+    def config(self) -> Config:
+        """Its validated config; of a fit that of the command which made it."""
+        return read_run_config(self.path)
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that can be restored, in order; of a fit its best is beside them, as "latest"."""
+        return index.steps(self.path)
+
+    @property
+    def metrics(self) -> "pd.DataFrame":
+        """metrics.jsonl: one row a logged step, by `step`, one column a metric; what is no number is NaN."""
+        import pandas as pd
+
+        lines = directory.read_lines(self.path / "metrics.jsonl")
+        return pd.DataFrame(lines).set_index("step") if lines else pd.DataFrame(index=pd.Index([], name="step"))
+
+    @property
+    def evaluations(self) -> "pd.DataFrame":
+        """Its evaluations on held-out prompts, its own first: their settings (prompts, samples, seed, …) beside the metrics."""
+        import pandas as pd
+
+        found = [{"step": one["step"], **one.get("settings", {}), **one["metrics"]} for one in load_all(self.path)]
+        return pd.DataFrame(found)
+
+    def policy(self, step: Step = "latest") -> Policy:
+        """The policy after so many steps."""
+        return self._policy(step, "policy")
+
+    def reference(self, step: Step = "latest") -> Policy:
+        """What the policy is held to: always the same model, but where the config lets it move. Of a fit its beginning."""
+        return self._policy(step, "reference")
+
+    def base(self, step: Step = "latest") -> Policy:
+        """The model that the policy started from."""
+        return self._policy(step, "base")
+
+    def evaluation_completions(self, step: Step = "latest", *, of: str = "policy") -> Completions:
+        """The completions of held-out prompts that the run's own evaluation of this step has looked at: the same noise."""
+        if of not in ("policy", "reference"):
+            raise UserError(f"of: got {of!r}, expected policy or reference.")
+        restored, model = self._restored(step), self._policy(step, of)
+        config = self.config.evaluation
+        sampler = replace(model.sampler, samples=config.samples, top_k=config.top_k, top_p=config.top_p)
+        parts = []
+        for rows, prompts, key in evaluation_batches(restored.setup, restored.held_out_prompts(), config):
+            made = sample_jit(model.architecture.graphdef, model.params, prompts, key, sampler)
+            parts.append(first(made, len(rows) * config.samples))
+        drawn = Drawn(model.name, config.seed, sampler.temperature, config.top_k, config.top_p)
+        return Completions(joined(parts), config.samples, sampler.scoring_temperature, model.tokenizer, model.name, drawn)
+
+    def _policy(self, step: Step, which: str) -> Policy:
+        restored = self._restored(step if isinstance(step, str) else plain(step))
+        params, setup = getattr(restored, which), restored.setup
+        if params is None:
+            raise UserError(f"base: {self.path}, of an older version, has not kept the model that its policy started from.")
+        # Models that are one have one name, so that a comparison knows whose samples it is of.
+        same = which == "base" and params is restored.reference
+        moves = self.config.reference.refresh.kind != "never"
+        name = {"policy": f"{self.path}@{restored.step}", "base": f"{self.path} base"}.get(which, f"{self.path} reference")
+        if which == "reference" or same:
+            name = f"{self.path} reference" + (f"@{restored.step}" if moves else "")
+        prompting = of_run(setup.tokenizer, setup.config.data)
+        return Policy(name, setup.architecture, params, prompting, setup.sampler(1), setup.decoder.context)
+
+    def _restored(self, step: Step) -> RestoredRun:
+        chosen = self.steps[-1] if step == "latest" and self.steps and kind_of(self.path) != FIT else step
+        folder = self.path / "checkpoints" / str(chosen)
+        return self._restore(chosen, folder.stat().st_mtime_ns if folder.exists() else 0)
+
+    @cached_property
+    def _restore(self) -> Any:
+        """The last two steps stay in memory: the models of one are read once, and again where its files have changed."""
+        return lru_cache(maxsize=2)(lambda step, changed: restore(self.path, step, ALONE))
+
+    def __repr__(self) -> str:
+        found, config = index.look(self.path), self.config
+        kl = f"{config.algorithm}, {config.kl.penalty}, beta {config.kl.beta:g}" if found.kind == "run" else "a fit"
+        note = f" ({found.note})" if found.note else ""
+        return (
+            f"Run {self.path}: {kl}; {found.state} at step {found.step} of {found.steps}{note}\n"
+            f"  steps: {', '.join(map(str, self.steps)) or 'none yet'}"
+        )
+
+
+def load_run(path: str | Path) -> Run:
+    """Open a run directory, of RL or of a fit.
+
+    Raises:
+        UserError: where it is none, or its config cannot be read.
+    """
+    run = Run(Path(path).expanduser())
+    _ = run.config
+    return run
+
+
+@strict
+class _Loaded:
+    dtype: Dtype
+    temperature: NonNegative
+    max_new_tokens: Positive
+    context: Positive | None
+
+
+def load_model(
+    path: str | Path,
+    *,
+    revision: str | None = None,
+    base: str | None = None,
+    dtype: Dtype = "float32",
+    temperature: float = 1.0,
+    max_new_tokens: int = 64,
+    context: int | None = None,
+    begins: bool = True,
+) -> Policy:
+    """A language model from a Hugging Face directory or hub name, or a LoRA of PEFT's; or of a run, as in runs/x@40.
+
+    Args:
+        path: the directory, hub name or run.
+        revision: of a hub name: branch, tag or commit.
+        base: the model under a LoRA of PEFT's, where it is not the one that the adapter names.
+        dtype: of parameters and activations; log-probs are float32.
+        temperature: of sampling and scoring, where a call says nothing else. A run has its own.
+        max_new_tokens: the most that a completion has, likewise.
+        context: the longest sequence; None: the model's own.
+        begins: whether a text has the beginning token before it, as in runs of such a model.
+
+    Raises:
+        UserError: where it cannot be read, or is of an architecture that kljax has not.
+    """
+    asked = {
+        "dtype": dtype,
+        "temperature": plain(temperature),
+        "max_new_tokens": plain(max_new_tokens),
+        "context": plain(context),
+    }
+    how = validate(asked, _Loaded)
+    if (found := run_and_step(str(path), "path")) is not None:
+        return load_run(found[0]).policy(found[1])
+    source = HuggingFaceModel(
+        kind="huggingface", path=str(path), revision=revision, base=base, context=how.context, dropout=0.0, dtype=how.dtype,
+        param_dtype=how.dtype, remat="none", logit_chunk=16, vocab_chunk=None,
+    )  # fmt: skip
+    pretrained = huggingface.describe(source, "path")
+    tokenizer = tokenizers.load(pretrained.tokenizer_path, "path")
+    huggingface.check_tokenizer(pretrained, tokenizer, "path")
+    settings = generation_settings.read(pretrained.path, tokenizer, pretrained.vocab_size, "path")
+    model: Any = pretrained.config
+    architecture = decoder_architecture(model, pretrained.vocab_size, meshes.build(ALONE))
+    params: Params = huggingface.load_params(pretrained, "decoder", architecture.shapes, architecture.shardings)
+    sampler = Sampler(1, how.max_new_tokens, how.temperature, 0, 1.0, settings.ends, tokenizer.pad_token_id)  # pyright: ignore
+    name = str(path) + (f" ({', '.join(beside)})" if (beside := _beside(revision, base, how.dtype)) else "")
+    return Policy(name, architecture, params, Prompting(tokenizer, begins=begins), sampler, model.context)
+
+
+def _beside(revision: str | None, base: str | None, dtype: str) -> list[str]:
+    """What tells two models of one path from one another."""
+    return [*([revision] if revision else []), *([f"on {base}"] if base else []), *([dtype] if dtype != "float32" else [])]

@@ -1,0 +1,108 @@
+"""The console command: which command it starts, and what it answers where it starts none."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from kljax import commands
+from kljax.commands import COMMANDS, train
+from kljax.errors import MISTAKE
+from kljax.interrupt import INTERRUPTED
+
+ROOT = Path(__file__).parents[2]
+SLOW = """
+import sys, time
+print("importing", flush=True)
+time.sleep(1)
+def main(): print("ran")
+"""
+
+
+@pytest.fixture
+def kljax(monkeypatch, capsys):
+    """kljax(*arguments): the exit code, what is printed, and what is complained of."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["/bin/kljax", *arguments])
+        code = 0
+        try:
+            commands.main()
+        except SystemExit as end:
+            code = end.code
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def test_each_command_has_a_module_a_script_and_a_line():
+    modules = {file.stem for file in Path(commands.__file__).parent.glob("*.py")} - {"__init__"}
+    scripts = {file.stem for file in (ROOT / "experiments").glob("*.py")} - {"__init__"}
+    assert modules == scripts | {"completion"} == COMMANDS.keys()
+    for name in modules:
+        assert callable(import_module(f"kljax.commands.{name}").main)
+    for name in scripts:
+        assert f'start("{name}")' in (ROOT / "experiments" / f"{name}.py").read_text()
+
+
+def test_a_command_gets_the_rest_of_the_line(kljax, monkeypatch):
+    monkeypatch.setattr(train, "main", lambda: print(sys.argv))
+    assert kljax("train", "-m", "kl.beta=1,2") == (0, "['kljax train', '-m', 'kl.beta=1,2']\n", "")
+
+
+@pytest.mark.parametrize("asked", [[], ["--help"], ["-h"]])
+def test_help_has_a_line_for_each_command(kljax, asked):
+    code, said, complained = kljax(*asked)
+    assert (code, complained) == (0, "")
+    for name, does in COMMANDS.items():
+        assert f"  {name} " in said
+        assert does in said
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (
+            ["trian"],
+            "kljax: trian: no such command, expected one of train, pretrain, analyze, export, frontier, runs, completion.",
+        ),
+        (["xyz"], "kljax: xyz: no such command, expected one of "),
+        ([""], "kljax: : no such command, expected one of "),
+        (["kl.beta=1"], "kljax: kl.beta=1: got it before a command, expected one of "),
+        (["-m", "train"], "kljax: -m: got it before a command, expected one of "),
+        (
+            ["--help", "train"],
+            "kljax: train: got it after --help, expected nothing there; the help of a command is that",
+        ),
+        (["--version", "x"], "kljax: x: got it after --version, expected nothing there."),
+    ],
+)
+def test_a_mistake_is_one_sentence(kljax, given, says):
+    code, said, complained = kljax(*given)
+    assert (code, said) == (MISTAKE, "")
+    assert complained.startswith(says)
+    assert complained.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_while_a_command_is_imported_is_one_line(tmp_path, number):
+    (tmp_path / "slow.py").write_text(SLOW)
+    code = f"from kljax import commands; commands.__path__.append({str(tmp_path)!r}); commands.start('slow')"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None and process.stdout.readline() == "importing\n"
+    time.sleep(0.1)
+    process.send_signal(number)
+    assert process.communicate() == ("", "\nInterrupted.\n")
+    assert process.returncode == INTERRUPTED
