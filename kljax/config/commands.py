@@ -13,7 +13,7 @@ class AnalysisConfig:
     run: str
     """A run directory; runs/x@40 is its step 40, runs/x@best its best."""
     step: Literal["latest", "best"] | Natural
-    """The step of a checkpoint, latest, or best: by evaluation.best, while it trained."""
+    """The step of a checkpoint, latest, or best by evaluation.best."""
     prompts: Two | None
     """The first so many held-out rows; null: as the run's config says."""
     samples: Positive | None
@@ -41,7 +41,7 @@ class ExportConfig:
     run: str
     """A run directory; runs/x@40 is its step 40, runs/x@best its best."""
     step: Literal["latest", "best"] | Natural
-    """The step of a checkpoint, latest, or best: by evaluation.best, while it trained."""
+    """The step of a checkpoint, latest, or best by evaluation.best."""
     out: str
     """The directory that is written; it must not be there yet."""
     merge: bool

@@ -59,7 +59,7 @@ class Config:
     mesh: MeshConfig
     """How the devices are shared out."""
     evaluation: EvaluationConfig
-    """The look at held-out prompts after the last step."""
+    """The look at held-out prompts after the last step, and while it trains."""
     track: list[TrackerName] = Field(default=["tensorboard"])
     """Where figures go beside metrics.jsonl: tensorboard, wandb, mlflow; []: nowhere."""
     run: RunConfig

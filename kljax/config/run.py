@@ -85,4 +85,4 @@ class EvaluationConfig:
     every: Natural = 0
     """Steps between such looks while it trains (held_out/… metrics); 0: none."""
     best: Literal["objective", "reward"] | None = "objective"
-    """Whose held-out mean is highest at the best step, which stays on disk; null: no step is the best."""
+    """The held-out figure by which a step is the best, which stays on disk: run=…@best; null: none."""

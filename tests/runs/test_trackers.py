@@ -85,9 +85,8 @@ def test_a_run_hands_on_its_lines_and_its_evaluation(tiny, own, capsys):
     assert not {"run", "track"} & one.run.settings.keys()
     assert not (path / "tensorboard").exists()
     assert index.look(path).state == "finished"
-    train(replace(config, track=[]), lambda path: {})  # other trackers make no other run
-    with pytest.raises(UserError, match=r"no\."):
-        train(config, lambda path: (_ for _ in ()).throw(UserError("no.")))
+    with pytest.raises(UserError, match=r"no\."):  # other trackers make no other run
+        train(replace(config, track=["wandb", "tensorboard"]), lambda path: (_ for _ in ()).throw(UserError("no.")))
     assert (own[-1].id, own[-1].steps, own[-1].end) == (one.id, [], "failed")
 
 
