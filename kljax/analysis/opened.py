@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kljax.analysis.completions import Completions, Drawn
 from kljax.analysis.policies import Policy, first, joined, plain
 from kljax.analysis.prompting import Prompting, of_run
-from kljax.config import Config, HuggingFaceModel, MeshConfig
+from kljax.config import Config, DecoderConfig, HuggingFaceModel, MeshConfig
 from kljax.config.base import Dtype, NonNegative, Positive, strict
 from kljax.config.validation import validate
 from kljax.data import tokenizers
@@ -152,8 +152,8 @@ def load_model(
     revision: str | None = None,
     base: str | None = None,
     dtype: Dtype = "float32",
-    temperature: float = 1.0,
-    max_new_tokens: int = 64,
+    temperature: float | None = None,
+    max_new_tokens: int | None = None,
     context: int | None = None,
     begins: bool = True,
 ) -> Policy:
@@ -164,36 +164,43 @@ def load_model(
         revision: of a hub name: branch, tag or commit.
         base: the model under a LoRA of PEFT's, where it is not the one that the adapter names.
         dtype: of parameters and activations; log-probs are float32.
-        temperature: of sampling and scoring, where a call says nothing else. A run has its own.
-        max_new_tokens: the most that a completion has, likewise.
+        temperature: of sampling and scoring, where a call says nothing else; None: the run's, or 1.
+        max_new_tokens: the most that a completion has, likewise; None: the run's, or 64.
         context: the longest sequence; None: the model's own.
         begins: whether a text has the beginning token before it, as in runs of such a model.
 
     Raises:
         UserError: where it cannot be read, or is of an architecture that kljax has not.
     """
-    asked = {
-        "dtype": dtype,
-        "temperature": plain(temperature),
-        "max_new_tokens": plain(max_new_tokens),
-        "context": plain(context),
-    }
-    how = validate(asked, _Loaded)
+    asked = {"temperature": plain(temperature), "max_new_tokens": plain(max_new_tokens)}
+    own = {name: value for name, value in asked.items() if value is not None}
+    how = validate({"temperature": 1.0, "max_new_tokens": 64, "dtype": dtype, "context": plain(context)} | own, _Loaded)
     if (found := run_and_step(str(path), "path")) is not None:
-        return load_run(found[0]).policy(found[1])
+        for name, given in (("revision", revision), ("base", base), ("context", context)):
+            if given is not None:
+                raise UserError(f"{name}: got {given!r} for the run {path}, which has none to choose; expected None.")
+        if dtype != "float32" or not begins:
+            raise UserError(f"{path} is a run, whose types and prompts are its own; expected dtype and begins left out.")
+        model = load_run(found[0]).policy(found[1])
+        return replace(model, sampler=replace(model.sampler, **{name: getattr(how, name) for name in own}))
+    return _from_files(str(path), revision, base, how, begins)
+
+
+def _from_files(path: str, revision: str | None, base: str | None, how: _Loaded, begins: bool) -> Policy:
     source = HuggingFaceModel(
-        kind="huggingface", path=str(path), revision=revision, base=base, context=how.context, dropout=0.0, dtype=how.dtype,
+        kind="huggingface", path=path, revision=revision, base=base, context=how.context, dropout=0.0, dtype=how.dtype,
         param_dtype=how.dtype, remat="none", logit_chunk=16, vocab_chunk=None,
     )  # fmt: skip
     pretrained = huggingface.describe(source, "path")
+    if not isinstance(model := pretrained.config, DecoderConfig):
+        raise UserError(f"path: '{path}' is an encoder, which writes no text; expected a decoder, such as a GPT-2 or Llama.")
     tokenizer = tokenizers.load(pretrained.tokenizer_path, "path")
     huggingface.check_tokenizer(pretrained, tokenizer, "path")
     settings = generation_settings.read(pretrained.path, tokenizer, pretrained.vocab_size, "path")
-    model: Any = pretrained.config
     architecture = decoder_architecture(model, pretrained.vocab_size, meshes.build(ALONE))
     params: Params = huggingface.load_params(pretrained, "decoder", architecture.shapes, architecture.shardings)
     sampler = Sampler(1, how.max_new_tokens, how.temperature, 0, 1.0, settings.ends, tokenizer.pad_token_id)  # pyright: ignore
-    name = str(path) + (f" ({', '.join(beside)})" if (beside := _beside(revision, base, how.dtype)) else "")
+    name = path + (f" ({', '.join(beside)})" if (beside := _beside(revision, base, how.dtype)) else "")
     return Policy(name, architecture, params, Prompting(tokenizer, begins=begins), sampler, model.context)
 
 

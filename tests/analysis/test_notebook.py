@@ -247,6 +247,12 @@ def test_a_step_of_a_run_is_a_model_too(run, path):
     loaded, own = kljax.load_model(f"{path}@4"), run.policy(4)
     assert loaded.name == own.name
     jax.tree.map(np.testing.assert_array_equal, loaded.params, own.params)
+    assert (loaded.temperature, loaded.sampler.max_new_tokens) == (0.8, 8)
+    changed = kljax.load_model(f"{path}@4", temperature=0.5, max_new_tokens=3)
+    assert (changed.temperature, changed.sampler.max_new_tokens) == (0.5, 3)
+    for named in ({"dtype": "bfloat16"}, {"begins": False}, {"context": 8}, {"revision": "x"}):
+        with pytest.raises(kljax.UserError, match="run"):
+            kljax.load_model(f"{path}@4", **named)
 
 
 def test_the_coloured_tokens(compared):
