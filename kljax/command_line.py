@@ -181,7 +181,7 @@ def _job(
 
 
 def _composed(overrides: Sequence[str], config_name: str, search: str | None) -> DictConfig:
-    """What Hydra makes of them, its own values included; it must be told before where configs are."""
+    """Composed by Hydra, its own values included; it must be told before where configs are."""
     more = [] if search is None else [f"hydra.searchpath=['file://{Path(search).absolute()}']"]
     return hydra.compose(config_name, overrides=[*overrides, *more], return_hydra_config=True)
 

@@ -26,7 +26,7 @@ DISK = {
     errno.ESTALE: ("the network's disk has lost the file (stale handle)", "mount it again"),
     errno.EMFILE: ("this process has too many files open (ulimit -n)", "raise that limit"),
 }
-"""What a disk or an operating system refuses, in words, and what can be done about it."""
+"""Refusals of a disk or an operating system, in words, and what can be done about it."""
 
 
 @contextmanager

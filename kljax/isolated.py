@@ -31,7 +31,7 @@ class Failed(Exception):
 
 
 def call(function: str, *arguments: Any, seconds: float = SECONDS) -> Any:
-    """What a function of isolated_worker.py returns. Stopped or Failed where it does not."""
+    """The result of a function of isolated_worker.py. Stopped or Failed where it does not."""
     with _lock:
         worker = _running()
         try:

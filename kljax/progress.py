@@ -1,4 +1,4 @@
-"""What a run shows while it runs: a bar or a spinner on a terminal, a line now and then in a log file."""
+"""Display of a run while it runs: a bar or a spinner on a terminal, a line now and then in a log file."""
 
 import threading
 import time

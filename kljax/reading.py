@@ -75,12 +75,12 @@ def read_text(file: Path, largest: int = LARGEST) -> str:
 
 
 def read_json(file: Path, largest: int = LARGEST) -> Any:
-    """What a file of strict JSON says, likewise."""
+    """Values of a file of strict JSON, likewise."""
     return strict_json(read_bytes(file, largest))
 
 
 def strict_json(text: str | bytes) -> Any:
-    """What a JSON text says. ValueError where it is none, or has a key twice, a number that is not finite, or deep nesting."""
+    """Values of a JSON text. ValueError where it is none, or has a key twice, a number that is not finite, or deep nesting."""
     values = parsed_json(text)
     for value in _walked(values):
         if isinstance(value, float) and not math.isfinite(value):
@@ -112,7 +112,7 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def read_yaml(text: str) -> Any:
-    """What a YAML text of plain values says. ValueError where it is too deep, or more than its characters by aliases.
+    """Values of a YAML text of plain values. ValueError where it is too deep, or more than its characters by aliases.
 
     yaml.YAMLError where it is no YAML.
     """

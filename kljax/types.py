@@ -82,7 +82,7 @@ class Rollout:
 
 @struct
 class Scores:
-    """What policy (pi) and reference (rho) say of each completion token and of the state before it, nats.
+    """Log-probs and divergences of policy (pi) and reference (rho) at each completion token and of the state before it, nats.
 
     `reverse_kl` is KL(pi‖rho) and `forward_kl` is KL(rho‖pi) between the two *whole* next-token distributions of the
     state in which the token was sampled; `divergence` is the one that the penalty asks for, `entropy` that of pi there.

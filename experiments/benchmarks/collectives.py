@@ -1,4 +1,4 @@
-"""What the devices say to one another in a step: collectives of a compiled program, counted in its text (HLO).
+"""Communication of the devices in a step: collectives of a compiled program, counted in its text (HLO).
 
 Pure analysis of what `jitted.lower(...).compile().as_text()` says. A collective in the body of a loop counts as often as the
 loop runs; how often a loop runs that may end early is not in the text, and the caller says it. So it is with sampling.
@@ -37,7 +37,7 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Collectives:
-    """What one run of a program communicates, by kind; a kind that it does not have is left out."""
+    """Bytes that one run of a program communicates, by kind; a kind that it does not have is left out."""
 
     sampling: Mapping[str, Traffic]
     elsewhere: Mapping[str, Traffic]
@@ -124,7 +124,7 @@ def _kind(opcode: str) -> str | None:
 
 
 def _result_bytes(instruction: Instruction) -> int:
-    """What starts a collective also holds its operands, (operands, result, …), unless it is an all-reduce."""
+    """Bytes of a collective's result; what starts one also holds its operands, (operands, result, …), but for an all-reduce."""
     shape = instruction.shape
     if instruction.opcode.endswith("-start") and instruction.opcode != "all-reduce-start":
         shape = _elements(shape)[1]
@@ -144,7 +144,7 @@ def _elements(tuple_shape: str) -> list[str]:
 
 
 def _calls(instruction: Instruction, steps: Iterator[int], tally: Callable[[str], Tally]) -> Iterator[Tally]:
-    """What the computations communicate that an instruction runs."""
+    """Bytes that the computations communicate which an instruction runs."""
     called = _called(instruction)
     if instruction.opcode == "while":
         known = re.search(r"known_trip_count\W+n\W+(\d+)", instruction.rest)

@@ -14,7 +14,7 @@ POLL = 0.005  # seconds
 TURNS = 3
 SCRIPT = Path(__file__).parents[1] / "train.py"
 IMPORTS = "import kljax.command_line, kljax.training.loop, kljax.runs.restore, kljax.runs.evaluation"
-"""What a run needs: the script imports it when the config is read."""
+"""Imports that a run needs: the script imports it when the config is read."""
 
 
 @dataclass(frozen=True)

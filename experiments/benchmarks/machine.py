@@ -28,7 +28,7 @@ REPEATS = 7
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What the machine can do at best."""
+    """Rates of the machine at its best."""
 
     flops_per_second: float
     bytes_per_second: float

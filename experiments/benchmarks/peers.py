@@ -37,7 +37,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Standing:
-    """What a contestant needed: the steps of all its turns together, and the largest of its processes."""
+    """Needs of a contestant: the steps of all its turns together, and the largest of its processes."""
 
     name: str
     step: Timed
@@ -129,7 +129,7 @@ def run(contestant: Contestant) -> tuple[list[float], Figures]:
 
 
 def parse(printed: str) -> tuple[list[float], Figures] | None:
-    """What a script printed: the seconds of each step, and its last line. None where that is not there."""
+    """Output of a script: the seconds of each step, and its last line. None where that is not there."""
     lines = printed.strip().splitlines()
     timed = [line.removeprefix("step_s") for line in lines if line.startswith("step_s ")]
     try:

@@ -1,4 +1,4 @@
-"""What a training step needs in memory: the arrays that stay, and the peak of the process while it steps. Linux only."""
+"""Memory of a training step: the arrays that stay, and the peak of the process while it steps. Linux only."""
 
 import ctypes
 import gc

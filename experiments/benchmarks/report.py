@@ -1,4 +1,4 @@
-"""What was measured, as JSON and as tables on the terminal."""
+"""Measurements as JSON and as tables on the terminal."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,7 +17,7 @@ from kljax.json_text import json_text
 from kljax.runs.directory import write_atomically
 
 Figures = dict[str, Any]
-"""What a benchmark's JSON file holds; every time is in seconds."""
+"""Contents of a benchmark's JSON file; every time is in seconds."""
 
 COLUMNS = {
     # of the table: parts of a step whose floors add up to its own. The policy's forward pass must be made once: in sampling.
@@ -39,7 +39,7 @@ HEADS = {
 
 
 def figures(ceiling: Ceiling, it: Subject, measured: Measurement, loop: Loop | None) -> Figures:
-    """What was measured of one size, the floors worked out."""
+    """Measurements of one size, the floors worked out."""
     setup = it.trainer.setup
     about = setup.decoder, setup.vocab_size, it.sizes, setup.config.adapter.kind == "lora", setup.config.rollout.cache_dtype
     work, repeated = step_work(*about), step_work(*about, repeated=True)

@@ -1,4 +1,4 @@
-"""What the measurements of experiments/benchmarks/scaling.py vary, as overrides. No JAX: a command line names them."""
+"""Series of the measurements of experiments/benchmarks/growth.py, as overrides. No JAX: a command line names them."""
 
 Overrides = tuple[str, ...]
 

@@ -86,7 +86,7 @@ class Loop:
 
 @dataclass
 class Subject:
-    """What is measured: a trainer, and the state that each step replaces."""
+    """The measured program: a trainer, and the state that each step replaces."""
 
     trainer: Trainer
     frozen: Frozen

@@ -1,4 +1,4 @@
-"""What a step has to do, whoever does it: floating-point operations of its matrix products, and bytes that it must move.
+"""Work that a step has to do, whoever does it: floating-point operations of its matrix products, and bytes that it must move.
 
 Pure arithmetic over sizes. Norms, softmax, rotary positions and the products of adapters, which are thin, are left out; so is
 what is computed a second time (remat, logits in the backward pass). What is counted is a floor.
@@ -46,7 +46,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Pass:
-    """What goes through a decoder: tokens through its layers, states to its vocabulary, (query, key) pairs that are visible."""
+    """Counts: tokens through a decoder's layers, states to its vocabulary, (query, key) pairs that are visible."""
 
     tokens: int
     states: int

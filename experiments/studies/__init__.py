@@ -1,1 +1,1 @@
-"""What the documents state, recomputed: a package a study, run as `python -m experiments.studies.<name>`."""
+"""Statements of the documents, recomputed: a package a study, run as `python -m experiments.studies.<name>`."""

@@ -52,7 +52,7 @@ class Chosen:
 
     @property
     def label(self) -> str:
-        """What metrics call it: reverse_exact, jeffreys_exact, renyi(alpha=2)_exact."""
+        """Its name in metrics: reverse_exact, jeffreys_exact, renyi(alpha=2)_exact."""
         given = ", ".join(f"{name}={value:g}" for name, value in self.parameters)
         return self.name.removesuffix("_kl") + (f"({given})" if given else "") + "_exact"
 

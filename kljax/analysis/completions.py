@@ -77,7 +77,7 @@ class Completions:
 
     @property
     def tokens(self) -> list[list[str]]:
-        """What each token adds to the text; of a special token its name."""
+        """The part of the text that each token adds; of a special token its name."""
         width = self.rollout.prompt_mask.shape[1]
         prompts = zip(np.asarray(self.rollout.tokens)[:, :width], np.asarray(self.rollout.prompt_mask), strict=True)
         before = [row[mask].tolist() for row, mask in prompts]
@@ -108,7 +108,7 @@ CONTEXT = 8  # tokens before a token on which it can depend how it is spelled: s
 
 
 def pieces(tokenizer: Tokenizer, before: Sequence[int], ids: Sequence[int]) -> list[str]:
-    """What each token adds to the text that `before` begins; of a special token its name.
+    """The part that each token adds to the text that `before` begins; of a special token its name.
 
     Of a character that several tokens make, the last one adds it and the others nothing.
     """

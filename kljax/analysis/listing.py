@@ -19,7 +19,7 @@ SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 
 
 def varying(runs: Sequence[Run]) -> tuple[list[str], list[str]]:
-    """What tells each from the others of its kind, as kljax frontier says it, and what holds where that is not said.
+    """The values that tell each from the others of its kind, as kljax frontier says it, and what holds where that is not said.
 
     Empty for what has no config, and where nothing varies.
     """

@@ -70,7 +70,7 @@ class Run:
         return self._policy(step, "policy")
 
     def reference(self, step: Step = LATEST) -> Policy:
-        """What the policy is held to: always the same model, but where the config lets it move. Of a fit its beginning."""
+        """The model that the policy is held to: always the same, but where the config lets it move. Of a fit its beginning."""
         return self._policy(step, "reference")
 
     def base(self, step: Step = LATEST) -> Policy:
@@ -205,5 +205,5 @@ def _from_files(path: str, revision: str | None, base: str | None, how: _Loaded,
 
 
 def _beside(revision: str | None, base: str | None, dtype: str) -> list[str]:
-    """What tells two models of one path from one another."""
+    """Words that tell two models of one path from one another."""
     return [*([revision] if revision else []), *([f"on {base}"] if base else []), *([dtype] if dtype != "float32" else [])]

@@ -59,7 +59,7 @@ class Policy:
 
     @property
     def temperature(self) -> float:
-        """What logits are divided by, when it samples and when it is scored."""
+        """The number that logits are divided by, when it samples and when it is scored."""
         return self.sampler.temperature
 
     def sample(

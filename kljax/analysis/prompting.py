@@ -50,7 +50,7 @@ class Prompting:
         return rows
 
     def __str__(self) -> str:
-        """What becomes of a prompt, for a reader."""
+        """Describe what becomes of a prompt."""
         tokenizer = self.tokenizer
         if self.chat is not None:
             system = f", after the system message {self.chat.system!r}" if self.chat.system else ""

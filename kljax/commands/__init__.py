@@ -29,7 +29,7 @@ UNREAD = 141  # exit code, as of a program that the signal of a broken pipe ends
 
 
 def main() -> None:
-    """What `kljax` and `python -m kljax` do: the command named first, with the rest of the command line."""
+    """Run `kljax` and `python -m kljax`: the command named first, with the rest of the command line."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in COMMANDS and len(rest) == 2 and rest[0] in ("-sc", "--shell-completion"):
         name, rest = _completion(name, rest)

@@ -1,4 +1,4 @@
-"""What scripts that look at a run are given."""
+"""Configs of the commands that look at a run."""
 
 from typing import Literal
 

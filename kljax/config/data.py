@@ -98,7 +98,7 @@ class WholePrompt:
     max_tokens: Positive
     """The longest prompt, in tokens, the beginning token not counted."""
     too_long: TooLong = "refuse"
-    """What happens to a longer one: an error, it is left out, or it loses its end."""
+    """Treatment of a longer one: an error, it is left out, or it loses its end."""
 
 
 @strict
@@ -108,7 +108,7 @@ class ChatPrompt:
     kind: Literal["chat"]
     """Set by data/prompt=chat."""
     system: str | None
-    """What the system's message says; null: there is none, or what the template says by itself."""
+    """The text of the system's message; null: there is none, or what the template says by itself."""
     message: str
     """The user's message, in which {text} stands for the row's text; of conversations, as they are, it is {text} alone."""
     words: Positive | None
@@ -116,7 +116,7 @@ class ChatPrompt:
     max_tokens: Positive
     """The longest prompt, in tokens of the whole chat."""
     too_long: TooLong = "refuse"
-    """What happens to a longer one: an error, it is left out, or its last message loses its end."""
+    """Treatment of a longer one: an error, it is left out, or its last message loses its end."""
     last_answer: Literal["target", "continue"] = "target"
     """Of a conversation that ends with an answer: the answer is left out (target), or gone on with (continue)."""
 
@@ -128,7 +128,7 @@ class DataConfig:
     source: GrammarSource | LettersSource | RandomWordsSource | TextSource = Field(discriminator="kind")
     """Where text comes from."""
     prompt: PrefixPrompt | WholePrompt | ChatPrompt = Field(discriminator="kind")
-    """What part of a text, in what form, is the prompt."""
+    """The part of a text that is the prompt, and its form."""
     share: Interval
     """The part of the rows, in the order that `seed` shuffles; disjoint parts have no row in common."""
     prompt_fraction: Share

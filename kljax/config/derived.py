@@ -1,4 +1,4 @@
-"""What a config leaves to be worked out from its other values, before it is validated: widths of the model.
+"""Values that a config leaves to be worked out from its other values, before it is validated: widths of the model.
 
 So the library and config.yaml see numbers only.
 """

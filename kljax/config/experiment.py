@@ -35,7 +35,7 @@ class Config:
     data: DataConfig
     """Where text and prompts come from, and how the rows are split."""
     tokenizer: WordTokenizer | BpeTokenizer | PretrainedTokenizer = Field(discriminator="kind")
-    """What turns text into tokens."""
+    """The tokenizer, which turns text into tokens."""
     model: DecoderConfig | EncoderConfig | HuggingFaceModel = Field(discriminator="kind")
     """The model, by its parts or with its files."""
     pretrain: PretrainConfig
@@ -51,7 +51,7 @@ class Config:
     algorithm: AlgorithmName
     """The baseline: reinforce has none; rloo takes the mean of the prompt's other samples from each reward."""
     reward_scale: RewardScaleName
-    """What rewards are divided by: nothing, or the standard deviation of a batch or a prompt; it rescales beta."""
+    """The divisor of rewards: none, or the standard deviation of a batch or a prompt; it rescales beta."""
     kl: KlConfig
     """The penalty for leaving the reference."""
     optimizer: OptimizerConfig

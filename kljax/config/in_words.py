@@ -13,7 +13,7 @@ BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
 def description(schema: Any, field: str) -> str:
-    """What the docstring below the field says."""
+    """The docstring below the field."""
     return schema.__pydantic_fields__[field].description or ""
 
 

@@ -55,13 +55,13 @@ class TargetBeta:
     budget: AboveZero
     """The sequence KL that is held, nats per sequence."""
     rate: AboveZero
-    """What log beta changes by a step, where the KL is off by a factor e or more."""
+    """The change of log beta a step, where the KL is off by a factor e or more."""
     gain: NonNegative
-    """What log beta changes by at once, likewise; it damps."""
+    """The change of log beta at once, likewise; it damps."""
     minimum: AboveZero
-    """What beta is never below."""
+    """The least that beta can be."""
     maximum: AboveZero
-    """What beta is never above."""
+    """The most that beta can be."""
 
 
 @strict
@@ -113,6 +113,6 @@ class KlConfig:
     controller: FixedBeta | ScheduledBeta | AdaptiveBeta | TargetBeta = Field(discriminator="kind")
     """How beta moves in training."""
     divergence: PlainDivergence | JensenShannon | Renyi | AlphaDivergence = Field(discriminator="kind")
-    """What the penalties exact and exact_token measure; the others are of the reverse KL."""
+    """The measure of the penalties exact and exact_token; the others are of the reverse KL."""
     hard_budget: AboveZero | None
     """Nats per sequence: a run that exceeds it stops and keeps its last checkpoint below; null: no limit."""

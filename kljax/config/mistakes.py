@@ -1,4 +1,4 @@
-"""What is wrong in a config, as one sentence: the field, what was given, what was expected, the way out."""
+"""Mistakes in a config, each as one sentence: the field, what was given, what was expected, the way out."""
 
 import difflib
 import re
@@ -83,7 +83,7 @@ def _may_be_null(field: str, schema: Any) -> bool:
 
 
 def _section(field: str, given: Any, schema: Any) -> str:
-    """What is expected where a word or a number stands for a section."""
+    """The expectation where a word or a number stands for a section."""
     if field.startswith("reward."):
         return "a section, as in '{kind: python, function: module.function, weight: 1.0, arguments: {}}'"
     parts = members(_hint(field, schema))
@@ -137,7 +137,7 @@ def _field(location: tuple[Any, ...], known: set[str], keep_last: bool) -> str:
 
 
 def _expected(error: Any) -> str:
-    """What a field wants, in words."""
+    """The wants of a field, in words."""
     context = error.get("ctx", {})
     bound = next(iter(context.values()), None)
     bound = f"{bound:.15g}" if isinstance(bound, float) else bound

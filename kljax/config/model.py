@@ -17,7 +17,7 @@ class LinearScaling:
     kind: Literal["linear"]
     """Says that the scaling is linear."""
     factor: AboveZero
-    """What positions are divided by."""
+    """The number that positions are divided by."""
 
 
 @strict
@@ -27,7 +27,7 @@ class Llama3Scaling:
     kind: Literal["llama3"]
     """Says that the scaling is Llama 3's."""
     factor: AboveZero
-    """What positions of slow pairs are divided by."""
+    """The number that positions of slow pairs are divided by."""
     low_freq_factor: AboveZero
     """Slow pairs make fewer turns than this within original_context."""
     high_freq_factor: AboveZero
@@ -43,9 +43,9 @@ class YarnScaling:
     kind: Literal["yarn"]
     """Says that the scaling is YaRN's."""
     factor: AboveZero
-    """What positions of slow pairs are divided by."""
+    """The number that positions of slow pairs are divided by."""
     attention_factor: AboveZero
-    """What cosine and sine are multiplied by."""
+    """The factor of cosine and sine."""
     beta_fast: AboveZero
     """Fast pairs make more turns than this within original_context."""
     beta_slow: AboveZero
@@ -74,7 +74,7 @@ class DecoderConfig:
     bias: Literal["none", "qkv", "all"]
     """On no matrix, on queries, keys and values, or on every one."""
     normed: Literal["inputs", "outputs"] = "inputs"
-    """What of attention and MLP goes through a norm."""
+    """The side of attention and MLP that goes through a norm."""
     qk_norm: bool | Literal["whole"]
     """An RMS norm on each head's queries and keys; whole: on those of all heads together."""
     tied_head: bool
@@ -94,7 +94,7 @@ class DecoderConfig:
     context: Positive
     """The longest sequence in tokens, prompt included."""
     norm_eps: AboveZero
-    """What is added to the variance in a norm."""
+    """The number that is added to the variance in a norm."""
     rope_theta: AboveZero
     """The base of rotary positions; without them it does nothing."""
     rope_scaling: LinearScaling | Llama3Scaling | YarnScaling | None = Field(default=None, discriminator="kind")
@@ -138,7 +138,7 @@ class EncoderConfig:
     head: Literal["tanh", "relu"]
     """Activation of the dense layer between the first token and the outputs."""
     norm_eps: AboveZero
-    """What is added to the variance in a norm."""
+    """The number that is added to the variance in a norm."""
     dropout: Share
     """In fitting only."""
     dtype: Dtype

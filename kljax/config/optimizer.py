@@ -12,7 +12,7 @@ class OptimizerConfig:
     learning_rate: AboveZero
     """AdamW's rate, after the warm-up."""
     schedule: Literal["constant", "linear", "cosine"]
-    """What the rate does after the warm-up; linear and cosine go to 0 at the last step."""
+    """The course of the rate after the warm-up; linear and cosine go to 0 at the last step."""
     warmup_steps: Natural
     """The k-th update has k/warmup_steps of the rate; 0: no warm-up."""
     b1: Share
@@ -20,7 +20,7 @@ class OptimizerConfig:
     b2: Share
     """Decay of AdamW's mean of squared gradients."""
     eps: AboveZero
-    """What AdamW adds to the root of the mean of squares."""
+    """The number that AdamW adds to the root of the mean of squares."""
     weight_decay: NonNegative
     """Decoupled, on matrices only; 0: none."""
     clip_norm: AboveZero

@@ -85,7 +85,7 @@ class PretrainConfig:
     """Supervised fitting on the training rows, by maximum likelihood, which minimises forward KL(data‖model)."""
 
     objective: NextToken | MaskedToken | Classification | Regression | Preference | RatedPairs = Field(discriminator="kind")
-    """What is learned from the rows."""
+    """The aim of fitting: what is learned from the rows."""
     steps: Natural
     """Updates at most; 0: a Hugging Face model as it is."""
     batch: Positive

@@ -32,7 +32,7 @@ class RefreshAverage:
     kind: Literal["average"]
     """Set by reference/refresh=average."""
     decay: Fraction
-    """What the reference keeps of itself a step; the nearer to 1, the slower it follows."""
+    """The share of itself that the reference keeps a step; the nearer to 1, the slower it follows."""
 
 
 @strict

@@ -36,6 +36,6 @@ class RewardTerm:
     function: str
     """A built-in name, or a dotted path to your own."""
     weight: Number
-    """What the term is multiplied by in the sum; 0: it is only reported."""
+    """The factor of the term in the sum; 0: it is only reported."""
     arguments: dict[str, Any]
     """Keyword arguments for the factory (jax) or for each call (python)."""

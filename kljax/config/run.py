@@ -65,7 +65,7 @@ class RunConfig:
     unroll_layers: bool | None = None
     """Whether the step's program has layers one by one, or a loop over them; null: which is sooner done."""
     cpu_devices: Positive | None
-    """What JAX takes a CPU for, to be shared out by `mesh`; null: as many as `mesh` names, or one."""
+    """The number of devices that JAX takes a CPU for, to be shared out by `mesh`; null: as many as `mesh` names, or one."""
 
 
 @strict

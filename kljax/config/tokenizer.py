@@ -1,4 +1,4 @@
-"""What turns text into tokens."""
+"""The tokenizer, which turns text into tokens."""
 
 from typing import Annotated, Literal
 

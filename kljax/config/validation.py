@@ -45,7 +45,7 @@ def without_defaults(values: Mapping[str, Any], prefix: str = "") -> dict[str, A
 
 
 def default_of(field: str) -> Any:
-    """What a field of `Config` is where it is not given; `dataclasses.MISSING` where it has no default."""
+    """The value of a field of `Config` where it is not given; `dataclasses.MISSING` where it has no default."""
     return _defaults().get(field, MISSING)
 
 
@@ -197,7 +197,7 @@ def _check_rotary(model: DecoderConfig) -> None:
 
 
 def _check_kept_activations(config: Config) -> None:
-    """What sampling keeps for the gradient is what the gradient would have kept."""
+    """Refuse to keep activations of sampling that are not those which the gradient needs."""
     model, rollout = config.model, config.rollout
     if not rollout.keep_activations:
         return
@@ -214,7 +214,7 @@ def _check_kept_activations(config: Config) -> None:
 
 
 def _check_reference(config: Config) -> None:
-    """What the reference is and whether it moves go together in most ways, not in all."""
+    """Refuse a reference and a way of moving that do not go together."""
     reference, refresh = config.reference, config.reference.refresh.kind
     for name in ("revision", "base"):
         if reference.path is None and (given := getattr(reference, name)) is not None:

@@ -59,7 +59,7 @@ def _inner(mask: Bool[np.ndarray, "B L"]) -> Bool[np.ndarray, "B L"]:
 
 
 def _next(chosen: Bool[np.ndarray, "B L"]) -> Bool[np.ndarray, "B L"]:
-    """What is true of the place after each; of the last, nothing."""
+    """The value at the place after each; of the last, nothing."""
     return np.pad(chosen[:, 1:], ((0, 0), (0, 1)))
 
 

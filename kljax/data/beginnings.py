@@ -1,4 +1,4 @@
-"""What a tokenizer puts before a text when others call it, beside the beginning token that every prompt of a run has."""
+"""Tokens that a tokenizer puts before a text when others call it, beside the beginning token that every prompt of a run has."""
 
 import copy
 import tempfile

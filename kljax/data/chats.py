@@ -75,7 +75,7 @@ def chats(tokenizer: Tokenizer, values: list[Any], config: ChatPrompt, columns: 
 
 
 def _variables(i: int, of: Mapping[str, Any]) -> dict[str, Any]:
-    """What a row gives the template beside its messages."""
+    """Variables that a row gives the template beside its messages."""
     tools, more = of.get("tools"), of.get("chat_template_kwargs")
     row = f"data.source.path: row {i} of the prompts has"
     try:

@@ -188,7 +188,7 @@ def _saved(source: TextSource) -> Path | None:
 
 
 def _load_saved(folder: Path, source: TextSource, field: str) -> datasets.Dataset:
-    """What `save_to_disk` wrote, without the format that it may have had for its author."""
+    """The data set that `save_to_disk` wrote, without the format that it may have had for its author."""
     try:
         found = datasets.load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, DatasetsError, pyarrow.ArrowException) as error:

@@ -50,7 +50,7 @@ VALENCE = {
 """Sentiment of a word, in units of reward."""
 
 MODIFIER = {"not": -1.0, "very": 1.5, "truly": 1.5, "rather": 0.5}
-"""What a word multiplies the valence of the next word with."""
+"""The factor by which a word multiplies the valence of the next word with."""
 
 Stack = tuple[str, ...]
 

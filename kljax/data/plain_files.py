@@ -26,7 +26,7 @@ BYTE_ORDER_MARKS = {  # the longer one first: UTF-32's begins as UTF-16's does
 }
 
 UNPACKING = (EOFError, zlib.error, gzip.BadGzipFile)
-"""What a compressed file can raise that is cut off or none."""
+"""Errors that a compressed file can raise that is cut off or none."""
 
 MOST_UNPACKED, LEAST_BOUND = 200, 2**24
 """Bytes that a compressed file may unpack to for each of its own, and what any may. Text is packed to a tenth at best."""

@@ -66,7 +66,7 @@ def load_splits(config: DataConfig, say: Say = silent) -> Splits:
 
 
 def _common(source: TextSource, one: str, other: str | list[str], field: str) -> str | None:
-    """What two paths of a source both name."""
+    """Files that two paths of a source both name."""
     if not files.is_local(one) or not files.is_local(other):
         return one if one == other else None
     named = []

@@ -10,7 +10,7 @@ from kljax.json_text import shown
 from kljax.types import Tokenizer
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
-"""What a directory with a tokenizer has one of."""
+"""Files of which a directory with a tokenizer has one."""
 
 JSON_FILES = ("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "special_tokens_map.json", "config.json")
 TEMPLATES = "additional_chat_templates"
@@ -25,7 +25,7 @@ MOST_TOKENS = 2**24  # of a vocabulary; the largest in use have 262,144
 
 
 def from_files(path: str | Path, field: str, revision: str | None) -> Tokenizer:
-    """What transformers makes of the files, of which none is run: code beside a tokenizer is refused."""
+    """The tokenizer that transformers makes of the files, of which none is run: code beside a tokenizer is refused."""
     from transformers import AutoTokenizer
 
     if (folder := Path(path).expanduser()).is_dir():

@@ -67,7 +67,7 @@ class Trained:
 
 @struct
 class FitState:
-    """What is trained, with what early stopping remembers."""
+    """The trained state, with what early stopping remembers."""
 
     train: Trained
     best_params: Params

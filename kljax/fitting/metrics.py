@@ -1,4 +1,4 @@
-"""What a classifier's, a regression's or a preference model's outputs on held-out rows are worth.
+"""Figures of what a classifier's, a regression's or a preference model's outputs on held-out rows are worth.
 
 Figures of classes come from scikit-learn (in the extra `text`), calibration and agreement from the formulas here. A figure that
 is not defined, such as the correlation with a constant, is nan. SciPy is imported where it is needed: it is slow to import,

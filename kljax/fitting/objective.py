@@ -1,4 +1,4 @@
-"""What an objective of supervised fitting is: a model, batches, a loss, and figures for held-out rows.
+"""Parts of an objective of supervised fitting: a model, batches, a loss, and figures for held-out rows.
 
 A loss is what the fit minimises, a mean over the batch; outputs are computed for each held-out row, figures from all of them.
 """
@@ -24,7 +24,7 @@ Rows = Any
 
 @dataclass(frozen=True)
 class Objective:
-    """What is fitted and how it is judged."""
+    """A model that is fitted, and how it is judged."""
 
     architecture: Architecture
     batch: Callable[[int], Rows]  # of a step, to train on

@@ -30,7 +30,7 @@ def build(setup: Setup) -> Objective:
 
 
 def kind_of(setup: Setup) -> Kind:
-    """What the objective's model is called in a Hugging Face directory."""
+    """The kind of the objective's model in a Hugging Face directory."""
     return OBJECTIVES[setup.config.pretrain.objective.kind].kind
 
 

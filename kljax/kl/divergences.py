@@ -205,7 +205,7 @@ DIVERGENCES: dict[str, Callable[..., Float[Array, "*dims"]]] = {
     "total_variation": total_variation,
     "squared_hellinger": squared_hellinger,
 }
-"""What a penalty can take in place of the reverse KL, by the name that kljax/config/ and metrics have."""
+"""Divergences that a penalty can take in place of the reverse KL, by the name that kljax/config/ and metrics have."""
 
 FAR = 80.0  # nats: exp(80) is within float32, and exp(-80) is nothing beside any probability of interest
 

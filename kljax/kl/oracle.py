@@ -63,7 +63,7 @@ class Optimum:
 
 
 def optimum(ref_logp: Vector, reward: Vector, beta: float) -> Optimum:
-    """What maximises J (Korbak et al. 2022, arXiv:2205.11275).
+    """The policy that maximises J (Korbak et al. 2022, arXiv:2205.11275).
 
     >>> rho, reward = np.log([0.5, 0.3, 0.2]), np.array([0.0, 1.0, 2.0])
     >>> best = optimum(rho, reward, beta=1.0)
@@ -114,7 +114,7 @@ def frontier(ref_logp: Vector, reward: Vector, betas: Float[np.ndarray, "betas"]
 
 
 def forward_optimum(ref_logp: Vector, reward: Vector, beta: float) -> tuple[Vector, float]:
-    """What maximises E[reward] − beta·KL(rho‖pi), the *forward* KL: pi = beta·rho/(Λ − reward) as log-probs, and Λ.
+    """The policy that maximises E[reward] − beta·KL(rho‖pi), the *forward* KL: pi = beta·rho/(Λ − reward) as log-probs, and Λ.
 
     >>> rho, reward = np.log([0.5, 0.3, 0.2]), np.array([0.0, 1.0, 2.0])
     >>> logp, multiplier = forward_optimum(rho, reward, beta=1.0)

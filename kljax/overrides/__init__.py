@@ -1,1 +1,1 @@
-"""What a command line says: whose configs it chooses, which jobs it makes, what they are called, and what is wrong with it."""
+"""Meaning of a command line: whose configs it chooses, which jobs it makes, what they are called, and what is wrong with it."""

@@ -45,7 +45,7 @@ class Field:
 
     @property
     def says(self) -> str:
-        """What it is."""
+        """Its kind and meaning."""
         return description(self.owner, self.name)
 
 
@@ -64,7 +64,7 @@ def show(page: Sequence[Line], console: Console) -> None:
 
 
 def page(keys: Sequence[str], schema: type, values: Mapping[str, Any], search: str | None = None) -> list[Line]:
-    """What there is to say of all keys, each a key, a section, a group or the beginning of keys.
+    """All that there is to say of keys, each a key, a section, a group or the beginning of keys.
 
     `values` are composed, not validated; `search` is --config-dir's. UserError where one is no key.
     """
@@ -216,7 +216,7 @@ def _now(field: Field, values: Mapping[str, Any]) -> str:
 
 
 def _value(values: Mapping[str, Any], key: str) -> Any:
-    """What a dotted key has, `values` themselves for none; MISSING where there is no such key."""
+    """The value of a dotted key, `values` themselves for none; MISSING where there is no such key."""
     at: Any = values
     for part in key.split(".") if key else ():
         if not isinstance(at, Mapping) or part not in at:

@@ -1,4 +1,4 @@
-"""What Hydra says of a command line, as one sentence: the key or the group, what was given, the way out."""
+"""Hydra's answers to a command line, each as one sentence: the key or the group, what was given, the way out."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ FILES = {
     "data/source": "Text of your own is data/source=text data.source.path=….",
     "reward": "A function of your own is reward=python reward.python.function=module.function.",
 }
-"""What is meant by who gives a file or a name in the place of an option."""
+"""The key that is meant by who gives a file or a name in the place of an option."""
 
 
 def sentence(error: Exception, schema: type | None, overrides: Sequence[str] = (), search: str | None = None) -> str:
@@ -115,7 +115,7 @@ def _has(group: str, option: str, key: str) -> bool:
 
 
 def _of_one_override(text: str, overrides: Sequence[str], search: str | None) -> str | None:
-    """What Hydra says without the override, or at length."""
+    """Hydra's message without the override, or at length."""
     for override in _parsed(overrides):
         line, key = str(override.input_line), override.key_or_group
         if f"'{line}'" in text and ("Ambiguous value" in text or "requires --multirun" in text):

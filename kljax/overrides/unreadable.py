@@ -1,4 +1,4 @@
-"""What is wrong in the spelling of an override that Hydra's grammar does not take."""
+"""Mistakes in the spelling of an override that Hydra's grammar does not take."""
 
 import re
 from collections.abc import Iterable

@@ -149,7 +149,7 @@ def _hashed(job: Job) -> Config:
 
 
 def _identity(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes another run."""
+    """The part of a variant that makes another run."""
     return without_defaults({key: value for key, value in values.items() if key not in config_file.NO_OTHER_RUN})
 
 

@@ -1,4 +1,4 @@
-"""What rewards are divided by. Any scale σ but 1 rescales beta: reward/σ − beta·KL has the optimum of reward − (beta·σ)·KL.
+"""Divisors of rewards. Any scale σ but 1 rescales beta: reward/σ − beta·KL has the optimum of reward − (beta·σ)·KL.
 
 So beta·σ is logged as `kl/beta_effective`. The penalty is never divided: beta keeps its unit, scaled reward a nat.
 """

@@ -31,7 +31,7 @@ from kljax.rewards.text import PREPARATIONS, TEXT_REWARDS
 from kljax.rewards.user_code import one_line, raised_at, resolve
 
 PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra")
-"""What every function may ask for, beside the columns."""
+"""Names that every function may ask for, beside the columns."""
 
 
 MOST_DIGITS = 10**40  # the largest whole number that a message shows
@@ -84,7 +84,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Logged:
-    """What functions have logged while they were called: numbers, and lists of one entry a completion."""
+    """Figures that functions have logged while they were called: numbers, and lists of one entry a completion."""
 
     metrics: dict[str, list[float]] = field(default_factory=dict)
     extras: dict[str, list[Any]] = field(default_factory=dict)
@@ -146,7 +146,7 @@ def _check_built_in(name: str, term: RewardTerm, function: Callable[..., Any]) -
 def _parameters(
     name: str, term: RewardTerm, function: Callable[..., Any], columns: Collection[str] | None
 ) -> frozenset[str] | None:
-    """What the function takes by keyword; None: everything."""
+    """Names that the function takes by keyword; None: everything."""
     try:
         # Not that of what a decorator wraps: it is the wrapper that is called.
         parameters = inspect.signature(function, follow_wrapped=False).parameters
@@ -198,7 +198,7 @@ def call(
 
 
 def _begin(function: Function, samples: Samples, logged: Logged, asked: set[str]) -> Any:
-    """What the function returns; of a coroutine, its future."""
+    """The function's result; of a coroutine, its future."""
     given = {
         **samples.columns,
         "prompts": samples.prompts,
@@ -222,7 +222,7 @@ def _begin(function: Function, samples: Samples, logged: Logged, asked: set[str]
 
 @dataclass(frozen=True)
 class _Failed:
-    """What a coroutine raised, as a value: on its way through a future an error can lose its place, or end the loop."""
+    """An error of a coroutine, as a value: on its way through a future it can lose its place, or end the loop."""
 
     error: BaseException
 
@@ -275,7 +275,7 @@ def _checked(function: Function, result: Any, samples: Samples) -> Float[np.ndar
 
 
 def _listed(name: str, rewards: Any, count: int) -> list[Any]:
-    """What the function returned, as a list. Of something without end only the first few are looked at."""
+    """The function's result as a list. Of something without end only the first few are looked at."""
     kind = type(rewards).__name__
     if hasattr(rewards, "tolist"):  # of NumPy, JAX, PyTorch, pandas: their scalars as Python's
         rewards = rewards.tolist()
@@ -333,7 +333,7 @@ def _log_extra(logged: Logged, column: Any, values: Any, count: int) -> None:
 
 
 def _writable(value: Any) -> Any:
-    """What samples.jsonl can hold of it: JSON has no NaN, and no half of a character."""
+    """The part of a value that samples.jsonl can hold: JSON has no NaN, and no half of a character."""
     if hasattr(value, "item") and getattr(value, "shape", None) == ():
         value = value.item()
     if isinstance(value, float):

@@ -49,7 +49,7 @@ class FittedModel:
 
     @cached_property
     def own_ends(self) -> tuple[list[int], list[int]]:
-        """What the tokenizer by itself puts before a text and after it."""
+        """The tokens that the tokenizer by itself puts before a text and after it."""
         return tokenizers.own_ends(self.tokenizer)
 
 

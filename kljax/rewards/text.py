@@ -41,4 +41,4 @@ def _compiles(pattern: str) -> None:
 TEXT_REWARDS = {"vader": vader, "regex": regex, "model": model.on_text}
 
 PREPARATIONS = {"vader": _vader, "regex": _compiles, "model": model.prepare}
-"""What is to be there before anything compiles: called with the config's arguments."""
+"""Preparations before anything compiles: called with the config's arguments."""

@@ -1,4 +1,4 @@
-"""What of the decoder is trained, what is frozen, and what it is held to.
+"""Division of the decoder into what is trained, what is frozen, and what it is held to.
 
 Three choices that do not depend on one another: all parameters or LoRA adapters; a reference that is the base model, a copy of
 it in another precision or another checkpoint; and whether that reference stays or follows the policy.
@@ -97,7 +97,7 @@ def _without_values(arch: Architecture) -> Decoder:
 
 
 def freeze(adapted: Adaptation, config: ReferenceConfig, base: Params, reference: Params, reward: Params) -> Frozen:
-    """What the step gets beside its state: nothing twice, and no reference where that moves."""
+    """Frozen arrays that the step gets beside its state: nothing twice, and no reference where that moves."""
     lora, moves = adapted.adapter is not None, not isinstance(config.refresh, NeverRefresh)
     own = None if moves or (lora and reference is base) else reference
     if config.memory == "host":

@@ -78,7 +78,7 @@ def _base(run: Config, config: ExportConfig) -> tuple[HuggingFaceModel | str, st
 
 
 def _like(source: HuggingFaceModel | str, restored: RestoredRun) -> HuggingFaceModel:
-    """What of the source is ours to say, such as dtypes, is that of the run's decoder."""
+    """A source with what is ours to say of it, such as dtypes, is that of the run's decoder."""
     decoder = restored.setup.decoder
     path, revision, base = (source, None, None) if isinstance(source, str) else (source.path, source.revision, source.base)
     return HuggingFaceModel(

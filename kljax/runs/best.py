@@ -19,7 +19,7 @@ BEST_FILE = "best.json"
 HELD_OUT = "held_out/"
 """Begins the names of held-out figures in metrics.jsonl."""
 FIGURES = {"objective": "objective/mean", "reward": "reward/mean"}
-"""What a step can be the best by, and the metric of an evaluation that it is."""
+"""Figures that a step can be the best by, and the metric of an evaluation that it is."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class BestSoFar:
 
     @property
     def sentence(self) -> str | None:
-        """What a launch says of it at its end."""
+        """The sentence of a launch at its end."""
         if self._best is None:
             return None
         return f"Best held-out {self._by}: {self._best.figure:.3f} after step {self.step}, which is run={self._path}@best."

@@ -69,7 +69,7 @@ class Board:
         self._add([value for name, metric in metrics.items() if (value := _value(name, metric)) is not None], step)
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
-        """What the run is, by dotted names. TensorBoard lists first what differs between the runs that it shows.
+        """The run's settings, by dotted names. TensorBoard lists first what differs between the runs that it shows.
 
         It does so where no run brings a list of names of its own, which would hold for all runs.
         """

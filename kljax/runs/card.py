@@ -12,7 +12,7 @@ from kljax.runs.evaluation import of_model
 from kljax.runs.markdown import bullets, code, front_matter, plain, table
 
 TASKS = {"decoder": "text-generation", "classifier": "text-classification", "masked_lm": "fill-mask"}
-"""What the hub calls what a model of a kind does."""
+"""Names on the hub for what a model of a kind does."""
 
 KLS = {
     "KL(policy‖reference), nats per sequence": "kl/reverse_exact_seq",

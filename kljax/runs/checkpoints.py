@@ -226,7 +226,7 @@ class Checkpoints:
             yield folder / "state"
 
     def about(self, step: int) -> dict[str, Any]:
-        """What was said of the state when it was saved."""
+        """Notes on the state from when it was saved."""
         about = dict(self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))["about"])
         reference, beta = about.get("reference", 0), about.get("beta")
         if not isinstance(reference, str | None) or not isinstance(beta, int | float | None):
@@ -319,7 +319,7 @@ def load_fitted(run: Path, shapes: Params, shardings: Params) -> Params:
 
 
 def load_params(run: Path, shapes: Params, shardings: Params, name: str = REFERENCE) -> Params:
-    """What `save_params` wrote, laid out by `shardings`, in the types that it has on disk. Refused where it is not finite."""
+    """Parameters that `save_params` wrote, laid out by `shardings`, in their types on disk. Refused where one is not finite."""
     folder = _folder(run, name)
     if not folder.exists():
         raise UserError(
@@ -371,7 +371,7 @@ def load_start(run: Path, shapes: Params, shardings: Params) -> Params:
 
 
 def frozen_hash(base: Params, reference: Params) -> str:
-    """What a checkpoint knows the frozen parameters by that it was trained with."""
+    """The hash by which a checkpoint knows the frozen parameters that it was trained with."""
     return params_hash(stack(reference)) if base is reference else params_hash(stack({BASE: base, REFERENCE: reference}))
 
 

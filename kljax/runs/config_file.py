@@ -18,14 +18,14 @@ from kljax.runs import damaged, digests
 CONFIG = "config.yaml"
 LOCK, HOLDER = ".lock", ".lock.json"
 BEFORE_A_RUN = {LOCK, HOLDER, f"{CONFIG}.new", digests.MANIFEST, f".{digests.MANIFEST}.lock", "fit.json"}
-"""What a process may have left that was killed before it had written the config."""
+"""Files that a process may have left that was killed before it had written the config."""
 FORMAT, KIND = "format", "kind"
 """Keys of config.yaml that are no part of the config."""
 NOW = 2
 """The format that is written now. 1: without digests, and fits without a whole config."""
 RL, FIT = "rl", "fit"
 IDENTITY = "fit.json"
-"""What a fit depends on: a part of its config, its rows, the weights that it starts from, settings of JAX."""
+"""File of all that a fit depends on: a part of its config, its rows, the weights that it starts from, settings of JAX."""
 LATEST: Literal["latest"] = "latest"
 BEST: Literal["best"] = "best"
 Step: TypeAlias = int | Literal["latest", "best"]
@@ -92,7 +92,7 @@ def identity(config: Config) -> dict[str, Any]:
 
 
 def id_of(path: Path) -> str | None:
-    """What the folders of a run know it by, wherever it lies and however long it is; None of a folder without a config."""
+    """A name of a run, by which its folders know it wherever it lies and however long it is; None without a config."""
     if not (path / CONFIG).exists():
         return None
     values = read_fit(path) if (path / IDENTITY).exists() else read_config(path)
@@ -150,7 +150,7 @@ def check_format(path: Path) -> None:
 
 
 def read_fit(path: Path) -> dict[str, Any]:
-    """What a fit depends on."""
+    """Everything that a fit depends on."""
     digests.check(path, IDENTITY)
     return damaged.read_json(path / IDENTITY, digests.FROM_A_COPY)
 

@@ -34,7 +34,7 @@ from kljax.types import Tokenizer
 
 MODEL, ENVIRONMENT, TOKENIZER = "model.json", "environment.json", "tokenizer"
 WRITTEN_ONCE = (CONFIG, ENVIRONMENT, MODEL, TOKENIZER, "data.json", "data", "evaluation", "fit.json", "result.json", BEST_FILE)
-"""What of a run its manifest knows: everything but logs and arrays."""
+"""Files of a run that its manifest knows: everything but logs and arrays."""
 NUMERICS = {
     "jax_enable_x64": False,
     "jax_default_prng_impl": "threefry2x32",
@@ -144,7 +144,7 @@ def other_circumstances(path: Path, chosen: Mapping[str, Any]) -> str | None:
 
 
 def last_chosen(path: Path) -> dict[str, Any]:
-    """What the last launch of this run chose where the config leaves it open; nothing where it is not known."""
+    """Choices of the last launch of this run where the config leaves it open; nothing where it is not known."""
     try:
         return dict(json.loads((path / ENVIRONMENT).read_bytes())["launches"][-1]["chosen"])
     except (OSError, ValueError, KeyError, TypeError, IndexError):
@@ -173,7 +173,7 @@ def environment() -> dict[str, Any]:
 
 
 def command() -> list[str]:
-    """What this process was started with, after `python`: a script's file, or -m and a module, and what is given to it."""
+    """The command line of this process, after `python`: a script's file, or -m and a module, and what is given to it."""
     if sys.argv[0].startswith("kljax "):  # the console command, which is python -m kljax
         return ["-m", *sys.argv[0].split(), *sys.argv[1:]]
     module = getattr(sys.modules["__main__"], "__spec__", None)
@@ -181,7 +181,7 @@ def command() -> list[str]:
 
 
 def git(*arguments: str) -> str | None:
-    """What git says of this code; None where there is no git or nothing to say, or where this is no checkout.
+    """The answer of git about this code; None where there is no git or nothing to say, or where this is no checkout.
 
     An installed package may lie within a repository of somebody else's.
     """

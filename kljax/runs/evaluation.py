@@ -113,7 +113,7 @@ def of_policy(config: Config, found: Mapping[str, Sequences], prompts: PromptRow
 
 
 def settings_of(config: EvaluationConfig) -> dict[str, Any]:
-    """What its figures depend on, not when it is made."""
+    """The settings that its figures depend on, not when it is made."""
     return {name: value for name, value in to_dict(config).items() if name not in WHEN}
 
 
@@ -186,7 +186,7 @@ def _columns(config: Config, found: Mapping[str, Sequences]) -> dict[str, Column
 
 
 def _own_columns(config: Config, found: Mapping[str, Sequences], name: str) -> dict[str, Column]:
-    """What a model has whatever it is compared with: rewards and lengths."""
+    """Figures that a model has whatever it is compared with: rewards and lengths."""
     of, left = found[name], without_value(config, found)
     columns: dict[str, Column] = {"reward/mean": (of.reward, None), "rollout/length": (of.length, None)}
     for term, values in of.terms.items():

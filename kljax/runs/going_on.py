@@ -103,7 +103,7 @@ def asked(path: Path, step: int) -> list[str] | None:
 
 
 def sentence(length: Length | None, path: Path, first: int, steps: int) -> str:
-    """What a launch says that finds `first` steps taken."""
+    """The sentence of a launch that finds `first` steps taken."""
     if length is None or length.steps == steps or first == steps:
         return f"Resuming {path} at step {first} of {steps}."
     return f"Going on with {path} from step {first} to {steps}."

@@ -1,4 +1,4 @@
-"""What lies below a folder: runs and fits, how far each is, what it says of itself, and what can be seen to be broken in it.
+"""The contents of a folder: runs and fits, how far each is, what it says of itself, and what can be seen to be broken in it.
 
 A few milliseconds a run: of checkpoints only names and sizes are looked at. JAX-free, and writes nothing.
 """
@@ -139,7 +139,7 @@ def holder(path: Path) -> str | None:
 
 
 class _Broken(ValueError):
-    """What is broken in a directory, as a sentence."""
+    """Damage of a directory, as a sentence."""
 
 
 def _files(path: Path, prefix: str = "") -> Iterator[tuple[str, os.stat_result]]:
@@ -167,7 +167,7 @@ def _saved(files: Mapping[str, os.stat_result]) -> list[int]:
 
 
 def _broken(path: Path, kind: str, files: Mapping[str, os.stat_result], steps: Sequence[int]) -> str | None:
-    """What of a run that nobody writes is seen to be missing or cut off."""
+    """Parts of a run that nobody writes which are seen to be missing or cut off."""
     needed = [f"checkpoints/{step}/{name}" for step in steps for name in OF_A_STATE]
     if kind == "run" and steps:
         needed += ["model.json", "environment.json", *(["metrics.jsonl"] if steps[-1] else [])]

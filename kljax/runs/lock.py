@@ -30,7 +30,7 @@ NAMELESS = 1.0  # seconds in which one that has just taken the lock has said who
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # of a file system that knows none
 
 RESTS = (f"*.json{BESIDE}", f"*.jsonl{BESIDE}", f"data/*{BESIDE}", ".*.partial", "checkpoints/*.orbax-checkpoint-tmp*")
-"""What a process that was killed, or had no room, has left in a directory of ours."""
+"""Names of what a process that was killed, or had no room, has left in a directory of ours."""
 
 _held: set[tuple[Path, int]] = set()  # directories of this process, each with the thread that writes it
 

@@ -1,4 +1,4 @@
-"""What the policy is held to at the start: the base model, or another checkpoint of the same architecture."""
+"""The model that the policy is held to at the start: the base model, or another checkpoint of the same architecture."""
 
 from pathlib import Path
 

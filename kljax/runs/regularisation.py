@@ -1,4 +1,4 @@
-"""What the config's section `kl` asks for: the divergence of states, and where beta comes from."""
+"""The parts that the config's section `kl` asks for: the divergence of states, and where beta comes from."""
 
 import inspect
 from functools import partial
@@ -32,7 +32,7 @@ def make_divergence(config: KlConfig) -> Divergence:
 
 
 def ablation_note(config: KlConfig) -> str:
-    """What a reader must know of a penalty that does not do what it is named for; empty for the others."""
+    """A sentence on a penalty that does not do what it is named for; empty for the others."""
     why = PENALTIES[config.penalty].ablation
     return f"kl.penalty={config.penalty} is an ablation, it does not regularise as its name suggests: {why}." if why else ""
 

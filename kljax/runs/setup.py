@@ -1,4 +1,4 @@
-"""What a config asks for, made ready and checked before anything compiles: text, tokenizer, prompts, mesh, model."""
+"""Everything that a config asks for, made ready and checked before anything compiles: text, tokenizer, prompts, mesh, model."""
 
 import hashlib
 import tempfile
@@ -143,7 +143,7 @@ def prepare(config: Config) -> Setup:
 
 
 def _to_train_on(config: Config, splits: Splits) -> list[str]:
-    """What a tokenizer is trained on; one that comes with files needs nothing."""
+    """Texts that a tokenizer is trained on; one that comes with files needs nothing."""
     if isinstance(config.tokenizer, PretrainedTokenizer):
         return []
     values = whole_column(splits.train, splits.column)
@@ -187,7 +187,7 @@ def _generation(config: Config, tokenizer: Tokenizer, pretrained: huggingface.Pr
 
 
 def set_up_process(config: Config) -> None:
-    """What the config says of this process as a whole. Before the first use of a device."""
+    """Apply what the config says of this process as a whole. Before the first use of a device."""
     divide_cpu(config)
     check_jax()
     use_compilation_cache(config.run.compilation_cache)

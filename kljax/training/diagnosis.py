@@ -18,7 +18,7 @@ def fetched(metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cause(values: Mapping[str, Any], config: Config, *, begun: bool = True) -> str | None:
-    """What a reader must know of the first figure that is not finite, with a remedy; None where all that trains is finite.
+    """A sentence on the first figure that is not finite, with a remedy; None where all that trains is finite.
 
     `begun`: there were updates before; otherwise the policy is the base model.
     """

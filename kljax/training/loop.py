@@ -45,7 +45,7 @@ from kljax.training.trainer import Trainer, build_trainer, check_zero_kl
 from kljax.types import Params
 
 AtEnd = Callable[[Path], Mapping[str, float]]
-"""What is done with the directory of a run after its last step: held-out figures, which trackers get."""
+"""The work on the directory of a run after its last step: held-out figures, which trackers get."""
 
 
 def train(config: Config, at_end: AtEnd = lambda path: {}) -> Path:
@@ -186,7 +186,7 @@ def _in_its_form(setup: Setup, length: Length | None) -> Setup:
 
 @dataclass(frozen=True)
 class _Run:
-    """What a run has beside its state, and where it saves it."""
+    """Parts of a run beside its state, and where it saves it."""
 
     trainer: Trainer
     frozen: Frozen
@@ -208,7 +208,7 @@ class _Run:
         self.checkpoints.save(step, state, {"reference": self.frozen_hash, "beta": beta, going_on.ASKED: asked})
 
     def restored(self, step: int, state: TrainState) -> RestoredRun:
-        """What `restore` makes of a checkpoint of this state."""
+        """The trees that `restore` makes of a checkpoint of this state."""
         adapted = self.trainer.parts.adaptation
         base = stack(self.base if self.frozen.base is None else self.frozen.base)
         moves = state.reference is not None
@@ -257,7 +257,7 @@ def _enumerate(run: _Run) -> Enumeration:
 
 
 class _Looks:
-    """What a run sees of its held-out prompts every so many steps, and which step is the best."""
+    """The figures that a run sees of its held-out prompts every so many steps, and which step is the best."""
 
     def __init__(self, run: _Run, recorder: Recorder, first: int):
         by = run.config.evaluation.best
@@ -330,7 +330,7 @@ def _take_steps(
 
 
 def _how_to_go_on(checkpoints: Checkpoints) -> str:
-    """What a run that stopped at a number that is none has on disk, and what the same command would do."""
+    """Say what a run that stopped at a number that is none has on disk, and what the same command would do."""
     checkpoints.wait()
     if not (saved := checkpoints.steps()):
         return "The run stopped before its first checkpoint; the same command begins again, and comes to the same step."

@@ -65,7 +65,7 @@ class Parts:
 
 @struct
 class Outcome:
-    """What a step shows beside its metrics."""
+    """Results of a step beside its metrics."""
 
     rollout: Rollout
     reward: Float[Array, "B"]

@@ -29,7 +29,7 @@ VOCAB, DEPTH = 4, 3
 
 
 def scores_of(tree: oracle.Tree, logits: Float[Array, "states V"], ref_logits: Float[Array, "states V"]) -> Scores:
-    """What a policy and a reference, tables of logits, say of every token of every sequence."""
+    """Figures that a policy and a reference, tables of logits, give for every token of every sequence."""
     here, ref_here = logits[tree.rows], ref_logits[tree.rows]
     reverse = divergences.reverse_kl(here, ref_here)
 

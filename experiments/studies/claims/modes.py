@@ -44,7 +44,7 @@ class Fitted(NamedTuple):
 @cache
 @in_float64
 def fit(direction: str, start: float, family: Family = gaussian) -> Fitted:
-    """What BFGS finds from (`start`, sd 1.5): forward minimises KL(target‖fit), reverse KL(fit‖target)."""
+    """The fit that BFGS finds from (`start`, sd 1.5): forward minimises KL(target‖fit), reverse KL(fit‖target)."""
     divergence: Divergence = DIRECTIONS[direction]
     target = two_modes(jnp.array([3.0, 0.0]))
     value_and_grad = jax.jit(jax.value_and_grad(lambda parameters: divergence(family(parameters), target)))

@@ -64,7 +64,7 @@ def logarithmic_gold(x: Vector) -> Vector:
 
 GOLD = {"quadratic": quadratic_gold, "logarithmic": logarithmic_gold}
 SECOND = {"quadratic": lambda d: d**2, "logarithmic": lambda d: special.xlogy(d, d)}
-"""What β multiplies: R(d) = α·d − β·SECOND(d)."""
+"""The term that β multiplies: R(d) = α·d − β·SECOND(d)."""
 PEAK_OF_FIT = {"quadratic": lambda a, b: a / (2 * b), "logarithmic": lambda a, b: np.exp(a / b - 1)}
 
 

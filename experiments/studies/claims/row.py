@@ -30,7 +30,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the rows of one claim share."""
+    """Fields that the rows of one claim share."""
 
     number: int
     source: str

@@ -62,7 +62,7 @@ def typical(results: Sequence[Result]) -> float:
 
 
 def takeaway(results: Sequence[Result]) -> str:
-    """What to remember, with the figures of the typical size."""
+    """Conclusions, with the figures of the typical size."""
     spread = typical(results)
     error = {name: abs(row[spread]) for name, row in medians(results, lambda r: r.bias / r.truth).items()}
     ratio = medians(results, lambda r: r.variance_ratio)["k1_reward"][spread]

@@ -147,7 +147,7 @@ OFF_POLICY_VALUES: dict[str, Callable[[Enumerated], Float[Array, "B"]]] = {
 def score(
     logits: Float[Array, "states V"], ref_logits: Float[Array, "states V"], rows: Int[Array, "B T"], tokens: Int[Array, "B T"]
 ) -> Scores:
-    """What two tables of logits say of each token and of the state before it, as models/scoring.py does of two models."""
+    """Figures of two tables of logits at each token and of the state before it, as models/scoring.py does of two models."""
     here, ref_here = logits[rows], ref_logits[rows]
     reverse_kl = divergences.reverse_kl(here, ref_here)
     return Scores(

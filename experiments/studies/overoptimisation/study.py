@@ -94,7 +94,7 @@ def write_csv(found: Sequence[Point], file: Path) -> None:
 
 
 def plot(found: Sequence[Point], fitted: Fit, file: Path) -> None:
-    """What each reward gained against √KL, and the fitted curve through the gold one."""
+    """Gain of each reward against √KL, and the fitted curve through the gold one."""
     figure, axes = plt.subplots(figsize=(6.4, 4.4), dpi=150, layout="constrained")
     d = np.sqrt([p.kl for p in found])
     proxy, gold = [p.proxy - p.reference_proxy for p in found], [p.gold - p.reference_gold for p in found]

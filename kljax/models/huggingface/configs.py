@@ -88,7 +88,7 @@ def check_claim(theirs: HuggingFaceConfig, kind: Kind, beginning: str) -> None:
 
 
 def problem_of(theirs: HuggingFaceConfig, outputs: int, where: str) -> Problem:
-    """What the outputs of a classification head mean: one score or several, classes of which one is right, or any number.
+    """Meaning of a classification head's outputs: one score or several, classes of which one is right, or any number.
 
     As problem_type says; without it one output is a score, and several are classes, as they are in nearly every model.
     """
@@ -227,7 +227,7 @@ def position_rows(config: DecoderConfig | EncoderConfig) -> int:
 
 
 def head_json(outputs: int, labels: Sequence[str]) -> dict[str, Any]:
-    """What config.json says of a classifier's outputs; without labels they are numbered."""
+    """Labels of a classifier's outputs by config.json; without labels they are numbered."""
     labels = labels or [f"LABEL_{i}" for i in range(outputs)]
     if len(labels) != outputs:
         raise ValueError(f"{len(labels)} labels for {outputs} outputs")

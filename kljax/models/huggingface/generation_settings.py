@@ -43,7 +43,7 @@ def of_tokenizer(tokenizer: Tokenizer) -> GenerationSettings:
 
 
 def read(folder: Path, tokenizer: Tokenizer, vocab_size: int, field: str) -> GenerationSettings:
-    """What the directory's files say; the tokenizer's own end token where they name none. `field` is how messages begin.
+    """Settings by the directory's files; the tokenizer's own end token where they name none. `field` is how messages begin.
 
     UserError where generation_config.json cannot be read, an end is no token of the model, or a field forces or forbids tokens
     or ends completions in a way that kljax has not.
@@ -82,7 +82,7 @@ def to_json(tokenizer: Tokenizer, ends: Sequence[int] = (), rollout: RolloutConf
 
 
 def sentences(settings: GenerationSettings, tokenizer: Tokenizer, rollout: RolloutConfig) -> Iterator[str]:
-    """What a launch says of it: the ends, whether the tokenizer's own is among them, and what the run does not follow."""
+    """Sentences for a launch: the ends, whether the tokenizer's own is among them, and what the run does not follow."""
     yield f"A completion ends with {spelled(settings.ends, tokenizer)}, as {settings.source} says."
     own = of_tokenizer(tokenizer).ends
     if not set(own) <= set(settings.ends):

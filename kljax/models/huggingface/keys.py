@@ -1,4 +1,4 @@
-"""What config.json may say: each of its keys is used, known to change no number that is computed here, or refused by its name.
+"""Keys of config.json: each of its keys is used, known to change no number that is computed here, or refused by its name.
 
 A key that transformers knows and this file does not is taken where it has its default, with which older files are read, too.
 A key that nobody knows is refused: whoever wrote it meant something by it. Only null means nothing anywhere.
@@ -171,7 +171,7 @@ def _check_classes(raw: Mapping[str, Any], theirs: HuggingFaceConfig, family: Fa
 
 
 def stem(theirs: HuggingFaceConfig) -> str:
-    """What the names of the family's classes begin with."""
+    """Beginning of the names of the family's classes."""
     return type(theirs).__name__.removesuffix("Config")
 
 

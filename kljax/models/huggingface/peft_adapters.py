@@ -26,7 +26,7 @@ TASKS: Mapping[str, tuple[str, ...]] = {
     "classifier": ("SEQ_CLS",),
     "body": ("CAUSAL_LM", "MASKED_LM", "FEATURE_EXTRACTION"),  # under a classification head that is still to be fitted
 }
-"""What a model is for → the tasks that its adapter may have been trained for."""
+"""Purpose of a model → the tasks that its adapter may have been trained for."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Adapter:
     tensors: Mapping[str, Tensor]
 
     def prefix(self, names: Names) -> str:
-        """What the body's names begin with."""
+        """Beginning of the body's names."""
         return names.prefix if any(name.startswith(names.prefix) for name in self.tensors) else ""
 
     def whole(self, module: str, end: str) -> Tensor | None:
@@ -49,7 +49,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Change:
-    """What an adapter does to a tensor of its base: another in its place, a product that is added to it, or both."""
+    """Effect of an adapter on a tensor of its base: another in its place, a product that is added to it, or both."""
 
     instead: Tensor | None
     added: LowRank | None
@@ -67,7 +67,7 @@ def check_not_below(folder: Path, field: str) -> None:
 
 
 def read(folder: Path, field: str) -> Adapter:
-    """What the directory says of its adapter. `field` is how messages begin.
+    """Read what the directory says of its adapter. `field` is how messages begin.
 
     UserError where a file is missing or broken, where it is no LoRA, or one that does more than is computed here.
     """
@@ -128,7 +128,7 @@ def check_task(adapter: Adapter, kind: Kind, has_outputs: bool) -> None:
 
 
 def changes(adapter: Adapter, names: Names, kind: Kind, shapes: Mapping[Keys, tuple[int, ...]]) -> dict[Keys, Change]:
-    """What the adapter changes, by parameter; `shapes` are those of the parameters' tensors in the base's files.
+    """Changes by the adapter, by parameter; `shapes` are those of the parameters' tensors in the base's files.
 
     UserError where a tensor has no place in the model or another shape, or where the tensors are not those of the config.
     """

@@ -23,7 +23,7 @@ FILE = "adapter_config.json"
 ALL_LINEAR = "all-linear"
 END, PART = r"(?:.*\.)?(?:%s)", r"(?:.*\.)?(?:%s)(?:\..*)?"  # of a module's name, or of that of what it is a part of
 REPEATS = {*"*+{(?"}
-"""What a pattern has of which the search may take without end: repetitions, and groups, each of which may have two ways."""
+"""Parts of a pattern of which the search may take without end: repetitions, and groups, each of which may have two ways."""
 
 WITHOUT_EFFECT = (
     "peft_version", "inference_mode", "lora_dropout", "bias", "fan_in_fan_out", "megatron_core", "qalora_group_size",
@@ -48,7 +48,7 @@ MERGE = "PEFT's merge_and_unload(), where it can, and save_pretrained(DIR) make 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="ignore", allow_inf_nan=False, strict=True))
 class AdapterConfig:
-    """What of adapter_config.json is used. The defaults are PEFT's."""
+    """The part of adapter_config.json that is used. The defaults are PEFT's."""
 
     r: Positive
     lora_alpha: AboveZero

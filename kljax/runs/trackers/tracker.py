@@ -1,4 +1,4 @@
-"""What a tracker is, and what it is told of a run."""
+"""The interface of a tracker, and what it is told of a run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

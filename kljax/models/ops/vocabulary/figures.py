@@ -1,4 +1,4 @@
-"""What a training step asks of two next-token distributions, together, with its gradient in closed form.
+"""Figures of two next-token distributions that a training step needs, together, with its gradient in closed form.
 
 The same numbers as `divergences` gives one by one, for logits that are finite (a model's are): a few sums over the vocabulary
 in place of a log-softmax for each, and a backward pass of one expression in place of what autodiff strings together. The sums
