@@ -83,7 +83,7 @@ def _may_be_null(field: str, schema: Any) -> bool:
 
 
 def _section(field: str, given: Any, schema: Any) -> str:
-    """The expectation where a word or a number stands for a section."""
+    """A sentence for a word or a number that stands for a section."""
     if field.startswith("reward."):
         return "a section, as in '{kind: python, function: module.function, weight: 1.0, arguments: {}}'"
     parts = members(_hint(field, schema))
@@ -137,7 +137,7 @@ def _field(location: tuple[Any, ...], known: set[str], keep_last: bool) -> str:
 
 
 def _expected(error: Any) -> str:
-    """The wants of a field, in words."""
+    """A field's type and bounds, in words."""
     context = error.get("ctx", {})
     bound = next(iter(context.values()), None)
     bound = f"{bound:.15g}" if isinstance(bound, float) else bound

@@ -120,7 +120,7 @@ def test_rewards_are_the_terms_that_are_chosen_and_the_options():
     text = said("reward")
     assert "reward.sentiment.weight = 1.0" in text
     assert {file.stem for file in (CONFIGS / "reward").glob("*.yaml")} <= set(text.split())
-    assert "What the term is multiplied by" in said("reward.sentiment.weight")
+    assert "The factor of the term" in said("reward.sentiment.weight")
     assert "compound sentiment" in said("reward.vader")
 
 
