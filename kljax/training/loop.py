@@ -3,8 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from kljax.config import Config, to_dict
-from kljax.data.batches import PromptRows
 from kljax.devices.resources import layers_note, unrolls
-from kljax.devices.state import TrainState, all_finite
+from kljax.devices.state import TrainState
 from kljax.errors import NotFinite, UserError
 from kljax.fitting.fit import find_base, load_base
 from kljax.interrupt import Interrupted, StopRequest
@@ -24,25 +22,23 @@ from kljax.models.lora import targets_note
 from kljax.policy.algorithms import ALGORITHMS
 from kljax.progress import console, say, working
 from kljax.runs import config_file, directory, going_on, prompt_files
-from kljax.runs.adapter import Frozen, frozen_reference
-from kljax.runs.best import HELD_OUT, BestSoFar
+from kljax.runs.adapter import frozen_reference
 from kljax.runs.checkpoints import START, Checkpoints, Keep, disk_note, save_frozen, save_params
 from kljax.runs.config_file import RL
 from kljax.runs.enumeration import Enumeration, check_objective, completion_tree, enumerate_task
 from kljax.runs.going_on import Length
-from kljax.runs.held_out import HeldOut
 from kljax.runs.lock import one_writer
 from kljax.runs.reference import check_reference, first_reference
 from kljax.runs.regularisation import ablation_note
-from kljax.runs.restore import RestoredRun
 from kljax.runs.setup import Setup, prepare
 from kljax.runs.trackers import tracking
 from kljax.runs.trackers.tracker import Tracked, Tracker
-from kljax.training.diagnosis import AFTER_UPDATE, fetched
+from kljax.training.diagnosis import fetched
 from kljax.training.epochs import with_steps
+from kljax.training.launch import Launch
+from kljax.training.looks import Looks
 from kljax.training.recorder import BudgetExceeded, Recorder
-from kljax.training.trainer import Trainer, build_trainer, check_zero_kl
-from kljax.types import Params
+from kljax.training.trainer import build_trainer, check_zero_kl
 
 AtEnd = Callable[[Path], Mapping[str, float]]
 """The work on the directory of a run after its last step: held-out figures, which trackers get."""
@@ -138,7 +134,7 @@ def _train(config: Config, opened: ExitStack) -> tuple[Path, Tracker]:
             trainer.reward.asked.update(going_on.asked(path, last) or ())
             if last:
                 console.print(going_on.sentence(length, path, last, config.steps), soft_wrap=True)
-        run = _Run(trainer, frozen, checkpoints, frozen_hash, path, base, parts["held_out"])
+        run = Launch(trainer, frozen, checkpoints, frozen_hash, path, base, parts["held_out"])
         about = Tracked(path, config.name, config_file.identity(config), int(state.step))
         tracker = opened.enter_context(tracking(config.track, about))
         _run(run, state, tracker, compiling)
@@ -184,47 +180,14 @@ def _in_its_form(setup: Setup, length: Length | None) -> Setup:
     return replace(setup, config=replace(config, run=replace(config.run, unroll_layers=began)))
 
 
-@dataclass(frozen=True)
-class _Run:
-    """Parts of a run beside its state, and where it saves it."""
-
-    trainer: Trainer
-    frozen: Frozen
-    checkpoints: Checkpoints
-    frozen_hash: str
-    path: Path
-    base: Params
-    held_out: PromptRows
-
-    @property
-    def config(self) -> Config:
-        return self.trainer.setup.config
-
-    def save(self, step: int, state: TrainState, beta: float | None) -> None:
-        """A state that is whole, with the beta that the step before it used; a UserError where a number in it is not finite."""
-        if not all_finite(state):
-            raise NotFinite(f"step {step - 1}, counted from 0: {AFTER_UPDATE}")
-        asked = sorted(self.trainer.reward.asked)
-        self.checkpoints.save(step, state, {"reference": self.frozen_hash, "beta": beta, going_on.ASKED: asked})
-
-    def restored(self, step: int, state: TrainState) -> RestoredRun:
-        """The trees that `restore` makes of a checkpoint of this state."""
-        adapted = self.trainer.parts.adaptation
-        base = stack(self.base if self.frozen.base is None else self.frozen.base)
-        moves = state.reference is not None
-        reference = adapted.merged(state.reference, base) if moves else stack(frozen_reference(self.frozen))
-        policy = adapted.merged(state.params, base)
-        return RestoredRun(self.path, step, self.trainer.setup, policy, reference, 0.0, base, None)
-
-
-def _run(run: _Run, state: TrainState, tracker: Tracker, compiling: float) -> None:
+def _run(run: Launch, state: TrainState, tracker: Tracker, compiling: float) -> None:
     config, checkpoints = run.config, run.checkpoints
     first = int(state.step)
     if not first and config.kl.hard_budget is not None:
         run.save(0, state, None)
     exact = _enumerate(run) if config.run.oracle_every else None
     recorder = Recorder(run.trainer.setup, run.path, first, tracker, compiling)
-    looks = _Looks(run, recorder, first) if config.evaluation.every else None
+    looks = Looks(run, recorder, first) if config.evaluation.every else None
     try:
         with recorder, StopRequest() as stop:
             state = _take_steps(run, state, recorder, stop, exact, looks)
@@ -251,54 +214,13 @@ def _run(run: _Run, state: TrainState, tracker: Tracker, compiling: float) -> No
             say(said)
 
 
-def _enumerate(run: _Run) -> Enumeration:
+def _enumerate(run: Launch) -> Enumeration:
     trainer = run.trainer
     return enumerate_task(trainer.setup, trainer.prompts, trainer.reward, stack(frozen_reference(run.frozen)))
 
 
-class _Looks:
-    """The figures that a run sees of its held-out prompts every so many steps, and which step is the best."""
-
-    def __init__(self, run: _Run, recorder: Recorder, first: int):
-        by = run.config.evaluation.best
-        self._run, self._recorder = run, recorder
-        self._held_out = HeldOut(run.held_out, replace(run.trainer.reward, params=run.frozen.reward))
-        self._best = None
-        if by is not None:
-            log = partial(directory.read_lines, run.path / "metrics.jsonl")
-            self._best = BestSoFar(run.path, by, first, run.checkpoints.steps(), log)
-            run.checkpoints.best = self._best.step
-
-    def at(self, step: int, state: TrainState) -> dict[str, float]:
-        """Figures of the policy after `step` steps, which is saved where it is the best so far."""
-        with self._recorder.between_steps("evaluation"):
-            try:
-                figures = self._held_out.figures(self._run.restored(step, state))
-            except UserError as failed:
-                self._run.save(step, state, self._recorder.beta)
-                raise UserError(
-                    f"{failed} That was in the evaluation after step {step}, which is saved. When it is mended the same "
-                    "command goes on from there."
-                ) from failed
-        if self._best is not None and self._best.add(step, figures):
-            with self._recorder.between_steps("save"):
-                self._run.save(step, state, self._recorder.beta)
-            self._run.checkpoints.best = step
-        return {f"{HELD_OUT}{name}": value for name, value in figures.items()}
-
-    @property
-    def sentence(self) -> str | None:
-        """Which step is the best."""
-        return None if self._best is None else self._best.sentence
-
-    def forget_from(self, step: int) -> None:
-        """Nothing is known any more of the policy after `step` steps and later."""
-        if self._best is not None:
-            self._best.forget_from(step)
-
-
 def _take_steps(
-    run: _Run, state: TrainState, recorder: Recorder, stop: StopRequest, exact: Enumeration | None, looks: _Looks | None
+    run: Launch, state: TrainState, recorder: Recorder, stop: StopRequest, exact: Enumeration | None, looks: Looks | None
 ) -> TrainState:
     config, trainer = run.config, run.trainer
     for step in range(int(state.step), config.steps):
@@ -340,7 +262,7 @@ def _how_to_go_on(checkpoints: Checkpoints) -> str:
     )
 
 
-def _measure(run: _Run, state: TrainState, recorder: Recorder) -> None:
+def _measure(run: Launch, state: TrainState, recorder: Recorder) -> None:
     """Hold the policy after the last step, too, to the budget: by a step that is thrown away."""
     batch = run.trainer.batch(run.config.steps)
     _, metrics, _ = run.trainer.take_step(jax.tree.map(jnp.copy, state), run.frozen, batch)

@@ -20,6 +20,7 @@ from kljax.runs import config_file, directory
 from kljax.runs.checkpoints import FITTED, Checkpoints, save_params
 from kljax.runs.setup import prepare
 from kljax.training import loop, recorder, trainer
+from kljax.training.launch import Launch
 from kljax.training.loop import train
 from kljax.training.trainer import MAX_KL_AT_START, build_trainer, check_zero_kl
 
@@ -274,8 +275,8 @@ def test_a_save_is_no_steps_time_and_has_its_own(tiny, monkeypatch):
         step = take(parts)
         return lambda *given: now.__setitem__(0, now[0] + 1) or step(*given)
 
-    save = loop._Run.save
-    monkeypatch.setattr(loop._Run, "save", lambda *given: now.__setitem__(0, now[0] + 100) or save(*given))
+    save = Launch.save
+    monkeypatch.setattr(Launch, "save", lambda *given: now.__setitem__(0, now[0] + 100) or save(*given))
     monkeypatch.setattr(trainer, "_step_taker", lambda setup, prompts, parts, host: _plain_taker(slow(parts)))
     monkeypatch.setattr(recorder, "ThreadPoolExecutor", AtOnce)
     monkeypatch.setattr(recorder.time, "perf_counter", lambda: now[0])
