@@ -13,8 +13,8 @@ from kljax.runs import directory, evaluation, held_out
 from kljax.runs.best import BEST_FILE, HELD_OUT
 from kljax.runs.checkpoints import Checkpoints
 from kljax.runs.restore import restore
-from kljax.training import loop
 from kljax.training.loop import train
+from kljax.training.trainer import Trainer
 
 ONE = MeshConfig(data=1, fsdp=1, tensor=1)
 LOOKS = ("evaluation.every=2", "optimizer.learning_rate=0.01")
@@ -98,7 +98,7 @@ def test_training_sees_nothing_of_them(tiny, whole):
 
 
 def test_a_resumed_run_has_the_same_ones_and_the_same_best(tiny, whole, monkeypatch):
-    config, take = tiny(*LOOKS, "run.variant=whole"), loop.Trainer.batch
+    config, take = tiny(*LOOKS, "run.variant=whole"), Trainer.batch
 
     def batch(trainer, step):
         if step == 2:
@@ -106,7 +106,7 @@ def test_a_resumed_run_has_the_same_ones_and_the_same_best(tiny, whole, monkeypa
         return take(trainer, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "batch", batch)
+        patch.setattr(Trainer, "batch", batch)
         with pytest.raises(Interrupted):
             train(config)
     monkeypatch.setattr(StopRequest, "asked", False)
