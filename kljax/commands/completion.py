@@ -2,7 +2,7 @@
 
 eval "$(kljax completion bash)"        # in ~/.bashrc
 eval "$(kljax completion zsh)"         # in ~/.zshrc, after compinit
-kljax completion fish | source         # in ~/.config/fish/config.fish
+(`kljax completion fish`, piped into source, in ~/.config/fish/config.fish)
 
 What the shell is told is to ask kljax itself, so that the answer is of the moment and of the current folder. Hydra's own lines
 (-sc install=…) know programs of one word alone.

@@ -3,7 +3,6 @@
 Explanations are the docstrings below the fields of kljax/config/, choices are files of configs/, values Hydra's.
 """
 
-import json
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from kljax.config import Config, RewardTerm
 from kljax.config.in_words import description, in_words
 from kljax.config.mistakes import leaf_keys, members, unknown_key
 from kljax.errors import UserError
+from kljax.json_text import shown
 from kljax.overrides.folders import folders, options
 
 EXPERIMENT, REWARD = "experiment", "reward"
@@ -227,7 +227,7 @@ def _value(values: Mapping[str, Any], key: str) -> Any:
 
 def _written(value: Any) -> str:
     """As a person would write it."""
-    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False, default=str)
+    return value if isinstance(value, str) and value else shown(value)
 
 
 def _capital(text: str) -> str:

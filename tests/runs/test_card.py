@@ -9,6 +9,7 @@ import yaml
 from kljax.config import HuggingFaceModel, to_dict
 from kljax.data.beginnings import Beginning
 from kljax.runs import card
+from kljax.runs.evaluation import settings_of
 from kljax.runs.markdown import code, plain, table
 
 BEGINS = Beginning(None, "<bos>", True, "changed")  # pyright: ignore
@@ -28,7 +29,13 @@ def run(tiny, tmp_path):
 
     def make(**metrics):
         of = {"samples": 2, "prompts": 16, "distinct_prompts": 16, "seed": 0, "top_k": 0, "top_p": 1.0}
-        values = {"step": 4, "settings": to_dict(config.evaluation), "of": of, "metrics": metrics, "notes": ["of *weight* 0"]}
+        values = {
+            "step": 4,
+            "settings": settings_of(config.evaluation),
+            "of": of,
+            "metrics": metrics,
+            "notes": ["of *weight* 0"],
+        }
         (tmp_path / "evaluation").mkdir()
         (tmp_path / "evaluation" / "step_000004.json").write_text(json.dumps(values | {"by_prompt": [], "samples": []}))
         return tmp_path
