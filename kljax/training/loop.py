@@ -191,7 +191,7 @@ def _run(run: Launch, state: TrainState, tracker: Tracker, compiling: float) -> 
     try:
         with recorder, StopRequest() as stop:
             state = _take_steps(run, state, recorder, stop, exact, looks)
-            if looks is not None and config.steps % config.evaluation.every == 0:
+            if looks is not None:  # whether or not every divides the steps: the last policy, too, can be the best
                 recorder.write_after_last(config.steps, looks.at(config.steps, state))
             if config.kl.hard_budget is not None:
                 _measure(run, state, recorder)

@@ -157,6 +157,14 @@ def test_lines_that_are_looks_are_written_whatever_log_every_says(tiny):
     assert not (path / BEST_FILE).exists()
 
 
+def test_the_last_policy_is_looked_at_whether_or_not_every_divides_the_steps(tiny, whole):
+    path = train(tiny(*LOOKS, "run.variant=whole", "steps=5"))
+    assert [*looked(path)] == [0, 2, 4, 5]
+    train(tiny(*LOOKS, "run.variant=whole"))
+    assert lines(path) == lines(whole[0])  # which has no look at 5
+    assert (path / BEST_FILE).read_bytes() == (whole[0] / BEST_FILE).read_bytes()
+
+
 def test_a_figure_to_watch_without_looks_is_refused(tiny):
     with pytest.raises(UserError, match=r"evaluation.best: got reward with evaluation.every=0, .* expected evaluation.every=…"):
         train(tiny("evaluation.best=reward"))
