@@ -61,7 +61,9 @@ class BestSoFar:
         if self._best is None:
             return f"Best held-out {self._by}: {lost}; no step that was looked at is saved."
         also = "" if best == self._best else f" Better was {lost}."
-        return f"Best held-out {self._by}: {self._best.figure:.3f} after step {self.step}, which is run={self._path}@best.{also}"
+        return (
+            f"Best held-out {self._by}: {self._best.figure:.3f} after step {self.step}, which is run={self._path}@best.{also}"
+        )
 
     def add(self, step: int, figures: Mapping[str, float]) -> bool:
         """Take note of a look; whether it is the best one."""
