@@ -126,6 +126,8 @@ def _nearest(key: str, known: Sequence[str], sure: bool) -> str:
 
     `sure`: only the first of these, as there is another answer.
     """
+    if key.lower() in known:
+        return f" Did you mean '{key.lower()}'?"
     section, _, last = key.replace("/", ".").rpartition(".")
     if same := [one for one in known if one.rpartition(".")[2] == last]:
         here = difflib.get_close_matches(key, same, n=1, cutoff=0.85)

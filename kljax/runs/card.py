@@ -48,6 +48,12 @@ UNSAMPLED = (
     "distribution is `do_sample=True, top_k=0, top_p=1.0`."
 )
 
+OF_WORDS = (
+    "The tokenizer writes words without white space before them: where a program joins a prompt and the text after it, as "
+    "transformers' pipeline does, end the prompt with a space."
+)
+"""What is to be said of a tokenizer of words."""
+
 READ = """\
 ```python
 from transformers import pipeline
@@ -103,7 +109,8 @@ def of_fit(config: Config, kind: str, result: Mapping[str, Any], beginning: Begi
         if kind == "decoder"
         else READ.format(task=task)
     )
-    cautions = [_beginning(beginning), UNSAMPLED] if kind == "decoder" else [
+    words = [OF_WORDS] if config.tokenizer.kind == "words" else []
+    cautions = [_beginning(beginning), UNSAMPLED, *words] if kind == "decoder" else [
         "The tokenizer puts the beginning and the end around a text by itself, as they were when it was fitted."
     ]  # fmt: skip
     parts = [
@@ -236,7 +243,10 @@ def _cautions(config: Config, beginning: Beginning | None, of: Mapping[str, Any]
     if config.reference.refresh.kind != "never":
         found.append("The reference moved: the KL to it bounds no distance from the model that training started from.")
     if config.tokenizer.kind == "words":
-        found.append("The tokenizer knows the words of the training text alone, divided by white space; others are an error.")
+        found += [
+            "The tokenizer knows the words of the training text alone, divided by white space; others are an error.",
+            OF_WORDS,
+        ]
     return found
 
 
