@@ -72,7 +72,7 @@ def sentence(errors: Sequence[Any], schema: Any) -> str:
     return f"{field}: got {error['input']!r}, expected {expected}.{way_out}"
 
 
-def _hint(field: str, schema: Any) -> Any:
+def hint_of(field: str, schema: Any) -> Any:
     """The type of a dotted field, None where it has none; of parts that are chosen the first that has the field."""
     owners: list[Any] = [schema]
     hint = None
@@ -84,12 +84,12 @@ def _hint(field: str, schema: Any) -> Any:
 
 
 def _may_be_null(field: str, schema: Any) -> bool:
-    return types.NoneType in typing.get_args(_hint(field, schema))
+    return types.NoneType in typing.get_args(hint_of(field, schema))
 
 
 def _list(field: str, given: Any, schema: Any) -> str:
     """How a list of names is written: with the one that was given, or none where that is a word for it."""
-    names = [name for of in typing.get_args(_hint(field, schema)) for name in typing.get_args(of) if isinstance(name, str)]
+    names = [name for of in typing.get_args(hint_of(field, schema)) for name in typing.get_args(of) if isinstance(name, str)]
     if not names:
         return ""
     return (
@@ -103,7 +103,7 @@ def _section(field: str, given: Any, schema: Any) -> str:
     """A sentence for a word or a number that stands for a section."""
     if field.startswith("reward."):
         return "a section, as in '{kind: python, function: module.function, weight: 1.0, arguments: {}}'"
-    parts = members(_hint(field, schema))
+    parts = members(hint_of(field, schema))
     if len(parts) > 1 and not _may_be_null(field, schema):
         kinds = [kind for part in parts for kind in typing.get_args(typing.get_type_hints(part)["kind"])]
         return f"a section; choose it as a whole, with {field.replace('.', '/')}={given if given in kinds else '…'}"

@@ -111,7 +111,7 @@ def sentence(length: Length | None, path: Path, first: int, steps: int) -> str:
 
 def finished(path: Path, steps: int) -> str:
     """The sentence of a launch that finds all steps taken."""
-    return f"{path} is finished, at step {steps} of {steps}."
+    return f"{path} is finished, at step {steps} of {steps}: it is checked, and evaluated again."
 
 
 def _given(config: Config) -> str:
