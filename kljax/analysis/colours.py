@@ -1,6 +1,7 @@
 """Tokens beside their nats, as coloured text for a notebook (HTML) and for a terminal."""
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ SHOWN = 8  # completions of many
 LARGE = 95  # percentile of all |values| that has the full colour
 MORE, LESS = (224, 88, 24), (32, 120, 208)  # of positive values, of negative ones
 WHITE = 255
+SIGNS = {"\n": "⏎", "\t": "⇥", "\r": "␍"}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,7 +74,7 @@ class TokenView:
             style = f"background:rgba({red},{green},{blue},{0.75 * part:.2f});border-radius:3px;white-space:pre"
             above = f'<rt style="font-size:60%">{self._number(value)}</rt>'
             shown.append(f'<ruby style="{style}" title="{value:.6g} nats">{escape(visible(token))}{above}</ruby>')
-        begun = f'<span style="opacity:.6;white-space:pre-wrap">{escape(prompt)}</span>'
+        begun = f'<span style="opacity:.6;white-space:pre-wrap">{escape(_kept(prompt))}</span>'
         return f'<p style="line-height:2.4;font-family:monospace">{begun}{"&#8203;".join(shown)}</p>'
 
     def _lines(self, tokens: Sequence[str], values: np.ndarray, width: int) -> list[Text]:
@@ -98,5 +100,15 @@ def shade(value: float, largest: float) -> tuple[tuple[int, int, int], float]:
 
 
 def visible(token: str) -> str:
-    """A token in which nothing is invisible: line breaks and tabs as signs, nothing at all as ·."""
-    return token.replace("\n", "⏎").replace("\t", "⇥").replace("\r", "␍") or "·"
+    """A token in which nothing is invisible or changes a terminal: line breaks and tabs as signs, nothing at all as ·."""
+    return "".join(SIGNS.get(sign) or _printable(sign) for sign in token) or "·"
+
+
+def _printable(sign: str) -> str:
+    """Escaped, where it is a control sign, one without width, or one that turns the direction of the text."""
+    return f"\\u{ord(sign):04x}" if unicodedata.category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") else sign
+
+
+def _kept(text: str) -> str:
+    """A prompt as it is shown: its line breaks are some."""
+    return "".join(sign if sign in "\n\t" else _printable(sign) for sign in text)

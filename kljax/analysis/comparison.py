@@ -4,64 +4,31 @@ KL(pi‖rho) summed over the states of completions that *pi* has sampled is, in 
 rule); KL(rho‖pi) is on completions of *rho*. On any others such a sum is just that. A comparison says which it is.
 """
 
-import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Bool, Float, Int
 
+from kljax.analysis.chosen import Chosen, choose
 from kljax.analysis.colours import TokenView
 from kljax.analysis.completions import Completions
-from kljax.analysis.policies import Policy, first, joined, parts_of, plain
-from kljax.analysis.prompting import Prompting
-from kljax.config.base import AboveZero, strict
-from kljax.config.validation import validate
+from kljax.analysis.policies import Policy, first, joined, parts_of, scoring_temperature
+from kljax.analysis.prompting import Prompting, listed
 from kljax.errors import UserError, did_you_mean
-from kljax.kl.divergences import DIVERGENCES, Divergence
 from kljax.models.scoring import score
-from kljax.models.truncated import reverse_kl_of
-from kljax.runs.intervals import Estimate, clustered, numbered
+from kljax.runs.intervals import LEVEL, Estimate, clustered, numbered
 from kljax.types import Params, Rollout, Scores
 
 if TYPE_CHECKING:
     import pandas as pd
 
-OF_ITS_OWN = {"reverse_kl": "the policy", "forward_kl": "the reference"}
-"""Whose samples make the sum over a sequence its KL."""
-
-
-@strict
-class _Temperature:
-    temperature: AboveZero
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """A divergence by name, with its parameters; where a sampler has cut the policy, its reverse KL is that of what is left."""
-
-    name: str
-    parameters: tuple[tuple[str, float], ...] = ()
-    top_k: int = 0
-    top_p: float = 1.0
-
-    @property
-    def label(self) -> str:
-        """Its name in metrics: reverse_exact, jeffreys_exact, renyi(alpha=2)_exact."""
-        given = ", ".join(f"{name}={value:g}" for name, value in self.parameters)
-        return self.name.removesuffix("_kl") + (f"({given})" if given else "") + "_exact"
-
-    @property
-    def function(self) -> Divergence:
-        """(logits, ref_logits) → nats."""
-        if self.name == "reverse_kl":
-            return reverse_kl_of(self.top_k, self.top_p)
-        return partial(DIVERGENCES[self.name], **dict(self.parameters))
+WHOSE = {"reverse_kl": 0, "forward_kl": 1}
+"""Whose samples, of policy and reference, make the sum over a sequence its KL."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,10 +37,12 @@ class Comparison:
 
     Values under padding are arbitrary, and nothing here shows them. Standard errors are over distinct prompts, whose
     completions may depend on one another; over completions where there is one prompt only. NaN where there is one thing only.
+    Log-probs are of the whole distributions, also where the divergence is of one that top_k and top_p have cut.
     """
 
     policy: str
     reference: str
+    identities: tuple[str, str]  # of both
     of: Completions
     divergence: Chosen
     temperature: float
@@ -91,7 +60,7 @@ class Comparison:
 
     @property
     def log_ratio(self) -> Float[np.ndarray, "B T"]:
-        """log pi − log rho of each token, nats (0 under padding): of samples of pi it estimates KL(pi‖rho)."""
+        """log pi − log rho of each token, nats (0 under padding): k1, an estimate of KL(pi‖rho) on whole samples of pi."""
         logp, ref_logp = (np.asarray(x, np.float64) for x in (self.scores.logp, self.scores.ref_logp))
         return np.where(self.mask, logp, 0.0) - np.where(self.mask, ref_logp, 0.0)
 
@@ -108,17 +77,16 @@ class Comparison:
     @property
     def is_sequence_kl(self) -> bool:
         """Whether `per_sequence` estimates the KL of the two distributions over sequences, without bias."""
-        drawn = self.of.drawn
-        if drawn is None or not drawn.temperature or drawn.temperature != self.temperature:
+        drawn, owner = self.of.drawn, WHOSE.get(self.divergence.name)
+        if drawn is None or owner is None or not drawn.temperature or drawn.temperature != self.temperature:
             return False
-        if self.divergence.name == "forward_kl":
-            return drawn.by == self.reference and drawn.is_whole
-        return self.divergence.name == "reverse_kl" and drawn.by == self.policy
+        return drawn.identity == self.identities[owner]
 
     def by_token(self, of: str = "divergence") -> "TokenView":
         """The tokens beside their nats: coloured text in a notebook and on a terminal. `of`: divergence or log_ratio."""
         if of not in ("divergence", "log_ratio"):
-            raise UserError(f"of: got {of!r}, expected divergence or log_ratio.{did_you_mean(of, ('divergence', 'log_ratio'))}")
+            near = did_you_mean(str(of), ("divergence", "log_ratio"))
+            raise UserError(f"of: got {of!r}, expected divergence or log_ratio.{near}")
         values = self.values if of == "divergence" else self.log_ratio
         shown = [row[mask] for row, mask in zip(values, self.mask, strict=True)]
         name = f"{self.divergence.label}_tok" if of == "divergence" else "log_ratio"
@@ -139,7 +107,10 @@ class Comparison:
         return pd.DataFrame(columns)
 
     def by_position(self) -> "pd.DataFrame":
-        """By position in the completion: the mean over those that reach it, its standard error, and how many they are."""
+        """By position in the completion: the mean over those that reach it, its standard error, and how many they are.
+
+        Of several prompts, a position that those of one alone reach has no standard error (NaN).
+        """
         import pandas as pd
 
         label, found = f"{self.divergence.label}_tok", []
@@ -168,31 +139,35 @@ class Comparison:
         return numbered([row[mask].tobytes() for row, mask in prompts])
 
     def _mean(self, values: np.ndarray, weights: np.ndarray, chosen: Any = slice(None)) -> Estimate:
-        groups = numbered(self._groups()[chosen].tolist())
-        return clustered(values, weights, np.arange(len(groups)) if groups.max() == 0 else groups)
+        every = self._groups()
+        groups = np.arange(len(every)) if every.max() == 0 else every
+        with np.errstate(invalid="ignore"):  # a divergence can be infinite
+            return clustered(values, weights, numbered(groups[chosen].tolist()))
 
     def _what_it_is(self) -> str:
-        drawn, owner = self.of.drawn, OF_ITS_OWN.get(self.divergence.name)
+        drawn, owner = self.of.drawn, WHOSE.get(self.divergence.name)
         if self.is_sequence_kl:
-            cut = "" if drawn.is_whole else ", of the policy as top_k and top_p cut it"  # pyright: ignore
+            cut = "" if self.divergence.is_whole else ", of the model as top_k and top_p cut it (log-probs are uncut)"
             return f"the KL of the sequences{cut}"
         states = "given completions" if drawn is None else f"completions {drawn}"
-        more = f"; the KL of the sequences is on samples of {owner} at this temperature" if owner else ""
-        return f"summed over the states of {states}{more}"
+        its = "" if owner is None else f"; the KL of the sequences is on samples of {('pi', 'rho')[owner]} at this temperature"
+        return f"summed over the states of {states}{its}"
 
     def __repr__(self) -> str:
         groups, label = len(set(self._groups().tolist())), self.divergence.label
         some = f"{groups} distinct prompts" if groups > 1 else f"{len(self.of)} completions of one prompt"
-        errors = f", standard errors over {some}" if len(self.of) > 1 else ""
+        telling = groups > 1 or (self.of.drawn is not None and len(self.of) > 1)  # chosen texts are no sample of anything
+        errors = f", ± is a {LEVEL:.0%} interval over {some}" if telling else ""
+        sequence, token = (_spelled(each, telling) for each in (self.per_sequence, self.per_token))
         return (
             f"pi = {self.policy}, rho = {self.reference}, temperature {self.temperature:g}\n"
-            f"  {label}_seq {_spelled(self.per_sequence)} nats per sequence: {self._what_it_is()}\n"
-            f"  {label}_tok {_spelled(self.per_token)} nats per token; completions: {len(self.of)}{errors}"
+            f"  {label}_seq {sequence} nats per sequence: {self._what_it_is()}\n"
+            f"  {label}_tok {token} nats per token; completions: {len(self.of)}{errors}"
         )
 
 
-def _spelled(estimate: Estimate) -> str:
-    return f"{estimate.mean:.4g}" + (f" ± {estimate.se:.2g}" if np.isfinite(estimate.se) else "")
+def _spelled(estimate: Estimate, telling: bool) -> str:
+    return f"{estimate.mean:.4g}" + (f" ± {estimate.half_width:.2g}" if telling and np.isfinite(estimate.half_width) else "")
 
 
 def compare(
@@ -209,24 +184,41 @@ def compare(
     Args:
         policy: pi, the first argument of every divergence.
         reference: rho, of the same tokenizer; it may be of another architecture.
-        of: completions of `sample` or `score`, or texts, which are scored from the beginning token on.
+        of: completions of `sample` or `score` (a prompt of yours with its completion: `policy.score(prompt, completion)`), or
+            texts, which are scored from the beginning token on.
         divergence: a row of kljax.kl.divergences.DIVERGENCES, with its `parameters`, such as divergence="renyi", alpha=2.
-        temperature: divides the logits of both; None: that at which the completions were sampled (1 where greedily).
+        temperature: divides the logits of both; None: that at which the completions were sampled or scored (1 where greedily);
+            of texts the policy's.
 
     Raises:
-        UserError: where the tokenizers differ, or the completions are of another one.
+        UserError: where the tokenizers differ, the completions are of another one, or are longer than one of the models reads.
     """
+    for name, model in (("policy", policy), ("reference", reference)):
+        if not isinstance(model, Policy):
+            raise UserError(f"{name}: got {model!r}, expected a Policy, as of load_run(…).policy() or load_model(…).")
     if not isinstance(of, Completions):
-        of = replace(policy, prompting=Prompting(policy.tokenizer)).score("", of, temperature=temperature)  # in no chat
+        of = _scored(policy, of, temperature)
     _check_alike(policy, reference, of)
-    own = of.temperature if temperature is None else plain(temperature)
-    own = validate({"temperature": own}, _Temperature).temperature
-    chosen = _chosen(divergence, parameters, of, own)
+    own = scoring_temperature(of.temperature if temperature is None else temperature)
+    chosen = choose(divergence, parameters, of.drawn, own, (policy.identity, reference.identity))
     graphdefs = policy.architecture.graphdef, reference.architecture.graphdef
     both, parts = (policy.params, reference.params), []
     for part in parts_of(of.rollout, of.samples):
         parts.append(first(_scores(graphdefs, both, part.rollout, of.samples, own, chosen), part.count))
-    return Comparison(policy.name, reference.name, of, chosen, own, joined(parts))
+    names, identities = [policy.name, reference.name], (policy.identity, reference.identity)
+    if names[0] == names[1] and identities[0] != identities[1]:
+        names = [f"{name} [{identity}]" for name, identity in zip(names, identities, strict=True)]
+    return Comparison(names[0], names[1], identities, of, chosen, own, joined(parts))
+
+
+def _scored(policy: Policy, of: Any, temperature: float | None) -> Completions:
+    """Texts of the user's, in no chat."""
+    way_out = "; of prompts with their completions: policy.score(prompts, completions, ends=True)"
+    if isinstance(of, list) and any(isinstance(one, Completions) for one in of):
+        raise UserError("of: got a list of Completions, expected one of them.")
+    if isinstance(of, tuple) or not (isinstance(of, str) or all(isinstance(one, str) for one in listed(of, "of"))):
+        raise UserError(f"of: got {of!r:.80}, expected completions, a text or a list of texts{way_out}.")
+    return replace(policy, prompting=Prompting(policy.tokenizer)).score("", of, temperature=temperature)
 
 
 @partial(jax.jit, static_argnames=("graphdefs", "samples", "temperature", "chosen"))
@@ -242,33 +234,6 @@ def _scores(
     return score(policy, reference, rollout, samples, temperature, chosen.function)
 
 
-def _chosen(name: str, parameters: dict[str, float], of: Completions, temperature: float) -> Chosen:
-    if name not in DIVERGENCES:
-        raise UserError(
-            f"divergence: got {name!r}, expected one of {', '.join(DIVERGENCES)}.{did_you_mean(str(name), DIVERGENCES)}"
-        )
-    known = dict(list(inspect.signature(DIVERGENCES[name]).parameters.items())[2:])
-    for given in parameters.keys() - known.keys():
-        expected = ", ".join(known) or "none"
-        raise UserError(f"{given}: the divergence {name} has no such parameter, expected {expected}.")
-    for needed, about in known.items():
-        if about.default is inspect.Parameter.empty and needed not in parameters:
-            raise UserError(f"{needed}: the divergence {name} needs it, as in divergence={name!r}, {needed}=2.0.")
-    for key, value in parameters.items():
-        if isinstance(value, bool) or not isinstance(plain(value), int | float):
-            raise UserError(f"{key}: got {value!r}, expected a number.")
-    given = tuple((key, float(value)) for key, value in sorted(parameters.items()))
-    try:
-        partial(DIVERGENCES[name], **dict(given))(jnp.zeros(2), jnp.zeros(2))
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    drawn = of.drawn
-    cut = drawn is not None and bool(drawn.temperature) and drawn.temperature == temperature
-    if name == "reverse_kl" and cut:
-        return Chosen(name, given, drawn.top_k, drawn.top_p)  # pyright: ignore
-    return Chosen(name, given)
-
-
 def _check_alike(policy: Policy, reference: Policy, of: Completions) -> None:
     """Refuse models that mean something else by a token, or have another number of them."""
     for name, tokenizer in ((reference.name, reference.tokenizer), ("the completions", of.tokenizer)):
@@ -281,6 +246,10 @@ def _check_alike(policy: Policy, reference: Policy, of: Completions) -> None:
                 f"compare: {policy.name} and {name} have different tokenizers: {token!r} is token {ours.get(token)} of "
                 f"the one, {theirs.get(token)} of the other; expected models of the same tokenizer."
             )
+    prompts, written = (np.asarray(mask).sum(axis=1) for mask in (of.rollout.prompt_mask, of.rollout.mask))
+    row = int(np.argmax(prompts + written))
+    for model in (policy, reference):
+        model.check_context(int(prompts[row]), int(written[row]))
     sizes = [model.params["embed"]["embedding"].shape[0] for model in (policy, reference)]
     if sizes[0] != sizes[1]:
         raise UserError(

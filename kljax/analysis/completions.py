@@ -19,8 +19,9 @@ SHOWN = 8  # completions that are printed of many
 
 @dataclass(frozen=True)
 class Drawn:
-    """How completions came to be: by which model, with which seed, at which temperature, cut by what (0 and 1: not at all)."""
+    """How completions came to be: by which model, with which seed, at which temperature, cut by what (0, 1: not at all)."""
 
+    identity: str
     by: str
     seed: int
     temperature: float

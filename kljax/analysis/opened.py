@@ -1,5 +1,9 @@
 """A run and a Hugging Face directory as a notebook has them: `load_run`, `load_model`."""
 
+import operator
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -39,29 +43,39 @@ class Run:
 
     path: Path
 
-    @cached_property
+    @property
     def config(self) -> Config:
-        """Its validated config; of a fit that of the command which made it."""
+        """Its validated config; of a fit that of the command which made it. UserError where it is there no longer."""
         return read_run_config(self.path)
 
     @property
     def steps(self) -> list[int]:
         """The steps that can be restored, in order; of a fit its best is beside them, as "latest"."""
+        _ = self.config
         return index.steps(self.path)
 
     @property
     def metrics(self) -> "pd.DataFrame":
-        """metrics.jsonl: one row a logged step, by `step`, one column a metric; what is no number is NaN."""
+        """metrics.jsonl: one row a logged step, by `step`, one column a metric; what is no number is NaN.
+
+        `held_out/…` are the looks at held-out prompts while it trained, on the rows of their steps.
+        """
         import pandas as pd
 
-        lines = directory.read_lines(self.path / "metrics.jsonl")
+        _, file = self.config, self.path / "metrics.jsonl"
+        directory.check_lines(file)
+        lines = directory.read_lines(file)
         return pd.DataFrame(lines).set_index("step") if lines else pd.DataFrame(index=pd.Index([], name="step"))
 
     @property
     def evaluations(self) -> "pd.DataFrame":
-        """Its evaluations on held-out prompts, its own first: their settings (prompts, samples, seed, …) beside the metrics."""
+        """Its evaluations on held-out prompts, by step: their settings (prompts, samples, seed, …) beside the metrics.
+
+        Of a step the run's own comes first, then those of kljax analyze with other settings.
+        """
         import pandas as pd
 
+        _ = self.config
         found = [{"step": one["step"], **one.get("settings", {}), **one["metrics"]} for one in load_all(self.path)]
         return pd.DataFrame(found)
 
@@ -78,7 +92,11 @@ class Run:
         return self._policy(step, "base")
 
     def evaluation_completions(self, step: Step = LATEST, *, of: str = "policy") -> Completions:
-        """The completions of held-out prompts that the run's own evaluation of this step has looked at: the same noise."""
+        """The completions of held-out prompts that the run's own evaluation of this step has looked at: the same noise.
+
+        UserError under other settings of JAX than the run's (jax_enable_x64, …), which make another noise.
+        """
+        directory.check_numerics(self.path)
         if of not in ("policy", "reference"):
             raise UserError(f"of: got {of!r}, expected policy or reference.")
         restored, model = self._restored(step), self._policy(step, of)
@@ -88,11 +106,11 @@ class Run:
         for rows, prompts, key in evaluation_batches(restored.setup, restored.held_out_prompts(), config):
             made = sample_jit(model.architecture.graphdef, model.params, prompts, key, sampler)
             parts.append(first(made, len(rows) * config.samples))
-        drawn = Drawn(model.name, config.seed, sampler.temperature, config.top_k, config.top_p)
+        drawn = Drawn(model.identity, model.name, config.seed, sampler.temperature, config.top_k, config.top_p)
         return Completions(joined(parts), config.samples, sampler.scoring_temperature, model.tokenizer, model.name, drawn)
 
     def _policy(self, step: Step, which: str) -> Policy:
-        restored = self._restored(plain(step))
+        restored = self._restored(step)
         params, setup = getattr(restored, which), restored.setup
         if params is None:
             raise UserError(f"base: {self.path}, of an older version, has not kept the model that its policy started from.")
@@ -106,11 +124,12 @@ class Run:
         return Policy(name, setup.architecture, params, prompting, setup.sampler(1), setup.decoder.context)
 
     def _restored(self, step: Step) -> RestoredRun:
-        chosen, saved = step, self.steps
-        if step in (LATEST, BEST) and saved and kind_of(self.path) != FIT:
-            chosen = saved[-1] if step == LATEST else best_step(self.path, saved, "step")
+        chosen, saved = _checked(step), self.steps
+        if chosen in (LATEST, BEST) and saved and kind_of(self.path) != FIT:
+            chosen = saved[-1] if chosen == LATEST else best_step(self.path, saved, "step")
         folder = self.path / "checkpoints" / str(chosen)
-        return self._restore(chosen, folder.stat().st_mtime_ns if folder.exists() else 0)
+        with _quietly():
+            return self._restore(chosen, folder.stat().st_mtime_ns if folder.exists() else 0)
 
     @cached_property
     def _restore(self) -> Any:
@@ -133,9 +152,36 @@ def load_run(path: str | Path) -> Run:
     Raises:
         UserError: where it is none, or its config cannot be read.
     """
+    if not isinstance(path, str | Path):
+        raise UserError(f"path: got {path!r}, expected a run directory.")
+    if (found := run_and_step(str(path), "path")) is not None and found[0] != Path(path).expanduser():
+        raise UserError(f"path: got '{path}', expected the run alone: load_run('{found[0]}').policy({found[1]!r}).")
     run = Run(Path(path).expanduser())
     _ = run.config
     return run
+
+
+def _checked(step: Any) -> Step:
+    """A step of a user's: a number, latest or best."""
+    if isinstance(step, str) and step in (LATEST, BEST):
+        return LATEST if step == LATEST else BEST
+    try:
+        return operator.index(step)  # pyright: ignore
+    except TypeError:
+        raise UserError(f"step: got {step!r}, expected the number of a step, latest or best.") from None
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep transformers from advising everyone to install PyTorch, which nothing here needs, when it is first imported."""
+    name = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+    before = os.environ.get(name)
+    os.environ[name] = before or "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
 
 
 @strict
@@ -183,7 +229,8 @@ def load_model(
             raise UserError(f"{path} is a run, whose types and prompts are its own; expected dtype and begins left out.")
         model = load_run(found[0]).policy(found[1])
         return replace(model, sampler=replace(model.sampler, **{name: getattr(how, name) for name in own}))
-    return _from_files(str(path), revision, base, how, begins)
+    with _quietly():
+        return _from_files(str(path), revision, base, how, begins)
 
 
 def _from_files(path: str, revision: str | None, base: str | None, how: _Loaded, begins: bool) -> Policy:

@@ -3,9 +3,10 @@
 Programs are compiled once a shape, not once a call: prompts and their number are padded to the next power of two.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -16,10 +17,10 @@ from jaxtyping import Array, Float, Int
 
 from kljax.analysis.completions import Completions, Drawn
 from kljax.analysis.prompting import Prompt, Prompting, listed
-from kljax.config.base import Mass, Natural, NonNegative, Positive, Seed, strict
+from kljax.config.base import AboveZero, Mass, Natural, NonNegative, Positive, Seed, strict
 from kljax.config.validation import validate
 from kljax.data.tokenizers import encode
-from kljax.devices.state import Architecture
+from kljax.devices.state import Architecture, params_hash
 from kljax.errors import UserError
 from kljax.models.ops.vocabulary import comparisons
 from kljax.models.sampling import Sampler, sample_jit
@@ -29,6 +30,10 @@ from kljax.types import Params, Prompts, Rollout, Tokenizer
 NOISE = 0x6E6F7465  # in the key of every sample: none shares its noise with a step of a run or with an evaluation
 ROWS = 256  # completions that a program works on at once
 NARROWEST = 8  # prompts and texts of up to so many tokens share a program
+
+
+COLDEST, HOTTEST = 1e-6, 1e6
+"""Temperatures beyond which float32 has no logits left."""
 
 
 @strict
@@ -62,6 +67,12 @@ class Policy:
         """The number that logits are divided by, when it samples and when it is scored."""
         return self.sampler.temperature
 
+    @cached_property
+    def identity(self) -> str:
+        """A digest of its parameters, parts and context: two models that are one have the same, wherever they lie."""
+        config = nnx.merge(self.architecture.graphdef, self.params).config
+        return hashlib.sha256(f"{params_hash(self.params)} {config}".encode()).hexdigest()[:12]
+
     def sample(
         self,
         prompts: Prompt | Iterable[Prompt],
@@ -90,6 +101,7 @@ class Policy:
             },
             _Asked,
         )
+        check_temperature(asked.temperature)
         sampler = replace(
             own, samples=asked.samples, max_new_tokens=asked.max_new_tokens, temperature=asked.temperature,
             top_k=asked.top_k, top_p=asked.top_p,
@@ -101,7 +113,7 @@ class Policy:
             given = _prompts([rows[row] for row in chosen], width, sampler.pad_id)
             made = sample_jit(self.architecture.graphdef, self.params, given, jax.random.fold_in(key, i), sampler)
             parts.append(first(made, len(chosen) * sampler.samples))
-        drawn = Drawn(self.name, asked.seed, asked.temperature, asked.top_k, asked.top_p)
+        drawn = Drawn(self.identity, self.name, asked.seed, asked.temperature, asked.top_k, asked.top_p)
         return Completions(joined(parts), sampler.samples, sampler.scoring_temperature, self.tokenizer, self.name, drawn)
 
     def score(
@@ -131,8 +143,7 @@ class Policy:
             raise UserError(f"completions: completion {empty[0]} is empty, expected some text, or ends=True.")
         length = filled(max(map(len, written)))
         rows = self._fitting(self.prompting.encode(asked), max(map(len, written)))
-        own = self.temperature if temperature is None else plain(temperature)
-        own = validate({"temperature": own}, _Temperature).temperature or 1.0
+        own = scoring_temperature(self.sampler.scoring_temperature if temperature is None else temperature)
         rollout = _given(rows, written, filled(max(map(len, rows))), length, self.sampler.pad_id)
         graphdef, parts = self.architecture.graphdef, []
         for some in parts_of(rollout, 1):
@@ -142,13 +153,16 @@ class Policy:
 
     def _fitting(self, rows: list[list[int]], more: int) -> list[list[int]]:
         """These prompts, refused where one has no room for so many tokens more."""
-        longest = max(map(len, rows))
+        self.check_context(max(map(len, rows)), more)
+        return rows
+
+    def check_context(self, longest: int, more: int) -> None:
+        """Refuse a prompt of so many tokens with so many more, where that is beyond what the model has positions for."""
         if longest + more > self.context:
             raise UserError(
                 f"prompts: the longest has {longest} tokens, and {more} are to follow; expected {self.context} at most in all, "
                 f"the context of {self.name}. Shorten it, or lower max_new_tokens."
             )
-        return rows
 
     def __repr__(self) -> str:
         ends = ", ".join(map(str, self.tokenizer.convert_ids_to_tokens(list(self.sampler.eos_ids))))
@@ -162,7 +176,20 @@ class Policy:
 
 @strict
 class _Temperature:
-    temperature: NonNegative
+    temperature: AboveZero
+
+
+def scoring_temperature(given: float) -> float:
+    """A temperature at which tokens are scored, checked: there is no such of 0."""
+    found = validate({"temperature": plain(given)}, _Temperature).temperature
+    check_temperature(found)
+    return found
+
+
+def check_temperature(given: float) -> None:
+    """Refuse a temperature that leaves no number of logits."""
+    if given and not COLDEST <= given <= HOTTEST:
+        raise UserError(f"temperature: got {given:g}, expected 0 (greedy), or a number from {COLDEST:g} to {HOTTEST:g}.")
 
 
 @partial(jax.jit, static_argnames=("graphdef", "temperature"))

@@ -1,6 +1,6 @@
 """Texts and conversations that a user types to the tokens that a model reads, as training had them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,9 +68,14 @@ def listed(prompts: Prompt | Iterable[Prompt], field: str = "prompts") -> list[P
     """One prompt or several as a list of some, all of a kind."""
     if isinstance(prompts, str) or (isinstance(prompts, Sequence) and prompts and isinstance(prompts[0], Mapping)):
         return [prompts]  # pyright: ignore
-    if not isinstance(prompts, Iterable):
-        raise UserError(f"{field}: got {prompts!r}, expected a text, a conversation, or a list of either.")
-    found: list[Any] = list(prompts)
+    expected = "a text, a conversation (a list of messages), or a list of either"
+    if isinstance(prompts, Mapping | Set) or hasattr(prompts, "columns"):
+        kind = "one message" if isinstance(prompts, Mapping) and "role" in prompts else f"a {type(prompts).__name__}"
+        raise UserError(f"{field}: got {kind}, expected {expected}, such as one column of a table.")
+    try:
+        found: list[Any] = list(prompts)
+    except TypeError:
+        raise UserError(f"{field}: got {prompts!r}, expected {expected}.") from None
     if not found:
         raise UserError(f"{field}: got none, expected one at least.")
     texts = [isinstance(one, str) for one in found]
@@ -88,4 +93,4 @@ def _conversation(given: Any, field: str = "prompts") -> list[Message]:
     try:
         return conversations.messages(list(given) if isinstance(given, Sequence | np.ndarray) else given)
     except ValueError as error:
-        raise UserError(f"{field}: got {error}.") from None
+        raise UserError(f"{field}: got {str(error).rstrip('.')}.") from None

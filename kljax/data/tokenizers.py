@@ -118,7 +118,7 @@ def encode(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
     for text, row in zip(texts, rows, strict=True):
         if special.keys().isdisjoint(row):
             continue
-        if found := next((token for token in row if token in special), None):
+        if (found := next((token for token in row if token in special), None)) is not None:  # a token can be 0
             raise UserError(
                 f"tokenizer: the text {text[:60]!r} holds the special token {special[found]} as a word, which would end, pad "
                 "or mask a sequence."

@@ -9,6 +9,7 @@ import numpy as np
 from jax.core import Tracer
 
 SUM_WITHIN = 1e-3  # probabilities that were rounded to three digits, or to float16, are still seen as such
+ROUNDED = 2e-2  # likewise, rounded to bfloat16, which has two
 
 
 def refuse_probabilities(**logits: Any) -> None:
@@ -50,13 +51,16 @@ def refuse_positive(mask: Any, **log_probs: Any) -> None:
 def _look_like_probabilities(given: Any) -> bool:
     if given.ndim == 0 or given.size == 0 or given.shape[-1] < 2 or not getattr(given, "is_fully_addressable", True):
         return False
-    if not _sum_to_one(np.asarray(given[(0,) * (given.ndim - 1)], np.float64)):  # most arrays: one row leaves the device
+    within = ROUNDED if str(given.dtype) == "bfloat16" else SUM_WITHIN
+    if not _sum_to_one(
+        np.asarray(given[(0,) * (given.ndim - 1)], np.float64), within
+    ):  # most arrays: one row leaves the device
         return False
     rows = np.asarray(given, np.float64)
     telling = (rows.max(-1) > rows.min(-1)) & (np.count_nonzero(rows, axis=-1) > 1)
-    return bool(_sum_to_one(rows).all() and telling.any())
+    return bool(_sum_to_one(rows, within).all() and telling.any())
 
 
-def _sum_to_one(rows):
+def _sum_to_one(rows, within):
     possible = (rows >= 0).all(-1)
-    return possible & (np.abs(np.where(possible[..., None], rows, 0.0).sum(-1) - 1) < SUM_WITHIN)
+    return possible & (np.abs(np.where(possible[..., None], rows, 0.0).sum(-1) - 1) < within)

@@ -3,7 +3,6 @@
 Explanations are the docstrings below the fields of kljax/config/, choices are files of configs/, values Hydra's.
 """
 
-import json
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,9 +18,10 @@ from kljax.config import Config, RewardTerm
 from kljax.config.in_words import description, in_words
 from kljax.config.mistakes import leaf_keys, members, unknown_key
 from kljax.errors import UserError
+from kljax.json_text import shown
 from kljax.overrides.folders import folders, options
 
-EXPERIMENT, REWARD = "experiment", "reward"
+EXPERIMENT, REWARD, HYDRA = "experiment", "reward", "hydra"
 UNGIVEN = "???"  # Hydra's sign for what a command line has to give
 
 
@@ -74,6 +74,8 @@ def page(keys: Sequence[str], schema: type, values: Mapping[str, Any], search: s
 def _about(key: str, schema: type, values: Mapping[str, Any], search: str | None) -> Iterator[Line]:
     if not key:
         raise UserError("--help: got an empty key, expected one, a part or a group, as in --help kl.")
+    if key.partition(".")[0] == HYDRA:
+        raise UserError(f"--help: got {key}, which is Hydra's own; --cfg hydra shows all its values, --hydra-help its options.")
     if schema is Config and key == EXPERIMENT:
         yield from _options(EXPERIMENT, f"{EXPERIMENT}=…: a file of values, of which the command line changes any.", search)
         return
@@ -227,7 +229,7 @@ def _value(values: Mapping[str, Any], key: str) -> Any:
 
 def _written(value: Any) -> str:
     """As a person would write it."""
-    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False, default=str)
+    return value if isinstance(value, str) and value else shown(value)
 
 
 def _capital(text: str) -> str:

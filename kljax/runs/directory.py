@@ -375,6 +375,14 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in _lines(file) if _step_of(line) < math.inf]
 
 
+def check_lines(file: Path) -> None:
+    """Refuse a JSON Lines file in whose midst a line is none of ours; the last one may be half written."""
+    lines = _lines(file) if file.exists() else []
+    for number, line in enumerate(lines[:-1], start=1):
+        if _step_of(line) == math.inf:
+            raise UserError(f"run: line {number} of {file} cannot be read ({line[:40]!r}…); restore the file from a copy.")
+
+
 def _lines(file: Path) -> list[bytes]:
     # As bytes: a killed process may leave half a character, and a text may hold what str.splitlines takes for a line's end.
     try:

@@ -22,6 +22,9 @@ class Estimate:
     se: float
     half_width: float
 
+    def __float__(self) -> float:
+        return self.mean
+
 
 def numbered(keys: Sequence[Hashable]) -> Int[np.ndarray, "B"]:
     """The group of each entry, counted from 0 in the order in which they appear: equal keys are one group."""

@@ -1,6 +1,7 @@
 """What a notebook has of a run and of a model: against the run's own evaluation, whole logits, and another way to the same."""
 
 import re
+import shutil
 import string
 from dataclasses import replace
 from pathlib import Path
@@ -8,15 +9,16 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kljax
-from kljax.analysis import comparison, policies
+from kljax.analysis import colours, comparison, opened, policies
 from kljax.analysis.completions import pieces
-from kljax.analysis.prompting import Prompting
+from kljax.analysis.prompting import Prompting, listed
 from kljax.command_line import compose
 from kljax.config import BpeTokenizer, ChatPrompt, Config, MeshConfig
 from kljax.data import tokenizers
@@ -228,6 +230,36 @@ def test_whose_samples_make_a_sequence_kl(policy, reference, sampled):
     kept = np.where(logits >= np.sort(logits, axis=-1)[..., -2:-1], logits, -np.inf)
     expected = oracle.kl(log_softmax(kept), log_softmax(theirs))
     np.testing.assert_allclose(of_cut.values[of_cut.mask], expected[of_cut.mask], atol=2e-5)
+    by_other = kljax.compare(reference, policy, cut)  # pi did not draw these, and is whole
+    np.testing.assert_allclose(by_other.values[cut_mask := by_other.mask], by_other.scores.reverse_kl[cut_mask], atol=1e-6)
+    turned = kljax.compare(reference, policy, cut, divergence="forward_kl")  # rho did, and is cut
+    np.testing.assert_allclose(turned.values, of_cut.values, atol=1e-5)
+    assert turned.is_sequence_kl and not by_other.is_sequence_kl
+
+
+def test_whose_samples_they_are_is_known_by_the_model_not_by_its_name(policy, reference, sampled):
+    renamed = replace(policy, name="the same, from elsewhere")
+    assert kljax.compare(renamed, reference, sampled).is_sequence_kl
+    posing = replace(reference, name=policy.name)
+    assert not kljax.compare(posing, policy, sampled).is_sequence_kl
+    shown = repr(kljax.compare(policy, posing, sampled))
+    assert f"{policy.name} [{policy.identity}]" in shown and f"{policy.name} [{posing.identity}]" in shown
+
+
+def test_the_printed_interval_is_that_of_the_tables(policy, reference, sampled, compared):
+    wide, label = compared.per_sequence, compared.divergence.label
+    assert f"{label}_seq {wide.mean:.4g} ± {wide.half_width:.2g} nats" in repr(compared)
+    assert "± is a 95% interval over 2 distinct prompts" in repr(compared)
+    assert "±" not in repr(kljax.compare(policy, reference, ["the movie", "a film"]))  # texts that somebody has chosen
+    assert float(wide) == wide.mean
+
+
+def test_a_position_of_one_prompt_alone_has_no_error(policy, reference):
+    found = kljax.compare(
+        policy, reference, policy.score(["a film", "the movie"], ["was great and funny", "was"])
+    ).by_position()
+    label = "reverse_exact_tok_se"
+    assert np.isfinite(found[label][0]) and np.isnan(found[label][1:]).all()
 
 
 def test_an_exported_model_says_the_same(policy, reference, sampled, tmp_path):
@@ -265,6 +297,26 @@ def test_the_coloured_tokens(compared):
     assert first in html and first in text
     assert compared.by_token("log_ratio").values[0][0] == compared.log_ratio[0, 0]
     assert max(map(len, text.splitlines())) <= 200
+
+
+def test_what_is_invisible_in_a_token_is_shown():
+    assert colours.visible("a\n\x1b[31m\u202e\u200b") == "a⏎\\u001b[31m\\u202e\\u200b"
+    assert colours.visible("") == "·"
+
+
+def test_a_broken_line_of_metrics_is_said(path, tmp_path):
+    shutil.copytree(path, tmp_path / "run")
+    file = tmp_path / "run" / "metrics.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*lines[:2], "{bad\n", *lines[2:], '{"half']))  # the last one is of a run that is being written
+    with pytest.raises(kljax.UserError, match=r"line 3 of .* cannot be read"):
+        _ = kljax.load_run(tmp_path / "run").metrics
+    file.write_text("".join([*lines, '{"half']))
+    opened_run = kljax.load_run(tmp_path / "run")
+    assert len(opened_run.metrics) == 6
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(kljax.UserError, match="is not a run directory"):
+        _ = opened_run.metrics
 
 
 def test_completions_read_as_text(sampled):
@@ -306,7 +358,23 @@ def test_prompts_go_through_a_chat_template_where_they_did(byte_tokenizer):
     assert "'Say: {text}'" in str(of_run) and "a conversation in the tokenizer's chat template" in str(plain)
 
 
+def wide(text):
+    return " ".join([text] * 70)
+
+
 WRONG = {
+    "64 at most in all": lambda p, r, s: kljax.compare(p, r, wide("great")),
+    "context of narrow": lambda p, r, s: kljax.compare(p, replace(r, name="narrow", context=5), s),
+    "policy: got 3, expected a Policy": lambda p, r, s: kljax.compare.__wrapped__(3, r, s),
+    r"of: got \('a film'": lambda p, r, s: kljax.compare.__wrapped__(p, r, ("a film", "was")),
+    r"policy.score\(prompts": lambda p, r, s: kljax.compare(p, r, s, prompts=2.0),
+    "of: got a list of Completions": lambda p, r, s: kljax.compare.__wrapped__(p, r, [s]),
+    "prompts: got one message": lambda p, r, s: listed.__wrapped__({"role": "user", "content": "x"}),
+    "prompts: got a DataFrame": lambda p, r, s: listed.__wrapped__(pd.DataFrame({"text": ["a film"]})),
+    "prompts: got a set": lambda p, r, s: listed.__wrapped__({"a film"}),
+    "temperature: got 1e-40": lambda p, r, s: p.sample("a film", temperature=1e-40),
+    "temperature: got 0.0, expected a number > 0": lambda p, r, s: p.score("a film", "was", temperature=0.0),
+    "holds the special token <pad>": lambda p, r, s: p.score("a film", "was <pad>"),
     "prompts: got none": lambda p, r, s: p.sample([]),
     "prompts: got texts beside": lambda p, r, s: p.sample(["a film", [{"role": "user", "content": "x"}]]),
     "has no chat template": lambda p, r, s: p.sample([{"role": "user", "content": "x"}]),
@@ -355,6 +423,11 @@ def test_what_is_no_run_is_refused(path, run):
         run.policy(5)
     with pytest.raises(kljax.UserError, match="is not a run directory"):
         kljax.load_run(path.parent)
+    for step in (4.0, "4", [4]):
+        with pytest.raises(kljax.UserError, match="expected the number of a step, latest or best"):
+            opened._checked(step)
+    with pytest.raises(kljax.UserError, match=r"load_run\('.*'\).policy\(4\)"):
+        kljax.load_run(f"{path}@4")
     with pytest.raises(kljax.UserError, match="of: got 'base'"):
         run.evaluation_completions(of="base")
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):

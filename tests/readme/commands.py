@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 BEGINS = re.compile(r"(\w+=\S+ )*(python3?|bash|make|pip|tensorboard|kljax(?= ))\b")
 CONSOLE = re.compile(rf"^kljax ({'|'.join(name for name in COMMANDS if (ROOT / 'experiments' / f'{name}.py').exists())})\b")
 """The console command where it is what a script is."""
+NAMED = re.compile(r"kljax (analyze|export|mine)")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def in_markdown() -> Iterator[Command]:
         spans = [block.span() for block in blocks]
         for code in re.finditer(r"`([^`\n]+(?:\n[^`\n]+)?)`", text):
             inside = any(begin <= code.start() < end for begin, end in spans)
-            if not inside and BEGINS.match(code[1]) and " " in code[1]:
+            named = NAMED.fullmatch(" ".join(code[1].split()))  # a command that is spoken of
+            if not inside and not named and BEGINS.match(code[1]) and " " in code[1]:
                 yield Command(" ".join(code[1].split()), name, _line_of(text, code.start()))
 
 

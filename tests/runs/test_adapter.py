@@ -81,7 +81,7 @@ def test_a_base_model_that_is_held_in_bfloat16_is_fitted_in_float32(tiny):
     assert base_path(setup) != base_path(low)
     assert equal(of_low, fitted)
     assert equal(load_base(low, base_path(low)), cast(fitted, "bfloat16"))
-    fitting._save(base_path(low) / "export", low, of_low, ())
+    fitting._save(base_path(low) / "export", low, of_low, (), low.tokenizer)
     tensors = load_file(base_path(low) / "export" / "model.safetensors")
     np.testing.assert_array_equal(tensors["transformer.wte.weight"], fitted["embed"]["embedding"])
 
@@ -214,7 +214,7 @@ def test_a_run_is_a_model_for_another(tiny_in, tmp_path, first):
     ("step", "said"),
     [
         ("3", r"^model\.path: .* has no checkpoint of step 3; it has: 2, 4, 6"),
-        ("last", r"^model\.path: .* the number of a step or latest"),
+        ("last", r"^model\.path: .* the number of a step, latest or best"),
     ],
 )
 def test_a_step_that_a_run_has_not_is_refused(tiny_in, tmp_path, first, step, said):
