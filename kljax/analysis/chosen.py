@@ -56,7 +56,7 @@ class Chosen:
 def choose(
     name: str, parameters: dict[str, Any], drawn: Drawn | None, temperature: float, identities: tuple[str, str]
 ) -> Chosen:
-    """What a user asked for, checked. `identities` are those of policy and reference."""
+    """The divergence that a user asked for, checked. `identities` are those of policy and reference."""
     if not isinstance(name, str) or name not in DIVERGENCES:
         raise UserError(
             f"divergence: got {name!r}, expected one of {', '.join(DIVERGENCES)}.{did_you_mean(str(name), DIVERGENCES)}"

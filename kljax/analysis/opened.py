@@ -182,6 +182,8 @@ def _quietly() -> Iterator[None]:
     finally:
         if before is None:
             del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @strict

@@ -100,7 +100,7 @@ def _query(line: str) -> None:
 
 
 def _of_hydra(words: list[str]) -> list[str]:
-    """What Hydra knows: groups, options, keys, and the value that a key has. To it a list is a section with numbers."""
+    """Completions that Hydra knows: groups, options, keys, and the value that a key has. To it a list is a section with numbers."""
     from kljax.overrides.completing import lists
 
     os.environ["COMP_LINE"] = " ".join(["kljax", *words[2:]])
@@ -118,7 +118,7 @@ def _of_hydra(words: list[str]) -> list[str]:
 
 
 def _values(words: list[str]) -> list[str] | None:
-    """What `key=` can become, None where Hydra knows."""
+    """Completions of `key=`, None where Hydra knows."""
     from kljax.command_line import reporting_mistakes
     from kljax.overrides.completing import values
 

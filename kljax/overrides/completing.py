@@ -1,4 +1,4 @@
-"""What a shell may put behind `key=`: the values that the schema names, true, false and null, steps and runs on the disk."""
+"""Completions of `key=` for a shell: the values that the schema names, true, false and null, steps and runs on the disk."""
 
 import types
 import typing
@@ -18,7 +18,7 @@ SCHEMAS = {"train": Config, "pretrain": Config, "analyze": AnalysisConfig, "expo
 
 
 def values(command: str, words: Sequence[str]) -> list[str] | None:
-    """What the last word can become, which has a '='; None where Hydra knows better: of groups, numbers and names."""
+    """Completions of the last word, which has a '='; None where Hydra knows better: of groups, numbers and names."""
     schema = SCHEMAS[command]
     written, _, typed = words[-1].partition("=")
     key = written.lstrip("+")

@@ -52,7 +52,7 @@ OF_WORDS = (
     "The tokenizer writes words without white space before them: where a program joins a prompt and the text after it, as "
     "transformers' pipeline does, end the prompt with a space."
 )
-"""What is to be said of a tokenizer of words."""
+"""The caution about a tokenizer of words."""
 
 READ = """\
 ```python

@@ -21,7 +21,7 @@ from kljax.types import Params
 
 
 def plan(setup: Setup, length: Length | None, path: Path) -> str | None:
-    """What a launch is going to do, in one line; None where it goes on, which is said when it is known from which step."""
+    """A line on what a launch is going to do; None where it goes on, which is said when it is known from which step."""
     steps = setup.config.steps
     if length is not None and length.taken:
         return going_on.finished(path, steps) if length.taken == steps else None
