@@ -100,7 +100,7 @@ def _query(line: str) -> None:
 
 
 def _of_hydra(words: list[str]) -> list[str]:
-    """Completions that Hydra knows: groups, options, keys, and the value that a key has. To it a list is a section with numbers."""
+    """Completions by Hydra: groups, options, keys, and the value that a key has. To it a list is a section with numbers."""
     from kljax.overrides.completing import lists
 
     os.environ["COMP_LINE"] = " ".join(["kljax", *words[2:]])
