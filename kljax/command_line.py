@@ -28,6 +28,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kljax import __version__
 from kljax.config.derived import with_widths
 from kljax.config.mistakes import leaf_keys, unknown_key
 from kljax.config.validation import validate
@@ -58,6 +59,9 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
     with reporting_mistakes(schema):
         parser = get_args_parser()
         parser.prog = sys.argv[0]
+        for action in parser._actions:
+            if "--version" in action.option_strings:
+                vars(action)["version"] = f"kljax {__version__}, with Hydra {hydra.__version__}"
         _check_options(parser, sys.argv[1:], schema)
         arguments = parser.parse_intermixed_args()  # --help KEY may stand at the end of a command line
         _check_arguments(arguments)
@@ -203,6 +207,11 @@ def _explain(keys: Sequence[str], arguments: argparse.Namespace, schema: type, c
         except (*NOT_OURS, ValueError, OSError) as error:
             raise UserError(_explained(error, schema, overrides, search)) from None
     show(page(keys, schema, with_widths(values), search), console)
+    try:
+        validate(values, schema)
+    except UserError as error:  # of what is given; what lacks yet is no mistake
+        if str(error).startswith(tuple(f"{key.replace('/', '.')}:" for key in _keys(overrides))):
+            _say(f"Not valid as given: {error}")
 
 
 def _explained(error: Exception, schema: type, overrides: Sequence[str], search: str | None) -> str:

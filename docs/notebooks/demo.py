@@ -13,14 +13,17 @@ app = marimo.App(width="medium", app_title="The runs of make demo")
 @app.cell
 def _():
     from pathlib import Path
+    from tempfile import TemporaryDirectory
 
     import marimo as mo
     import matplotlib.pyplot as plt
     import pandas as pd
+    from matplotlib.ticker import LogLocator, NullLocator
 
     import kljax
+    from kljax.analysis import frontier, frontier_picture
 
-    return Path, kljax, mo, pd, plt
+    return LogLocator, NullLocator, Path, TemporaryDirectory, frontier, frontier_picture, kljax, mo, pd, plt
 
 
 @app.cell
@@ -36,36 +39,37 @@ def _(Path, kljax, mo):
 
 
 @app.cell
-def _(pd, runs):
-    shown = ("reward/mean", "kl/reverse_exact_seq", "kl/forward_exact_seq")
-    columns = [name + error for name in shown for error in ("", "_se")]
-    own = {name: run.evaluations.iloc[0] for name, run in runs.items()}  # the run's own comes first
-    points = pd.DataFrame({name: row.reindex(columns) for name, row in own.items()}).T.astype(float)
-    points.insert(0, "beta", [run.config.kl.beta for run in runs.values()])
-    points.round(3)
-    return own, points
-
-
-@app.cell
-def _(mo):
-    mo.md("""
+def _(frontier, kljax, mo, runs):
+    try:
+        points, said = frontier.points([run.path for run in runs.values()])
+    except kljax.UserError as error:
+        mo.stop(True, mo.callout(str(error), kind="warn"))
+    about = """
     ## The frontier
 
-    Reward against KL on held-out prompts, with a standard error to each side, over prompts. The square is the reference.
-    """)
+    Reward against KL on held-out prompts, as `kljax frontier` has it: of each run the evaluation of its last step, a point of
+    runs that differ by their seed alone, a curve of points that differ by β alone. ± is half of an interval of 95 %.
+    """
+    mo.vstack([mo.md(about), mo.md("\n".join(f"- {sentence}" for sentence in said))])
+    return (points,)
 
 
 @app.cell
-def _(own, plt, points):
-    frontier, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    x, y = "kl/reverse_exact_seq", "reward/mean"
-    axes.errorbar(points[x], points[y], points[f"{y}_se"], points[f"{x}_se"], fmt="o-", capsize=3)
-    for beta, at_kl, at_reward in zip(points["beta"], points[x], points[y], strict=True):
-        axes.annotate(f" β = {beta:g}", (at_kl, at_reward), textcoords="offset points", xytext=(6, -12))
-    axes.plot(0, next(iter(own.values()))["reward/reference_mean"], "s", color="grey", label="reference")
-    axes.set(xlabel="KL(π‖ρ), nats per sequence", ylabel="reward", title="Held-out prompts")
-    axes.legend()
-    frontier
+def _(pd, points):
+    columns = ["curve", "beta", "step", "seeds", "reward", "reward ±", "KL(π‖ρ)", "KL ±"]
+    halves = [{"reward ±": one.reward_high - one.reward, "KL(π‖ρ)": one.kl, "KL ±": one.kl_high - one.kl} for one in points]
+    table = pd.DataFrame([vars(one) | half for one, half in zip(points, halves, strict=True)])[columns].round(3)
+    table
+    return (table,)
+
+
+@app.cell
+def _(TemporaryDirectory, Path, frontier_picture, mo, points):
+    with TemporaryDirectory() as made:
+        frontier_picture.plot(points, Path(made) / "frontier.png")
+        picture = (Path(made) / "frontier.png").read_bytes()
+    mo.image(picture, width=700)
+    return (picture,)
 
 
 @app.cell
@@ -92,7 +96,7 @@ def _(chosen, kljax, mo, prompts, runs):
 def _(drawn, kljax, mo, policy, ref_drawn, reference):
     reverse = kljax.compare(policy, reference, drawn)
     forward = kljax.compare(policy, reference, ref_drawn, divergence="forward_kl")
-    mo.md(f"```\n{reverse}\n\n{forward}\n```")
+    mo.md(f"```text\n{reverse}\n\n{forward}\n```")
     return forward, reverse
 
 
@@ -114,7 +118,7 @@ def _(plt, policy, prompts, reference):
     by_axes.bar(by_position.index, by_position["reverse_exact_tok"], yerr=by_position["reverse_exact_tok_se"], capsize=2)
     by_axes.xaxis.get_major_locator().set_params(integer=True)
     by_axes.set(
-        xlabel="token of the completion", ylabel="nats", title=f"KL(π‖ρ) by position, 256 completions of '{first_prompt}'"
+        xlabel="token of the completion", ylabel="nats", title=f"KL(π‖ρ) by position, 256 completions of '{first_prompt}' ± se"
     )
     pictured
     return (by_position,)
@@ -125,23 +129,30 @@ def _(mo):
     mo.md("""
     ## β against KL
 
-    On the left while it trains, on the right on held-out prompts: for the built-in task about as 1/β², as for
-    rewards that are normal under the reference.
+    On the left while it trains, a line a run; on the right on held-out prompts, a line a curve of the frontier. For the
+    built-in task the KL goes about as 1/β², as for rewards that are normal under the reference.
     """)
 
 
 @app.cell
-def _(plt, points, runs):
-    betas, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    for run in runs.values():
-        run.metrics["kl/reverse_exact_seq"].rolling(5, min_periods=1).mean().plot(ax=left, label=f"β = {run.config.kl.beta:g}")
+def _(LogLocator, NullLocator, plt, points, runs):
+    betas, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    for name, run in runs.items():
+        while_training = run.metrics["kl/reverse_exact_seq"].rolling(5, min_periods=1).mean()
+        while_training.plot(ax=left, linewidth=1, label=f"{name}: β = {run.config.kl.beta:g}")
     left.set(xlabel="step", ylabel="KL(π‖ρ), nats per sequence")
-    left.legend()
-    right.loglog(points["beta"], points["kl/reverse_exact_seq"], "o-")
+    held = [one for one in points if one.varied == "kl.beta" and one.value > 0 and one.kl > 0]
+    right.set_prop_cycle(color=plt.get_cmap("Dark2").colors)  # none that a run has on the left
+    for curve in dict.fromkeys(one.curve for one in held):
+        line = [one for one in held if one.curve == curve]
+        right.loglog([one.value for one in line], [one.kl for one in line], "o-", markersize=4, linewidth=1, label=curve)
     right.set(xlabel="β, reward units per nat", ylabel="KL(π‖ρ), nats per sequence")
-    right.set_xticks(points["beta"], [f"{beta:g}" for beta in points["beta"]])
-    right.set_yticks(points["kl/reverse_exact_seq"], [f"{kl:.2g}" for kl in points["kl/reverse_exact_seq"]])
-    right.minorticks_off()
+    for axis in (right.xaxis, right.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
+    betas.legend(*left.get_legend_handles_labels(), loc="outside lower left", fontsize=8, frameon=False, ncols=2)
+    betas.legend(*right.get_legend_handles_labels(), loc="outside lower right", fontsize=8, frameon=False)
     betas
 
 

@@ -24,7 +24,7 @@ COMMANDS = {
     "completion": 'the lines by which bash, zsh or fish complete all of this: eval "$(kljax completion bash)"',
 }
 
-OPTIONS = ("--help", "-h", "--version")
+OPTIONS = ("--help", "-h", "--version", "-V")
 UNREAD = 141  # exit code, as of a program that the signal of a broken pipe ends
 
 
@@ -38,7 +38,7 @@ def main() -> None:
         start(name)
     elif name in OPTIONS and not rest:
         with reader_may_leave():
-            print(f"kljax {__version__}" if name == "--version" else usage())
+            print(f"kljax {__version__}" if name in ("--version", "-V") else usage())
     else:
         print(f"kljax: {_mistake(name, rest)}", file=sys.stderr)
         sys.exit(MISTAKE)

@@ -8,13 +8,15 @@ What the shell is told is to ask kljax itself, so that the answer is of the mome
 (-sc install=…) know programs of one word alone.
 """
 
+import io
 import os
 import sys
-from contextlib import suppress
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 
 from kljax.commands import COMMANDS, start
 from kljax.errors import MISTAKE, did_you_mean
+from kljax.interrupt import INTERRUPTED
 
 QUERY = "query"
 OF_HYDRA = ("train", "pretrain", "analyze", "export")
@@ -93,10 +95,35 @@ def _query(line: str) -> None:
     elif len(words) > 2 and words[1] in OF_HYDRA and words[-1].startswith("-"):
         print("\n".join(f"{option} " for option in _options() if option.startswith(words[-1])))
     elif len(words) > 2 and words[1] in OF_HYDRA:
-        os.environ["COMP_LINE"] = " ".join(["kljax", *words[2:]])
-        sys.argv = [f"kljax {words[1]}", "-sc", "query=fish"]  # which prints one a line
-        with suppress(SystemExit):  # of a line that Hydra cannot read yet
+        known = _values(words) if "=" in words[-1] else None
+        print("\n".join(_of_hydra(words) if known is None else known))
+
+
+def _of_hydra(words: list[str]) -> list[str]:
+    """What Hydra knows: groups, options, keys, and the value that a key has. To it a list is a section with numbers."""
+    from kljax.overrides.completing import lists
+
+    os.environ["COMP_LINE"] = " ".join(["kljax", *words[2:]])
+    sys.argv = [f"kljax {words[1]}", "-sc", "query=fish"]  # which prints one a line
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
             start(words[1])
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            raise  # the others are of a line that Hydra cannot read yet
+    of_lists = lists(words[1])
+    found = (f"{line[:-1]}=" if line[:-1] in of_lists else line for line in printed.getvalue().splitlines())
+    return [line for line in found if line.rpartition(".")[0] not in of_lists]
+
+
+def _values(words: list[str]) -> list[str] | None:
+    """What `key=` can become, None where Hydra knows."""
+    from kljax.command_line import reporting_mistakes
+    from kljax.overrides.completing import values
+
+    with reporting_mistakes():
+        return values(words[1], words[2:])
 
 
 def _options() -> list[str]:

@@ -13,6 +13,9 @@ from kljax.errors import did_you_mean
 
 MOST_MEANT = 3  # keys that are offered in the place of one
 
+NOTHING = ("none", "null", "false", "off", "no", "")
+"""Words for an empty list."""
+
 WAYS_OUT = {
     "kl.beta": "To train without a penalty, set kl.beta=0.",
     "rollout.temperature": "For greedy decoding, set rollout.temperature=0.",
@@ -61,13 +64,15 @@ def sentence(errors: Sequence[Any], schema: Any) -> str:
         given = str(context.get("tag", error["input"]))
         suffix = ".kind" if kind == "union_tag_invalid" else ""
         return f"{field}{suffix}: got {given!r}, expected one of {', '.join(names)}.{did_you_mean(given, names) or way_out}"
+    if kind == "list_type":
+        return f"{field}: got {error['input']!r}, expected a list{_list(field, error['input'], schema)}."
     # What may be of several types has an error for each.
     same = [one for one in errors if _field(one["loc"], known, keep_last=False) == field and one["input"] is error["input"]]
     expected = " or ".join([*dict.fromkeys(map(_expected, same)), *(["null"] if _may_be_null(field, schema) else [])])
     return f"{field}: got {error['input']!r}, expected {expected}.{way_out}"
 
 
-def _hint(field: str, schema: Any) -> Any:
+def hint_of(field: str, schema: Any) -> Any:
     """The type of a dotted field, None where it has none; of parts that are chosen the first that has the field."""
     owners: list[Any] = [schema]
     hint = None
@@ -79,14 +84,26 @@ def _hint(field: str, schema: Any) -> Any:
 
 
 def _may_be_null(field: str, schema: Any) -> bool:
-    return types.NoneType in typing.get_args(_hint(field, schema))
+    return types.NoneType in typing.get_args(hint_of(field, schema))
+
+
+def _list(field: str, given: Any, schema: Any) -> str:
+    """How a list of names is written: with the one that was given, or none where that is a word for it."""
+    names = [name for of in typing.get_args(hint_of(field, schema)) for name in typing.get_args(of) if isinstance(name, str)]
+    if not names:
+        return ""
+    return (
+        f": {field}=[] is none"
+        if str(given).lower() in NOTHING
+        else f", as in {field}=[{given if given in names else names[0]}]"
+    )
 
 
 def _section(field: str, given: Any, schema: Any) -> str:
     """A sentence for a word or a number that stands for a section."""
     if field.startswith("reward."):
         return "a section, as in '{kind: python, function: module.function, weight: 1.0, arguments: {}}'"
-    parts = members(_hint(field, schema))
+    parts = members(hint_of(field, schema))
     if len(parts) > 1 and not _may_be_null(field, schema):
         kinds = [kind for part in parts for kind in typing.get_args(typing.get_type_hints(part)["kind"])]
         return f"a section; choose it as a whole, with {field.replace('.', '/')}={given if given in kinds else '…'}"
@@ -109,6 +126,8 @@ def _nearest(key: str, known: Sequence[str], sure: bool) -> str:
 
     `sure`: only the first of these, as there is another answer.
     """
+    if key.lower() in known:
+        return f" Did you mean '{key.lower()}'?"
     section, _, last = key.replace("/", ".").rpartition(".")
     if same := [one for one in known if one.rpartition(".")[2] == last]:
         here = difflib.get_close_matches(key, same, n=1, cutoff=0.85)

@@ -83,6 +83,6 @@ class EvaluationConfig:
     top_p: Mass = 1.0
     """Samples from the likeliest tokens that have this probability together, here alone; 1: from all."""
     every: Natural = 0
-    """Steps between such looks while it trains (held_out/… metrics); 0: none."""
+    """Steps between such looks while it trains (held_out/… metrics), the last policy always being looked at; 0: none."""
     best: Literal["objective", "reward"] | None = "objective"
     """The held-out figure by which a step is the best, which stays on disk: run=…@best; null: none."""

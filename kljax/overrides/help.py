@@ -21,7 +21,7 @@ from kljax.errors import UserError
 from kljax.json_text import shown
 from kljax.overrides.folders import folders, options
 
-EXPERIMENT, REWARD = "experiment", "reward"
+EXPERIMENT, REWARD, HYDRA = "experiment", "reward", "hydra"
 UNGIVEN = "???"  # Hydra's sign for what a command line has to give
 
 
@@ -74,6 +74,8 @@ def page(keys: Sequence[str], schema: type, values: Mapping[str, Any], search: s
 def _about(key: str, schema: type, values: Mapping[str, Any], search: str | None) -> Iterator[Line]:
     if not key:
         raise UserError("--help: got an empty key, expected one, a part or a group, as in --help kl.")
+    if key.partition(".")[0] == HYDRA:
+        raise UserError(f"--help: got {key}, which is Hydra's own; --cfg hydra shows all its values, --hydra-help its options.")
     if schema is Config and key == EXPERIMENT:
         yield from _options(EXPERIMENT, f"{EXPERIMENT}=…: a file of values, of which the command line changes any.", search)
         return

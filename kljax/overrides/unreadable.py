@@ -1,7 +1,8 @@
 """Mistakes in the spelling of an override that Hydra's grammar does not take."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection
+from pathlib import Path
 
 from kljax.config.mistakes import unknown_key
 
@@ -10,9 +11,13 @@ PAIRS = {"]": "[", "}": "{", ")": "("}
 SPECIAL = re.compile(r"[=:{}\[\]() ,;]")
 
 
-def explained(override: str, known: Iterable[str]) -> str:
+def explained(override: str, known: Collection[str]) -> str:
     """One sentence: what is wrong and how it is written."""
     key, equals, value = override.partition("=")
+    if not override.strip():
+        return "got an empty argument, expected key=value."
+    if not equals and "run" in known and "run.root" not in known and (override.count("/") or Path(override).exists()):
+        return f"{override}: got it without a key; expected run={override}."
     if not equals:
         return f"{override}: no value is given; expected key=value, without spaces around the '='."
     if not KEY.fullmatch(key):

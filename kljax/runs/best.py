@@ -54,9 +54,16 @@ class BestSoFar:
     @property
     def sentence(self) -> str | None:
         """The sentence of a launch at its end."""
-        if self._best is None:
+        best = best_of(self._looks, {look.step for look in self._looks})
+        if best is None:
             return None
-        return f"Best held-out {self._by}: {self._best.figure:.3f} after step {self.step}, which is run={self._path}@best."
+        lost = f"{best.figure:.3f} after step {best.step}, whose checkpoint is not there"
+        if self._best is None:
+            return f"Best held-out {self._by}: {lost}; no step that was looked at is saved."
+        also = "" if best == self._best else f" Better was {lost}."
+        return (
+            f"Best held-out {self._by}: {self._best.figure:.3f} after step {self.step}, which is run={self._path}@best.{also}"
+        )
 
     def add(self, step: int, figures: Mapping[str, float]) -> bool:
         """Take note of a look; whether it is the best one."""
@@ -68,9 +75,10 @@ class BestSoFar:
         self._best = look
         return True
 
-    def forget_from(self, step: int) -> None:
-        """Drop the looks at `step` and later, whose checkpoints are deleted."""
+    def forget_from(self, step: int, saved: Collection[int]) -> None:
+        """Drop the looks at `step` and later, whose checkpoints are deleted; `saved` are those that are left."""
         self._looks = [look for look in self._looks if look.step < step]
+        self._best = best_of(self._looks, saved)
         self._write()
 
     def _write(self) -> None:

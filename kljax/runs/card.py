@@ -48,6 +48,12 @@ UNSAMPLED = (
     "distribution is `do_sample=True, top_k=0, top_p=1.0`."
 )
 
+OF_WORDS = (
+    "The tokenizer writes words without white space before them: where a program joins a prompt and the text after it, as "
+    "transformers' pipeline does, end the prompt with a space."
+)
+"""What is to be said of a tokenizer of words."""
+
 READ = """\
 ```python
 from transformers import pipeline
@@ -61,7 +67,7 @@ def of_run(path: Path, config: Config, step: int, beta: float, beginning: Beginn
 
     `beginning` is None where prompts are chats, which have their template's.
     """
-    sampling = _sampling(config)
+    sampling, own = _sampling(config), _own_evaluation(path, step)
     use = GENERATE if base is None else ADAPTED
     how = f"generation_config.json samples as the run did: {sampling}." if base is None else f"The run sampled at {sampling}."
     parts = [
@@ -73,12 +79,14 @@ def of_run(path: Path, config: Config, step: int, beta: float, beginning: Beginn
         "## How it was trained",
         bullets(_training(config, step, beta)),
         "## Evaluation",
-        _evaluation(path, step),
+        f"The run has no evaluation of this step; {code(f'kljax analyze run={path} step={step}')} makes one."
+        if own is None
+        else _evaluation(own),
         "## How to use it",
         use.format(tokens=config.rollout.max_new_tokens),
         how,
         "## What to be careful of",
-        "\n".join(f"- {line}" for line in _cautions(config, beginning)),
+        "\n".join(f"- {line}" for line in _cautions(config, beginning, {} if own is None else own["of"])),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -101,7 +109,8 @@ def of_fit(config: Config, kind: str, result: Mapping[str, Any], beginning: Begi
         if kind == "decoder"
         else READ.format(task=task)
     )
-    cautions = [_beginning(beginning), UNSAMPLED] if kind == "decoder" else [
+    words = [OF_WORDS] if config.tokenizer.kind == "words" else []
+    cautions = [_beginning(beginning), UNSAMPLED, *words] if kind == "decoder" else [
         "The tokenizer puts the beginning and the end around a text by itself, as they were when it was fitted."
     ]  # fmt: skip
     parts = [
@@ -121,7 +130,7 @@ def of_fit(config: Config, kind: str, result: Mapping[str, Any], beginning: Begi
 
 
 def _front(config: Config, kind: str, tags: list[str], base: str | None) -> str:
-    known = base if base is not None else _hub_name(config)
+    known = _hub_name(config) if base is None else None if Path(base).is_absolute() else base
     values: dict[str, Any] = {"library_name": "transformers" if base is None else "peft", "pipeline_tag": TASKS[kind]}
     if known is not None:
         values |= {"base_model": known, "base_model_relation": "finetune" if base is None else "adapter"}
@@ -185,11 +194,12 @@ def _sampling(config: Config) -> str:
     return f"temperature {config.rollout.temperature:g}, from the whole distribution (top_k 0, top_p 1)"
 
 
-def _evaluation(path: Path, step: int) -> str:
-    """The run's own figures of this step, with standard errors, or how to get them."""
-    own = next((one for one in evaluation_files.load_all(path) if one["step"] == step and "settings" in one), None)
-    if own is None:
-        return f"The run has no evaluation of this step; {code(f'kljax analyze run={path} step={step}')} makes one."
+def _own_evaluation(path: Path, step: int) -> Mapping[str, Any] | None:
+    return next((one for one in evaluation_files.load_all(path) if one["step"] == step and "settings" in one), None)
+
+
+def _evaluation(own: Mapping[str, Any]) -> str:
+    """The run's own figures of this step, with standard errors."""
     metrics, of = own["metrics"], own["of"]
     terms = [name for name in metrics if name.startswith("reward/terms/") and not name.endswith("_se")]
     figures = FIGURES | {f"reward term {code(name.removeprefix('reward/terms/'))}": name for name in terms if len(terms) > 1}
@@ -197,7 +207,7 @@ def _evaluation(path: Path, step: int) -> str:
     for label, name in figures.items():
         rows.append([label, _figure(metrics, name), _figure(metrics, of_model("reference", name))])
     rows += [[label, _figure(metrics, name), ""] for label, name in KLS.items()]
-    cut = "".join(f", {name} {of[name]:g}" for name, off in (("top_k", 0), ("top_p", 1)) if of.get(name, off) != off)
+    cut = "".join(f", {each}" for each in _cut(of))
     what = f"{of['samples']} completion(s) of each of {of['prompts']} held-out prompts, seed {of['seed']}{cut}. {HOW_MEASURED}"
     notes = "".join(f"\n\nNote: {plain(note)}" for note in own.get("notes", []))
     return f"{what}\n\n{table(rows)}{notes}"
@@ -210,16 +220,33 @@ def _figure(metrics: Mapping[str, Any], name: str) -> str:
     return f"{metrics[name]:.4g}" + ("" if error is None else f" ± {error:.2g}")
 
 
-def _cautions(config: Config, beginning: Beginning | None) -> list[str]:
-    found = [
-        f"Each KL is of the untruncated policy at temperature {config.rollout.temperature:g} to the reference at the same "
-        "temperature. Sampled by top-k, top-p or at another temperature it is another policy, at another distance.",
-        _beginning(beginning),
-    ]
+def _cut(of: Mapping[str, Any]) -> list[str]:
+    """How an evaluation cut the distributions that it drew from; nothing where it did not."""
+    return [f"{name} {of[name]:g}" for name, off in (("top_k", 0), ("top_p", 1)) if of.get(name, off) != off]
+
+
+def _cautions(config: Config, beginning: Beginning | None, of: Mapping[str, Any]) -> list[str]:
+    """`of`: what the evaluation that the card shows is of; empty without one."""
+    temperature = f"temperature {config.rollout.temperature:g}"
+    if cut := _cut(of):
+        distance = (
+            f"Each KL above is of a distribution at {temperature} that is cut by {' and '.join(cut)} and renormalised, to the "
+            "other model's whole one at the same temperature. Sampled from the whole distribution, as the run did, by another "
+            "cut or at another temperature it is another policy, at another distance."
+        )
+    else:
+        distance = (
+            f"Each KL is of the untruncated policy at {temperature} to the reference at the same temperature. Sampled by "
+            "top-k, top-p or at another temperature it is another policy, at another distance."
+        )
+    found = [distance, _beginning(beginning)]
     if config.reference.refresh.kind != "never":
         found.append("The reference moved: the KL to it bounds no distance from the model that training started from.")
     if config.tokenizer.kind == "words":
-        found.append("The tokenizer knows the words of the training text alone, divided by white space; others are an error.")
+        found += [
+            "The tokenizer knows the words of the training text alone, divided by white space; others are an error.",
+            OF_WORDS,
+        ]
     return found
 
 

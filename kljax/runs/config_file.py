@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -9,7 +10,7 @@ import yaml
 
 from kljax.config import Config, to_dict
 from kljax.config.run import BASES
-from kljax.config.validation import validate, without_defaults
+from kljax.config.validation import default_of, validate, without_defaults
 from kljax.errors import UserError, did_you_mean
 from kljax.json_text import key_text
 from kljax.reading import YAML_LARGEST, read_text, read_yaml
@@ -65,12 +66,22 @@ def check_owner(path: Path, identity: Mapping[str, Any]) -> None:
     both = ({k: v for k, v in config.items() if k not in NO_OTHER_RUN} for config in (known, identity))
     there, here = (flat(without_defaults(config)) for config in both)
     for field in [*here, *there]:
-        found, value = (spelled(values[field]) if field in values else "nothing" for values in (there, here))
+        found, value = (_said(field, values) for values in (there, here))
         if found != value:
             raise UserError(
                 f"{path} belongs to another config: {field} is {found} there, {value} here. "
                 "Choose another name=…, or give that value to resume the run."
             )
+
+
+def _said(field: str, values: Mapping[str, Any]) -> str:
+    """The value of a field in flat settings without defaults: its default, where they have its section and leave it out."""
+    if field in values:
+        return spelled(values[field])
+    section, default = field.rpartition(".")[0], default_of(field)
+    if not section or any(key.startswith(f"{section}.") for key in values):
+        return "nothing" if default is MISSING or is_dataclass(default) else spelled(default)
+    return f"nothing ({section}=null)" if values.get(section, default_of(section)) is None else "nothing"
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -20,6 +20,8 @@ def export(restored: RestoredRun, config: ExportConfig) -> list[str]:
     setup = restored.setup
     beginning = beginning_of(setup.config, setup.tokenizer)
     notes = [] if beginning is None or beginning.sentence is None else [beginning.sentence]
+    if setup.config.tokenizer.kind == "words":
+        notes.append(card.OF_WORDS)
     if config.merge:
         tokenizer = setup.tokenizer if beginning is None else beginning.tokenizer
         said = card.of_run(restored.path, setup.config, restored.step, restored.beta, beginning)

@@ -104,9 +104,14 @@ def asked(path: Path, step: int) -> list[str] | None:
 
 def sentence(length: Length | None, path: Path, first: int, steps: int) -> str:
     """The sentence of a launch that finds `first` steps taken."""
-    if length is None or length.steps == steps or first == steps:
+    if length is None or length.steps == steps:
         return f"Resuming {path} at step {first} of {steps}."
     return f"Going on with {path} from step {first} to {steps}."
+
+
+def finished(path: Path, steps: int) -> str:
+    """The sentence of a launch that finds all steps taken."""
+    return f"{path} is finished, at step {steps} of {steps}: it is checked, and evaluated again."
 
 
 def _given(config: Config) -> str:

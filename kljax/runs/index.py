@@ -7,7 +7,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -98,9 +98,9 @@ def look(path: Path) -> Run:
             reason = f"{path / CONFIG} is missing"
         return Run(path, None, None, "damaged", reason, max(steps, default=0), None, None, changed, size)
     step, note, best = max(steps, default=0), None, None
-    logged = _last_line(path / "metrics.jsonl")
+    logged = _last_line(path / "metrics.jsonl", _entry)
     try:
-        figures = _of_run(path, files, logged) if kind == "run" else (_of_evaluation(path, files) or _of_fit(path))
+        figures = _of_run(path, files, logged, config) if kind == "run" else (_of_evaluation(path, files) or _of_fit(path))
         note = _broken(path, kind, files, steps)
         best = _best(path, steps)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -195,18 +195,33 @@ def _unlike_manifest(path: Path, manifest: str, files: Mapping[str, os.stat_resu
     return None
 
 
-def _of_run(path: Path, files: Mapping[str, os.stat_result], logged: Mapping[str, Any] | None) -> Figures | None:
-    """Of its own evaluation of the latest step; where there is none, of the last step that was logged."""
-    if (found := _of_evaluation(path, files)) is not None:
+def _of_run(
+    path: Path, files: Mapping[str, os.stat_result], logged: Mapping[str, Any] | None, config: Mapping[str, Any]
+) -> Figures | None:
+    """Of its own evaluation of the latest step, or a look at a later one; where there is none, of the last step that it logged.
+
+    A look before the first step is none: it is of no policy that was trained.
+    """
+    found = _of_evaluation(path, files)
+    look = _last_line(path / "metrics.jsonl", _look) if config["evaluation"].get("every") else None
+    if look is not None and look["step"] > max(_own(files), default=0):
+        figures = (_number(look.get(f"{HELD_OUT}{name}")) for name in (REWARD, KL))
+        return Figures(f"held out, step {int(look['step'])}", *figures)
+    if found is not None:
         return found
     if logged is None:
         return None
     return Figures(f"training, step {int(logged['step']) + 1}", _number(logged.get(REWARD)), _number(logged.get(KL)))
 
 
+def _own(files: Iterable[str]) -> dict[int, str]:
+    """The files of its own evaluations by step."""
+    return {int(found[1]): name for name in files if (found := re.fullmatch(r"evaluation/step_(\d+)\.json", name))}
+
+
 def _of_evaluation(path: Path, files: Mapping[str, os.stat_result]) -> Figures | None:
     """Its own evaluation of the latest step; other names say in what an evaluation differs from the run's own."""
-    own = {int(found[1]): name for name in files if (found := re.fullmatch(r"evaluation/step_(\d+)\.json", name))}
+    own = _own(files)
     if not own:
         return None
     step = max(own)
@@ -258,8 +273,8 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _last_line(file: Path) -> Mapping[str, Any] | None:
-    """The last whole entry of a log that has a step; a killed process may have left half a one after it."""
+def _last_line(file: Path, read: Callable[[bytes], Mapping[str, Any] | None]) -> Mapping[str, Any] | None:
+    """The last whole entry of a log that `read` takes; a killed process may have left half a one after it."""
     try:
         with file.open("rb") as stream:
             end = stream.seek(0, os.SEEK_END)
@@ -269,12 +284,23 @@ def _last_line(file: Path) -> Mapping[str, Any] | None:
                 stream.seek(start)
                 lines = stream.read(end - start).split(b"\n")
                 for line in reversed(lines if start == 0 else lines[1:]):
-                    if (entry := _entry(line)) is not None:
+                    if (entry := read(line)) is not None:
                         return entry
                 if start == 0:
                     return None
                 length *= 8
     except OSError:
+        return None
+
+
+def _look(line: bytes) -> Mapping[str, Any] | None:
+    """The entry of a line that has held-out figures."""
+    if f'"{HELD_OUT}'.encode() not in line:
+        return None
+    try:
+        entry = json.loads(line)
+        return entry if type(entry["step"]) is int else None
+    except (ValueError, KeyError, TypeError):
         return None
 
 

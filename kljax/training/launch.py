@@ -1,4 +1,4 @@
-"""A run that this process takes steps of: what it has beside its state, and how a state is saved, or looked at as restored."""
+"""A run that this process takes steps of: what it is going to do, what it has beside its state, how a state is saved."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +11,26 @@ from kljax.models.layers import stack
 from kljax.runs import going_on
 from kljax.runs.adapter import Frozen, frozen_reference
 from kljax.runs.checkpoints import Checkpoints
+from kljax.runs.going_on import Length
+from kljax.runs.models import RESULT
 from kljax.runs.restore import RestoredRun
+from kljax.runs.setup import Setup, base_path, is_as_it_is
 from kljax.training.diagnosis import AFTER_UPDATE
 from kljax.training.trainer import Trainer
 from kljax.types import Params
+
+
+def plan(setup: Setup, length: Length | None, path: Path) -> str | None:
+    """What a launch is going to do, in one line; None where it goes on, which is said when it is known from which step."""
+    steps = setup.config.steps
+    if length is not None and length.taken:
+        return going_on.finished(path, steps) if length.taken == steps else None
+    if is_as_it_is(setup):
+        return f"{steps} steps from {setup.pretrained.path} into {path}."  # pyright: ignore  # as it is, it has files
+    base, fit = base_path(setup), setup.config.pretrain.steps
+    if (base / RESULT).exists():
+        return f"{steps} steps from the base model in {base} into {path}."
+    return f"Fitting the base model (at most {fit} steps) into {base}, then {steps} steps into {path}."
 
 
 @dataclass(frozen=True)

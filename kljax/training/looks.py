@@ -50,4 +50,4 @@ class Looks:
     def forget_from(self, step: int) -> None:
         """Nothing is known any more of the policy after `step` steps and later."""
         if self._best is not None:
-            self._best.forget_from(step)
+            self._best.forget_from(step, self._run.checkpoints.steps())

@@ -35,7 +35,7 @@ from kljax.runs.trackers import tracking
 from kljax.runs.trackers.tracker import Tracked, Tracker
 from kljax.training.diagnosis import fetched
 from kljax.training.epochs import with_steps
-from kljax.training.launch import Launch
+from kljax.training.launch import Launch, plan
 from kljax.training.looks import Looks
 from kljax.training.recorder import BudgetExceeded, Recorder
 from kljax.training.trainer import build_trainer, check_zero_kl
@@ -87,6 +87,8 @@ def _train(config: Config, opened: ExitStack) -> tuple[Path, Tracker]:
     if setup.pretrained is not None:
         for sentence in generation_settings.sentences(setup.generation, setup.tokenizer, config.rollout):
             say(sentence)
+    if said := plan(setup, length, path):
+        say(said)
     base_path = find_base(setup)
     with working("reading the base model" + (" and the reference" if config.reference.path else "")):
         base = load_base(setup, base_path)
@@ -132,7 +134,7 @@ def _train(config: Config, opened: ExitStack) -> tuple[Path, Tracker]:
             with working(f"restoring step {last}"):
                 state = checkpoints.restore(last, trainer.shapes, trainer.parts.shardings, frozen_hash)
             trainer.reward.asked.update(going_on.asked(path, last) or ())
-            if last:
+            if last and last < config.steps:
                 console.print(going_on.sentence(length, path, last, config.steps), soft_wrap=True)
         run = Launch(trainer, frozen, checkpoints, frozen_hash, path, base, parts["held_out"])
         about = Tracked(path, config.name, config_file.identity(config), int(state.step))
@@ -191,7 +193,7 @@ def _run(run: Launch, state: TrainState, tracker: Tracker, compiling: float) -> 
     try:
         with recorder, StopRequest() as stop:
             state = _take_steps(run, state, recorder, stop, exact, looks)
-            if looks is not None and config.steps % config.evaluation.every == 0:
+            if looks is not None:  # whether or not every divides the steps: the last policy, too, can be the best
                 recorder.write_after_last(config.steps, looks.at(config.steps, state))
             if config.kl.hard_budget is not None:
                 _measure(run, state, recorder)

@@ -24,6 +24,7 @@ from kljax.runs.trackers.tracker import Tracker
 from kljax.training.diagnosis import cause, fetched
 from kljax.training.step import Outcome
 
+LOOKED_AT = {"held-out reward": f"{HELD_OUT}reward/mean", "KL": f"{HELD_OUT}kl/reverse_exact_seq"}
 SHOWN = 50  # steps of which the bar shows the median
 
 
@@ -65,6 +66,7 @@ class Recorder:
         self._between: dict[str, float] = {} if compiling is None else {"time/compile": compiling}
         self._spent = dict(self._between)
         self._seconds: list[float] = []
+        self._looked_at: dict[str, float] = {}  # figures of the last look, and after which step it was
         self.beta: float | None = None  # that of the last step written
 
     def __enter__(self) -> "Recorder":
@@ -117,7 +119,11 @@ class Recorder:
             self._samples.write({"step": now.step, "samples": self._shown(now)})
         usual = statistics.median(self._seconds[-SHOWN:])
         shown = {"reward": "reward/mean", "KL": "kl/reverse_exact_seq", "beta": "kl/beta"}
-        self._bar.show(now.step + 1, {label: values[name] for label, name in shown.items()} | {"tok/s": tokens / usual})
+        figures = {label: values[name] for label, name in shown.items()} | {"tok/s": tokens / usual}
+        if any(name in values for name in LOOKED_AT.values()):
+            looked = {label: values[name] for label, name in LOOKED_AT.items() if name in values}
+            self._looked_at = {f"{label} ({now.step})": value for label, value in looked.items()}
+        self._bar.show(now.step + 1, figures | self._looked_at)
         self.check_budget(now.step, values["kl/reverse_exact_seq"])
 
     def write_after_last(self, step: int, figures: Mapping[str, float]) -> None:

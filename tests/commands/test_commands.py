@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kljax import commands
+from kljax import __version__, commands
 from kljax.commands import COMMANDS, train
 from kljax.errors import MISTAKE
 from kljax.interrupt import INTERRUPTED
@@ -56,6 +56,18 @@ def test_a_command_gets_the_rest_of_the_line(kljax, monkeypatch):
     assert kljax("train", "-m", "kl.beta=1,2") == (0, "['kljax train', '-m', 'kl.beta=1,2']\n", "")
 
 
+def test_help_for_a_key_says_that_its_value_is_none(kljax):
+    code, said, _ = kljax("train", "--help", "kl.beta", "kl.beta=bad")
+    assert code == 0 and "Not valid as given: kl.beta: got 'bad', expected a number" in said
+    assert "Not valid" not in kljax("analyze", "--help", "step")[1]  # run is still to be given
+
+
+def test_each_version_is_kljaxs(kljax):
+    assert kljax("-V") == kljax("--version") == (0, f"kljax {__version__}\n", "")
+    code, said, _ = kljax("train", "--version")
+    assert (code, said.partition(",")[0]) == (0, f"kljax {__version__}")
+
+
 @pytest.mark.parametrize("asked", [[], ["--help"], ["-h"]])
 def test_help_has_a_line_for_each_command(kljax, asked):
     code, said, complained = kljax(*asked)
@@ -88,6 +100,10 @@ def test_help_has_a_line_for_each_command(kljax, asked):
             ["--help", "train"],
             "kljax: train: got it after --help, expected nothing there; the help of a command is that",
         ),
+        (["train", ""], "kljax: got an empty argument, expected key=value."),
+        (["analyze", "runs/x"], "kljax: runs/x: got it without a key; expected run=runs/x."),
+        (["train", "--help", "hydra.run"], "kljax: --help: got hydra.run, which is Hydra's own; --cfg hydra shows"),
+        (["train", "--help", "KL"], "kljax: KL: no such config key. Did you mean 'kl'?"),
         (["--version", "x"], "kljax: x: got it after --version, expected nothing there."),
     ],
 )

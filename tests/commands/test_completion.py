@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from kljax import commands
+from kljax.commands import completion
 from kljax.commands.completion import SHELLS
+from kljax.interrupt import INTERRUPTED
 
 ROOT = Path(__file__).parents[2]
 ASK = r"""
@@ -70,6 +72,13 @@ def test_bash_completes_commands_keys_options_and_own_configs(kljax, tmp_path):
         ("kljax analyze --mul", ["--multirun"]),
         ("kljax train experiment=grammar ", None),
         ("kljax tr kl.b", []),
+        ("kljax train trac", ["track="]),
+        ("kljax train track=", ["track=[tensorboard]", "track=[wandb]", "track=[mlflow]"]),
+        ("kljax train track=[wandb,m", ["track=[wandb,mlflow]"]),
+        ("kljax train kl.penalty=exact,k3", ["kl.penalty=exact,k3_loss", "kl.penalty=exact,k3_reward"]),
+        ("kljax train run.unroll_layers=", [f"run.unroll_layers={word}" for word in ("true", "false", "null")]),
+        ("kljax train kl.beta=", ["kl.beta=0.5"]),
+        ("kljax analyze step=", ["step=latest", "step=best"]),
     ],
 )
 def test_the_rest_of_a_line_is_known(kljax, line, expected):
@@ -79,7 +88,28 @@ def test_the_rest_of_a_line_is_known(kljax, line, expected):
     if expected is None:  # whatever Hydra knows
         assert {"experiment=", "kl.", "steps="} <= set(said)
     else:
-        assert said == expected
+        assert sorted(said) == sorted(expected)
+
+
+def test_runs_and_their_steps_are_those_on_the_disk(kljax, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for step in (2, 10):
+        (Path("runs/grammar/mine/checkpoints") / f"{step}").mkdir(parents=True)
+        (Path("runs/grammar/mine/checkpoints") / f"{step}" / "manifest.json").touch()
+    Path("runs/grammar/mine/config.yaml").touch()
+    for line, expected in {
+        "run=": ["run=runs/"],
+        "run=runs/g": ["run=runs/grammar/"],
+        "run=runs/grammar/": ["run=runs/grammar/mine"],
+        "run=runs/grammar/mine step=": ["step=latest", "step=2", "step=10"],
+        "run=runs/grammar/mine step=1": ["step=10"],
+    }.items():
+        assert kljax("completion", "query", f"kljax analyze {line}")[1] == expected
+
+
+def test_ctrl_c_is_no_answer(kljax, monkeypatch):
+    monkeypatch.setattr(completion, "start", lambda name: sys.exit(INTERRUPTED))
+    assert kljax("completion", "query", "kljax train kl.b")[0] == INTERRUPTED
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -217,7 +217,9 @@ def run_short(one, monkeypatch, cache):
     script = script_of(one.words)
     given = given_to(one.words) if script else []
     where = f"compilation_cache={cache}"
-    if script == "train.py":
+    if script and "--help" in given:
+        call(script, *given)
+    elif script == "train.py":
         run_train(one, given, [*short(given), f"run.{where}"], monkeypatch)
     elif script == "pretrain.py":
         call(script, *given, *SHORT_FIT, *SMALL, *SHORT, "data.source.sentences=400", f"run.{where}")

@@ -35,6 +35,13 @@ def test_where_a_better_one_is_lost_the_best_that_is_there_is_taken_and_said(tmp
     assert "step 5 is the best, but its checkpoint is not there; step 10 is the best that is" in capsys.readouterr().out
     found, saved = looks_of(tmp_path, [(15, 2.5)], first=15, saved=[0, 10])  # and the run goes on from what it has
     assert saved == [15] and found.step == 15
+    assert f"2.500 after step 15, which is run={tmp_path}@best. Better was 3.000 after step 5, whose checkpoint is not" in str(
+        found.sentence
+    )
+    found.forget_from(15, [0, 10])
+    assert f"2.000 after step 10, which is run={tmp_path}@best. Better was 3.000" in str(found.sentence)
+    found.forget_from(5, [])
+    assert "1.000 after step 0, whose checkpoint is not there; no step that was looked at is saved" in str(found.sentence)
     with pytest.raises(UserError, match=r"step: got best, but no step at which .* was looked at is saved; .* one of 7"):
         best_step(tmp_path, [7], "step")
 

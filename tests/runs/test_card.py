@@ -112,3 +112,22 @@ def test_what_reads_texts_says_so(tiny, kind, task):
     values, page = front(card.of_fit(tiny(), kind, {"held_out_f1": 0.5}, None))
     assert values["pipeline_tag"] == task
     assert f'pipeline("{task}", model="DIR")' in page and "`held_out_f1`: 0.5" in page
+
+
+def test_a_cut_evaluation_is_not_called_untruncated(run):
+    config, make = run
+    path = make(**{"kl/reverse_exact_seq": 4.31})
+    file = path / "evaluation" / "step_000004.json"
+    there = json.loads(file.read_text())
+    there["of"] |= {"top_k": 5, "top_p": 0.9}
+    file.write_text(json.dumps(there))
+    _, page = front(card.of_run(path, config, 4, 0.25, BEGINS))
+    assert "seed 0, top_k 5, top_p 0.9." in page and "cut by top_k 5 and top_p 0.9 and renormalised" in page
+    assert "untruncated" not in page
+
+
+def test_a_folder_of_this_machine_is_no_name_on_the_hub(run):
+    config, make = run
+    values, page = front(card.of_run(make(), config, 4, 0.25, None, base="/home/me/model"))
+    assert "base_model" not in values and values["library_name"] == "peft"
+    assert "`/home/me/model`" in page

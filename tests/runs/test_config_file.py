@@ -3,7 +3,8 @@
 import pytest
 
 from kljax.errors import UserError
-from kljax.runs.config_file import CONFIG, chosen_step
+from kljax.runs import digests
+from kljax.runs.config_file import CONFIG, check_owner, chosen_step, identity, text_of
 
 
 @pytest.fixture
@@ -36,3 +37,32 @@ def test_two_steps_are_a_mistake(run):
 
 def test_what_is_no_run_is_left_to_whoever_reads_it(run):
     assert chosen_step(f"{run}s@10", 3) == (run.with_name("xs@10"), 3)
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "says"),
+    [
+        ((), ("evaluation.every=2", "evaluation.best=reward"), "evaluation.every is 0 there, 2 here"),
+        (("evaluation.every=2",), (), "evaluation.every is 2 there, 0 here"),
+        (("evaluation.every=2",), ("evaluation.every=2", "evaluation.best=reward"), "best is 'objective' there, 'reward' here"),
+        (("evaluation.every=2", "evaluation.best=null"), ("evaluation.every=2",), "best is null there, 'objective' here"),
+        ((), ("evaluation.top_p=0.5",), "evaluation.top_p is 1.0 there, 0.5 here"),
+    ],
+)
+def test_a_field_at_its_default_is_named_with_it(tiny, tmp_path, there, here, says):
+    """An identity leaves it out; a run of an older version, which had none, has it by what it means."""
+    written = identity(tiny(*there))
+    (tmp_path / CONFIG).write_text(text_of("rl", written))
+    digests.note(tmp_path, [CONFIG])
+    check_owner(tmp_path, written)
+    with pytest.raises(UserError, match=says):
+        check_owner(tmp_path, identity(tiny(*here)))
+
+
+def test_a_section_that_is_not_there_is_said_to_be_null(tiny, tmp_path):
+    written = identity(tiny())
+    (tmp_path / CONFIG).write_text(text_of("rl", written))
+    digests.note(tmp_path, [CONFIG])
+    scaled = written | {"model": written["model"] | {"rope_scaling": {"kind": "linear", "factor": 2.0}}}
+    with pytest.raises(UserError, match=r"model.rope_scaling.kind is nothing \(model.rope_scaling=null\) there, 'linear' here"):
+        check_owner(tmp_path, scaled)

@@ -65,6 +65,18 @@ def test_one_that_is_not_at_its_last_step_is_stopped(run_in, tmp_path):
     assert run.figures == index.Figures("training, step 4", 0.3, 3.0)
 
 
+def test_a_look_that_is_younger_than_its_evaluation_is_what_it_says(run_in, tiny, tmp_path):
+    path = run_in(tmp_path / "a", 2, 4, config=to_dict(tiny("evaluation.every=2")))
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    for step in (0, 2):
+        lines[step] |= {"held_out/reward/mean": 7.0 + step, "held_out/kl/reverse_exact_seq": 3.0}
+        (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        shown = index.Figures("held out, step 2", 9.0, 3.0) if step else index.Figures("training, step 4", 0.3, 3.0)
+        assert look(path).figures == shown
+    evaluated(path, 2)
+    assert look(path).figures == index.Figures("held out, step 2", 0.5, 1.5)
+
+
 def test_a_last_line_that_is_longer_than_what_is_read_at_first_is_found(run_in, tmp_path, monkeypatch):
     monkeypatch.setattr(index, "TAIL", 8)
     assert look(run_in(tmp_path / "a", 6)).figures == index.Figures("training, step 6", 0.5, 5.0)

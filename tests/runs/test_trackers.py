@@ -6,6 +6,7 @@ import threading
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +14,7 @@ from kljax.errors import UserError
 from kljax.json_text import json_text
 from kljax.runs import index, trackers
 from kljax.runs.directory import MetricsLog, read_lines
-from kljax.runs.trackers import TRACKERS, Kind, handed_on, tracking
+from kljax.runs.trackers import TRACKERS, Kind, handed_on, tracking, wandb_runs
 from kljax.runs.trackers.handed_on import HandedOn
 from kljax.runs.trackers.tracker import Tracked
 from kljax.training.loop import train
@@ -153,7 +154,8 @@ def test_ctrl_c_is_no_failure(tmp_path, own):
 
 
 def test_what_is_not_there_is_refused_before(tiny, monkeypatch):
-    monkeypatch.setattr(trackers, "find_spec", lambda package: None if package == "mlflow" else package)
+    find = trackers.find_spec
+    monkeypatch.setattr(trackers, "find_spec", lambda package: None if package == "mlflow" else find(package))
     with pytest.raises(
         UserError, match=r"track: got mlflow, but .* pip install 'kljax\[trackers\]' before, or track=\[tensorboard\]"
     ):
@@ -163,6 +165,28 @@ def test_what_is_not_there_is_refused_before(tiny, monkeypatch):
         trackers.check(["tensorboard", "tensorboard"])
     with pytest.raises(UserError, match=r"track: got 'tensorbord', .* Did you mean 'tensorboard'"):
         tiny("track=[tensorbord]")
+
+
+def test_a_folder_of_that_name_is_no_package(tmp_path, monkeypatch):
+    (tmp_path / "nowhere_mlflow").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(TRACKERS, "mlflow", replace(TRACKERS["mlflow"], package="nowhere_mlflow"))
+    with pytest.raises(UserError, match=r"nowhere_mlflow is not installed \(.*nowhere_mlflow is a folder .* or track=\[\]"):
+        trackers.check(["mlflow"])
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("wandb", r"got 'wandb', expected a list, as in track=\[wandb\]"),
+        ("wanb", r"as in track=\[tensorboard\]"),
+        ("none", r"track=\[\] is none"),
+        ("null", r"got None, .*track=\[\] is none"),
+    ],
+)
+def test_a_name_that_is_no_list_is_told_how_to_be_one(tiny, given, says):
+    with pytest.raises(UserError, match=f"^track: .*{says}"):
+        tiny(f"track={given}")
 
 
 # Weights & Biases, offline
@@ -205,9 +229,11 @@ def test_wandb_gets_a_run_that_is_gone_on_with(tmp_path, offline, capsys):
                 tracker.write(step, figures)
             tracker.summarise({"reward/mean": 1.0})
         time.sleep(1.1)  # W&B names the folder of a launch by its second
-    assert capsys.readouterr().out.count(f"track: wandb, offline, in {path}") == 2
+    said = capsys.readouterr().out
+    assert said.count(f"track: wandb, offline, in {path}") == 2
     assert not Path("wandb").exists()
     folders = sorted(path.glob("wandb/offline-run-*"))
+    assert said.endswith(f"wandb sync {' '.join(map(str, folders))}\n")
     assert len({folder.name.rpartition("-")[2] for folder in folders}) == 1, "one run, by its id"
     found = [record for folder in folders for record in records(folder)]
     run = next(record.run for record in found if record.HasField("run"))
@@ -223,6 +249,17 @@ def test_wandb_gets_a_run_that_is_gone_on_with(tmp_path, offline, capsys):
     summaries = [item for record in found if record.HasField("summary") for item in record.summary.update]
     assert any("evaluation/reward/mean" in (item.key, *item.nested_key) for item in summaries)
     assert [record.exit.exit_code for record in found if record.HasField("exit")] == [0, 0]
+
+
+def test_wandb_that_is_disabled_says_so(tmp_path, offline, monkeypatch, capsys):
+    """Whose run says that it has no address."""
+    import wandb
+
+    gone = SimpleNamespace(disabled=True, offline=False, url=None, step=0, finish=lambda exit_code: None)
+    monkeypatch.setattr(wandb, "init", lambda **settings: gone)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    wandb_runs.WandbRun(tracked(tmp_path), "id").close("finished")
+    assert capsys.readouterr().out == "track: wandb, disabled by WANDB_MODE: it gets nothing\n"
 
 
 def test_wandb_without_a_key_is_refused_and_not_asked_for(tmp_path, offline, monkeypatch):

@@ -151,10 +151,21 @@ def test_one_that_fails_loses_no_step(tiny, monkeypatch):
     assert [line["step"] for line in lines(path)] == list(range(7))
 
 
-def test_lines_that_are_looks_are_written_whatever_log_every_says(tiny):
+def test_lines_that_are_looks_are_written_whatever_log_every_says(tiny, capsys):
+    """And progress has the last one."""
     path = train(tiny(*LOOKS, "run.log_every=5", "evaluation.best=null"))
     assert [line["step"] for line in lines(path)] == [0, 2, 4, 5, 6]
     assert not (path / BEST_FILE).exists()
+    reward, kl = (looked(path)[4][name] for name in ("reward/mean", "kl/reverse_exact_seq"))
+    assert f"held-out reward (4) {reward:.3g}  KL (4) {kl:.3g}  " in capsys.readouterr().out
+
+
+def test_the_last_policy_is_looked_at_whether_or_not_every_divides_the_steps(tiny, whole):
+    path = train(tiny(*LOOKS, "run.variant=whole", "steps=5"))
+    assert [*looked(path)] == [0, 2, 4, 5]
+    train(tiny(*LOOKS, "run.variant=whole"))
+    assert lines(path) == lines(whole[0])  # which has no look at 5
+    assert (path / BEST_FILE).read_bytes() == (whole[0] / BEST_FILE).read_bytes()
 
 
 def test_a_figure_to_watch_without_looks_is_refused(tiny):

@@ -42,10 +42,13 @@ def check(names: Sequence[str]) -> None:
     """Refuse trackers that are not there, before anything is computed."""
     for name in names:
         kind = TRACKERS[name]
-        if find_spec(kind.package) is None:
+        spec = find_spec(kind.package)
+        if spec is None or spec.origin is None:  # any folder of that name is a package without origin to Python
+            folders = [] if spec is None else list(spec.submodule_search_locations or ())
+            taken = f" ({', '.join(map(str, folders))} is a folder of that name, and no package)" if folders else ""
             raise UserError(
-                f"track: got {name}, but the package {kind.package} is not installed; expected pip install 'kljax[trackers]' "
-                f"before, or track=[{','.join(other for other in names if other != name)}]."
+                f"track: got {name}, but the package {kind.package} is not installed{taken}; expected pip install "
+                f"'kljax[trackers]' before, or track=[{','.join(other for other in names if other != name)}]."
             )
         kind.check()
         if names.count(name) > 1:

@@ -1,7 +1,9 @@
 """Weights & Biases: a run there for each run here. Its own settings (WANDB_MODE, WANDB_PROJECT, WANDB_DIR, …) hold as usual."""
 
 import os
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,8 +40,12 @@ class WandbRun:
         if "WANDB_RUN_ID" in os.environ:
             say(f"track: WANDB_RUN_ID is not used: each run has an id of its own, this one {id}.")
         self.through = None if self._run.offline else self._run.step - 1
-        where = f"offline, in {self._run.settings.sync_dir}" if self._run.offline else self._run.url
-        say(f"track: wandb, {where}")
+        say(f"track: wandb, {self._where()}")
+
+    def _where(self) -> str:
+        if self._run.disabled:
+            return f"disabled by {'WANDB_MODE' if 'WANDB_MODE' in os.environ else 'its settings'}: it gets nothing"
+        return f"offline, in {self._run.settings.sync_dir}" if self._run.offline else str(self._run.url)
 
     def write(self, step: int, metrics: Metrics) -> None:
         """A line; lists as histograms with a bar a position. It refuses steps that it has."""
@@ -53,6 +59,10 @@ class WandbRun:
     def close(self, end: End) -> None:
         """Wait until it is sent, or on disk."""
         self._run.finish(exit_code=EXIT_CODES[end])
+        if self._run.offline and not self._run.disabled:
+            folder = Path(self._run.settings.sync_dir)
+            launches = sorted(str(one) for one in folder.parent.glob(f"offline-run-*-{self._run.id}"))
+            say(f"track: to send what was written offline: wandb sync {shlex.join(launches)}")
 
 
 def _value(value: float | Sequence[float | None]) -> Any:
