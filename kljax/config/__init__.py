@@ -42,6 +42,7 @@ from kljax.config.model import (
 )
 from kljax.config.optimizer import OptimizerConfig
 from kljax.config.pretrain import (
+    WRITES,
     Augmentation,
     Classification,
     MaskedToken,
@@ -50,6 +51,7 @@ from kljax.config.pretrain import (
     PretrainConfig,
     RatedPairs,
     Regression,
+    Target,
 )
 from kljax.config.reference import NeverRefresh, ReferenceConfig, RefreshAverage, RefreshEvery
 from kljax.config.rollout import RewardTerm, RolloutConfig
@@ -57,6 +59,7 @@ from kljax.config.run import EvaluationConfig, KeepConfig, MeshConfig, RunConfig
 from kljax.config.tokenizer import BpeTokenizer, PretrainedTokenizer, WordTokenizer
 
 __all__ = [
+    "WRITES",
     "AboveZero",
     "AdaptiveBeta",
     "AlphaDivergence",
@@ -106,6 +109,7 @@ __all__ = [
     "RopeScaling",
     "RunConfig",
     "ScheduledBeta",
+    "Target",
     "TargetBeta",
     "TextSource",
     "WholePrompt",

@@ -17,6 +17,20 @@ class NextToken:
 
 
 @strict
+class Target:
+    """The answer to each prompt (data/prompt=whole or chat), by maximum likelihood; the prompt itself is not learned."""
+
+    kind: Literal["target"]
+    """Set by pretrain/objective=target."""
+    column: str | None
+    """The column of answers; null: of conversations, the answer that each ends with."""
+
+
+WRITES = ("next_token", "target")
+"""Objectives whose model writes text."""
+
+
+@strict
 class MaskedToken:
     """BERT: of the tokens that are chosen, 80 % are masked, 10 % replaced and 10 % kept; the model says which they were."""
 
@@ -84,7 +98,9 @@ class Augmentation:
 class PretrainConfig:
     """Supervised fitting on the training rows, by maximum likelihood, which minimises forward KL(data‖model)."""
 
-    objective: NextToken | MaskedToken | Classification | Regression | Preference | RatedPairs = Field(discriminator="kind")
+    objective: NextToken | Target | MaskedToken | Classification | Regression | Preference | RatedPairs = Field(
+        discriminator="kind"
+    )
     """The aim of fitting: what is learned from the rows."""
     steps: Natural
     """Updates at most; 0: a Hugging Face model as it is."""

@@ -22,6 +22,7 @@ from kljax.config import (
 )
 from kljax.config.derived import divisors, with_widths
 from kljax.config.mistakes import members, sentence
+from kljax.config.pretrain import WRITES
 from kljax.config.run import BASES, WRITTEN_BESIDE
 from kljax.errors import UserError
 
@@ -114,7 +115,7 @@ def check_lengths(config: Config, context: int) -> None:
     """Refuse sequences that are longer than the model reads."""
     prompt, rollout = config.data.prompt, config.rollout
     longest = prompt.max_tokens + 1 + rollout.max_new_tokens
-    if longest > context and config.pretrain.objective.kind == "next_token":
+    if longest > context and config.pretrain.objective.kind in WRITES:
         raise UserError(
             f"data.prompt.max_tokens: a prompt of {prompt.max_tokens} tokens, a beginning-of-sequence token and "
             f"rollout.max_new_tokens={rollout.max_new_tokens} make {longest}, expected at most "

@@ -7,6 +7,7 @@ from kljax.data import augmentation
 from kljax.errors import UserError
 from kljax.fitting.language_objectives import masked_token, next_token
 from kljax.fitting.objective import Objective
+from kljax.fitting.targets import target
 from kljax.fitting.text_objectives import classification, preference, rated_pairs, regression
 from kljax.models.huggingface.names import Kind
 from kljax.runs.setup import Setup
@@ -51,6 +52,7 @@ class Row:
 
 OBJECTIVES = {
     "next_token": Row(next_token, "decoder", ("loss",)),
+    "target": Row(target, "decoder", ("loss",)),
     "masked_token": Row(masked_token, "masked_lm", ("loss", "accuracy")),
     "classification": Row(classification, "classifier", ("loss", "accuracy", "f1")),
     "regression": Row(regression, "classifier", ("loss", "agreement")),

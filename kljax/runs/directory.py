@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from kljax import __version__
-from kljax.config import DecoderConfig, to_dict
+from kljax.config import WRITES, DecoderConfig, to_dict
 from kljax.config.validation import check_parts, validate
 from kljax.data import tokenizers
 from kljax.disk import Growing, writing_to
@@ -253,7 +253,7 @@ def read_ends(path: Path) -> tuple[int, ...]:
 def _reading_model(path: Path) -> Iterator[None]:
     if not (path / MODEL).exists() and (path / config_file.IDENTITY).exists():
         objective = config_file.read_fit(path)["pretrain"]["objective"]["kind"]
-        if objective != "next_token":
+        if objective not in WRITES:
             raise UserError(
                 f"run: {path} is a fit of pretrain/objective={objective}, whose model writes no text; expected a language "
                 f"model. Its figures are in {path / 'result.json'}, where it is finished."

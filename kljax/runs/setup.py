@@ -11,7 +11,7 @@ import datasets
 import jax
 from jax.sharding import Mesh
 
-from kljax.config import Config, DecoderConfig, EncoderConfig, HuggingFaceModel, PretrainedTokenizer, to_dict
+from kljax.config import WRITES, Config, DecoderConfig, EncoderConfig, HuggingFaceModel, PretrainedTokenizer, to_dict
 from kljax.config.run import BASES
 from kljax.config.validation import check_lengths, without_defaults
 from kljax.data import tokenizers
@@ -177,7 +177,7 @@ def make_setup(
 
 def _generation(config: Config, tokenizer: Tokenizer, pretrained: huggingface.Pretrained | None) -> GenerationSettings:
     """Of a model that comes with its files, what these say, where it is to write."""
-    writes = config.pretrain.objective.kind == "next_token" and isinstance(pretrained and pretrained.config, DecoderConfig)
+    writes = config.pretrain.objective.kind in WRITES and isinstance(pretrained and pretrained.config, DecoderConfig)
     if pretrained is None or not writes:
         return generation_settings.of_tokenizer(tokenizer)
     folder = pretrained.path
@@ -227,7 +227,8 @@ def fits_in_float32(setup: Setup) -> bool:
 def base_identity(setup: Setup) -> dict[str, Any]:
     """All that the base model depends on."""
     values = to_dict(setup.config)
-    data = {key: value for key, value in values["data"].items() if key != "prompt"}
+    prompted = setup.config.pretrain.objective.kind == "target"  # other fits read texts, whatever the prompts of RL are
+    data = {key: value for key, value in values["data"].items() if key != "prompt" or prompted}
     weights = {} if setup.pretrained is None else {"weights": setup.pretrained.fingerprint}
     numerics = {"numerics": found} if (found := directory.numerics()) else {}
     if fits_in_float32(setup):  # older versions have fitted these in lower precision

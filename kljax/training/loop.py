@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kljax.config import Config, to_dict
+from kljax.config import WRITES, Config, to_dict
 from kljax.devices.resources import layers_note, unrolls
 from kljax.devices.state import TrainState
 from kljax.errors import NotFinite, UserError
@@ -146,9 +146,9 @@ def _train(config: Config, opened: ExitStack) -> tuple[Path, Tracker]:
 
 
 def _check_policy(config: Config) -> None:
-    if (objective := config.pretrain.objective.kind) != "next_token":
+    if (objective := config.pretrain.objective.kind) not in WRITES:
         raise UserError(
-            f"pretrain.objective: got {objective}, whose model writes no text; expected next_token to train a policy. "
+            f"pretrain.objective: got {objective}, whose model writes no text; expected next_token or target for a policy. "
             "Other models are fitted with kljax pretrain, and can be rewards (reward=model)."
         )
     if config.evaluation.best not in (None, "objective") and not config.evaluation.every:
