@@ -12,6 +12,7 @@
 #   make convergence  every penalty to its end, against the oracle      20 min
 #   make benchmark    the speed of a step beside what this machine could do (docs/performance.md)
 #   make scaling      how that grows with batch, length, model, runs and devices (docs/performance.md)
+#   make directions   both directions of KL on text (docs/directions.md)   13 min on 2 busy cores
 #   make overoptimisation  a proxy reward model against a gold one; data and models: KLJAX_DATA, KLJAX_MODELS (docs/models.md)
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test coverage lint docs faults readme versions claims estimators convergence benchmark scaling overoptimisation clean
+.PHONY: demo test coverage lint docs faults readme versions claims estimators convergence directions benchmark scaling overoptimisation clean
 
 demo: $(VENV)/base
 	$(BIN)/python experiments/train.py
@@ -59,6 +60,10 @@ estimators: $(VENV)/base
 
 convergence: $(VENV)/base
 	$(BIN)/python -m experiments.studies.convergence
+
+directions: $(VENV)/base
+	$(BIN)/python experiments/directions.py modes
+	$(BIN)/python experiments/directions.py forgetting
 
 benchmark: $(VENV)/base
 	$(BIN)/python -m experiments.benchmarks.speed --size xs --loop

@@ -24,6 +24,7 @@ NOT_RUN = {
 LONG = {
     # run as printed in a fresh clone only: minutes, or programs of its own that nothing here shares
     r"-m experiments\.": "minutes",
+    r"experiments/directions\.py": "minutes",
     r"^tensorboard ": "a server, which does not end",
     r"^pip ": "a fresh environment",
     r"--out /tmp/": "another folder for the same",
