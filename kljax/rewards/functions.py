@@ -31,6 +31,7 @@ from kljax.rewards import built_in
 from kljax.rewards.text import TEXT_REWARDS
 from kljax.rewards.user_code import PASSED, named, one_line, raised_at, resolve
 
+LOOKED_AT = 1000  # rows of a column, before anything compiles
 MOST_DIGITS = 10**40  # the largest whole number that a message shows
 
 
@@ -122,6 +123,21 @@ def bind(name: str, term: RewardTerm, columns: Collection[str] | None) -> Functi
         )
     takes = _parameters(name, term, function, columns)
     return Function(name, function, takes, term.arguments)
+
+
+def try_columns(terms: Mapping[str, RewardTerm], rows: Any) -> None:
+    """Give each built-in function the first of these rows with empty completions: a column that it cannot read is an error.
+
+    `rows` are a `Dataset`. For what a reward says or refuses of a column before anything compiles, not in the midst of a run.
+    """
+    for name, term in terms.items():
+        if term.kind != "python" or "." in term.function:
+            continue
+        function = bind(f"reward.{name}", term, rows.column_names)
+        if function.columns and len(rows):
+            columns = rows.select_columns(list(dict.fromkeys(function.columns.values())))[:LOOKED_AT]
+            empty = [""] * len(next(iter(columns.values())))
+            call([function], Samples(empty, empty, columns), Logged())
 
 
 def _parameters(

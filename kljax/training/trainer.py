@@ -20,7 +20,7 @@ from kljax.policy.scaling import REWARD_SCALES
 from kljax.progress import working
 from kljax.rewards import combination
 from kljax.rewards.combination import score_texts
-from kljax.rewards.functions import Logged, TrainerState
+from kljax.rewards.functions import Logged, TrainerState, try_columns
 from kljax.runs.adapter import Frozen, adaptation, cast, freeze, make_refresh, moving_shapes
 from kljax.runs.regularisation import make_controller, make_divergence
 from kljax.runs.setup import Setup
@@ -113,6 +113,8 @@ def build_trainer(setup: Setup) -> Trainer:
     columns = [name for name in setup.splits.prompts.column_names if name in held_out]
     with working("reading the rewards"):
         reward = combination.build(config.reward, setup.tokenizer, columns)
+        for rows in (setup.splits.prompts, setup.splits.held_out):
+            try_columns(config.reward, rows)
     form = form_of(unrolls(config.run.unroll_layers, setup.decoder.layers, config.steps), setup.decoder.layers)
     parts = Parts(
         adaptation=adapted,

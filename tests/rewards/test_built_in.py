@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from kljax.config import RewardTerm
 from kljax.errors import UserError
 from kljax.rewards.combination import build
+from kljax.rewards.functions import try_columns
 from kljax.rewards.text import PREPARATIONS, TEXT_REWARDS
 
 PAIRS = {"target": ["blue", "hot"], "answer": ["sky", "sun"], "source": ["blue sky", "hot sun"], "reading": ["1", "2"]}
@@ -105,3 +107,19 @@ def test_a_row_without_target_does_not_apply():
 def test_every_built_in_function_has_its_preparation_and_a_sentence():
     assert PREPARATIONS.keys() == TEXT_REWARDS.keys()
     assert all(function.__doc__ for function in TEXT_REWARDS.values())
+
+
+def tried(rows, function="exact_number", **arguments):
+    it = RewardTerm(kind="python", function=function, weight=1.0, arguments=arguments)
+    never = RewardTerm(kind="python", function="a.module.that.is.not.there", weight=1.0, arguments={})
+    try_columns({"it": it, "never": never}, Dataset.from_dict(rows))
+
+
+def test_columns_are_tried_before_anything_compiles():
+    """With the rows of the data, and with no function of the user's."""
+    tried({"target": ["1", "2"], "text": ["a", "b"]})
+    tried({"target": [None, None], "text": ["a", "b"]})
+    tried({"text": ["a"]}, "exact_text", target="text")
+    assert "reward.it: its target of sample 1 is 'b'" in complaint(tried, {"target": ["1", "b"]})
+    assert "reward.it.arguments.tokenizer: of the target '北京'" in complaint(tried, {"target": ["北京"]}, "rouge_l")
+    assert "its target of sample 0 is ['a', 'b'], expected one text" in complaint(tried, {"target": [["a", "b"]]}, "chrf")
