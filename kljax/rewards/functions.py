@@ -19,6 +19,7 @@ from functools import cache
 from itertools import islice
 from numbers import Real
 from threading import Thread
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -105,10 +106,15 @@ class Function:
     columns: Mapping[str, str] = field(default_factory=dict)  # of a built-in one: its parameter → the column that it reads
 
 
-def bind(name: str, term: RewardTerm, columns: Collection[str] | None) -> Function:
-    """The term's function, or a `UserError` where a call would fail. `columns` are the data's; None: not known yet."""
-    function = resolve(name, term.function, TEXT_REWARDS)
-    if "." not in term.function:
+def bind(
+    name: str, term: RewardTerm, columns: Collection[str] | None, own: Mapping[str, Callable[..., Any]] = MappingProxyType({})
+) -> Function:
+    """The term's function, or a `UserError` where a call would fail. `columns` are the data's; None: not known yet.
+
+    `own` are functions of the task's, by names that stand for them.
+    """
+    function = own[term.function] if term.function in own else resolve(name, term.function, TEXT_REWARDS)
+    if "." not in term.function and term.function not in own:
         return _built_in(name, term, function, columns)
     if clash := next((argument for argument in term.arguments if argument in PASSED), None):
         raise UserError(f"{name}.arguments: '{clash}' is what kljax passes itself; expected another name.")
