@@ -19,6 +19,7 @@ from functools import cache
 from itertools import islice
 from numbers import Real
 from threading import Thread
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -103,10 +104,15 @@ class Function:
     columns: Mapping[str, str] = field(default_factory=dict)  # of a built-in one: its parameter → the column that it reads
 
 
-def bind(name: str, term: RewardTerm, columns: Collection[str] | None) -> Function:
-    """The term's function, or a `UserError` where a call would fail. `columns` are the data's; None: not known yet."""
-    function = resolve(name, term.function, TEXT_REWARDS)
-    if "." not in term.function:
+def bind(
+    name: str, term: RewardTerm, columns: Collection[str] | None, own: Mapping[str, Callable[..., Any]] = MappingProxyType({})
+) -> Function:
+    """The term's function, or a `UserError` where a call would fail. `columns` are the data's; None: not known yet.
+
+    `own` are functions of the task's, by names that stand for them.
+    """
+    function = own[term.function] if term.function in own else resolve(name, term.function, TEXT_REWARDS)
+    if "." not in term.function and term.function not in own:
         reads, arguments = built_in.bound(name, term, function, columns)
         return Function(name, function, frozenset({"prompts", "completions", *reads.values()}), arguments, reads)
     if clash := next((argument for argument in term.arguments if argument in PASSED), None):
@@ -125,13 +131,14 @@ def bind(name: str, term: RewardTerm, columns: Collection[str] | None) -> Functi
     return Function(name, function, takes, term.arguments)
 
 
-def try_columns(terms: Mapping[str, RewardTerm], rows: Any) -> None:
+def try_columns(terms: Mapping[str, RewardTerm], rows: Any, own: Collection[str] = ()) -> None:
     """Give each built-in function the first of these rows with empty completions: a column that it cannot read is an error.
 
     `rows` are a `Dataset`. For what a reward says or refuses of a column before anything compiles, not in the midst of a run.
+    Functions of the user's or of the task's (`own`) are not called.
     """
     for name, term in terms.items():
-        if term.kind != "python" or "." in term.function:
+        if term.kind != "python" or "." in term.function or term.function in own:
             continue
         function = bind(f"reward.{name}", term, rows.column_names)
         if function.columns and len(rows):

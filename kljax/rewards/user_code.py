@@ -23,21 +23,26 @@ PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_metr
 
 
 def resolve(field: str, name: str, table: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
-    """The built-in function of this name, or what a dotted path leads to: a module's function, or an attribute of a class."""
+    """The built-in reward of this name, or what a dotted path leads to: a module's function, or an attribute of a class."""
+    return find(field, name, table, "reward", callable, "function")
+
+
+def find(field: str, name: str, table: Mapping[str, Any], kind: str, fits: Callable[[Any], bool], expected: str) -> Any:
+    """What a built-in name stands for, or what a dotted path leads to, which `fits` accepts as the `expected`."""
     if "." not in name:
         if name not in table:
             raise UserError(
-                f"{field}.function: no built-in reward '{name}' of this kind, expected one of {', '.join(table)}, or a dotted "
+                f"{field}.function: no built-in {kind} '{name}' of this kind, expected one of {', '.join(table)}, or a dotted "
                 f"path to your own.{did_you_mean(name, table)}"
             )
         return table[name]
     *parents, attribute = name.split(".")
     owner = _import(field, parents)
     found = getattr(owner, attribute, None)
-    if not callable(found):
-        others = [name for name, value in vars(owner).items() if callable(value)]
+    if not fits(found):
+        others = [name for name, value in vars(owner).items() if fits(value)]
         raise UserError(
-            f"{field}.function: module '{'.'.join(parents)}' has no function '{attribute}'.{did_you_mean(attribute, others)}"
+            f"{field}.function: module '{'.'.join(parents)}' has no {expected} '{attribute}'.{did_you_mean(attribute, others)}"
         )
     return found
 
