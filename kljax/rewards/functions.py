@@ -152,8 +152,7 @@ def _parameters(
 ) -> frozenset[str] | None:
     """Names that the function takes by keyword; None: everything."""
     try:
-        # Not that of what a decorator wraps: it is the wrapper that is called.
-        parameters = inspect.signature(function, follow_wrapped=False).parameters
+        parameters = parameters_of(function)
     except (TypeError, ValueError):  # of some functions written in C
         return None
     if inspect.isclass(function) or "self" in parameters:
@@ -180,6 +179,12 @@ def _parameters(
     if unknown := next((argument for argument in term.arguments if argument not in takes and not everything), None):
         raise UserError(f"{name}.arguments: '{term.function}' takes no '{unknown}'.{did_you_mean(unknown, takes)}")
     return None if everything else frozenset(takes)
+
+
+def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a call. Of what a user's decorator wraps not its own: it is the wrapper that is called."""
+    ours = str(getattr(function, "__module__", "")).startswith("kljax.")
+    return inspect.signature(function, follow_wrapped=ours).parameters
 
 
 def call(

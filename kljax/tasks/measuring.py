@@ -1,7 +1,7 @@
 """What a task says of completions: its metrics of each, and the sums of which its corpus figures are functions."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from kljax.config import RewardTerm
 from kljax.errors import UserError
-from kljax.rewards.functions import Function, Logged, Samples, bind, call
+from kljax.rewards.functions import Function, Logged, Samples, bind, call, parameters_of
 from kljax.rewards.user_code import one_line, raised_at
 from kljax.tasks.task import Task
 
@@ -47,7 +47,14 @@ def _bound(name: str, function: Callable[..., Any], columns: Collection[str]) ->
         raise UserError(f"task: its {name} is {type(function).__name__}, expected a function of prompts and completions.")
     said = getattr(function, "__qualname__", type(function).__name__)
     term = RewardTerm(kind="python", function=said, weight=1.0, arguments={})
-    return bind(f"task.{name}", term, columns, {said: function})
+    bound = bind(f"task.{name}", term, columns, {said: function})
+    return bound if bound.takes is None else replace(bound, takes=bound.takes - _options(function))
+
+
+def _options(function: Callable[..., Any]) -> set[str]:
+    """Its own options, which no column fills: parameters by keyword alone that have a default."""
+    parameters = parameters_of(function)
+    return {key for key, each in parameters.items() if each.kind is each.KEYWORD_ONLY and each.default is not each.empty}
 
 
 def _measured(
