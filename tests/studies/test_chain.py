@@ -30,7 +30,7 @@ def test_stages_are_those_of_the_evaluations(folder):
     ((name, links),) = chain.chains([folder]).items()
     assert name == "questions"
     assert [(link.stage, link.beta) for link in links] == [
-        ("as it is", None), ("maximum likelihood", None), ("RL", 0.5), ("RL", 0.1)]  # fmt: skip
+        ("as it is", None), ("fitted", None), ("RL", 0.5), ("RL", 0.1)]  # fmt: skip
     own = json.loads((folder / "questions" / "beta0.1" / "evaluation" / "step_000006.json").read_text())["metrics"]
     last = links[-1]
     assert last.sampled is not None and last.sampled.value == own["task/token_f1"]
@@ -45,7 +45,7 @@ def test_stages_are_those_of_the_evaluations(folder):
 def test_the_table_and_the_picture_have_every_stage(folder, tmp_path, capsys):
     found = chain.chains([folder])
     chain.show(found)
-    assert "maximum likelihood" in (said := capsys.readouterr().out) and "RL, beta 0.1" in said
+    assert "fitted" in (said := capsys.readouterr().out) and "RL, beta 0.1" in said
     chain.plot(found, tmp_path / "chain.png")
     assert (tmp_path / "chain.png").stat().st_size > 5_000
 

@@ -64,7 +64,7 @@ def chains(folders: Iterable[Path], metric: str | None = None) -> dict[str, list
             if not name:
                 raise UserError(f"{path}: the task is none of {', '.join(FIRST)}; name the figure to show with --metric.")
             stages = [("as it is", None, "reference")] if kind_of(path) == FIT else []
-            stages += [("maximum likelihood", None, "policy")] if kind_of(path) == FIT else [("RL", config.kl.beta, "policy")]
+            stages += [("fitted", None, "policy")] if kind_of(path) == FIT else [("RL", config.kl.beta, "policy")]
             links = [_link(config.name, stage, beta, name, metrics, model) for stage, beta, model in stages]
             found.setdefault(config.name, []).extend(links)
     if not found:
@@ -73,7 +73,7 @@ def chains(folders: Iterable[Path], metric: str | None = None) -> dict[str, list
 
 
 def _place(link: Link) -> tuple[int, float]:
-    return ["as it is", "maximum likelihood", "RL"].index(link.stage), -(link.beta or 0.0)
+    return ["as it is", "fitted", "RL"].index(link.stage), -(link.beta or 0.0)
 
 
 def _link(name: str, stage: str, beta: float | None, metric: str, metrics: dict[str, Any], model: str) -> Link:
@@ -104,14 +104,17 @@ def _figure(metrics: dict[str, Any], name: str) -> Figure | None:
 def show(found: dict[str, list[Link]]) -> None:
     """A table a task; it fits into 80 columns."""
     for name, links in found.items():
-        table = Table(title=f"{name}: {links[0].metric}; KL, nats a sequence, to the stage before", title_justify="left")
-        for column in ("", "sampled", "greedy", "−log p\nof answers", "KL(it‖\nbefore)", "KL(before\n‖it)"):
+        table = Table(title=f"{name}: {links[0].metric}", title_justify="left")
+        for column in ("", "sampled", "greedy", "answers", "KL(π‖ρ)", "KL(ρ‖π)"):
             table.add_column(column, justify="right" if column else "left", no_wrap=True)
         for link in links:
             stage = link.stage if link.beta is None else f"{link.stage}, beta {link.beta:g}"
             numbers = link.greedy and link.greedy.value, link.answers_nats_tok, link.reverse_kl_seq, link.forward_kl_seq
             table.add_row(stage, str(link.sampled or "–"), *("–" if n is None else f"{n:.3f}" for n in numbers))
         console.print(table)
+    console.print(
+        "answers: −log p of the right ones, nats per token. KL in nats per sequence; π: the stage, ρ: the one before it."
+    )
 
 
 def plot(found: dict[str, list[Link]], file: Path) -> None:
@@ -132,14 +135,17 @@ def plot(found: dict[str, list[Link]], file: Path) -> None:
         axes.set_ylabel(f"{links[0].metric}, sampled")
         axes.set_xlabel("KL(RL‖fitted), nats per sequence")
         axes.grid(alpha=0.2)
-    panels[0][0].legend(frameon=False, fontsize=8)
+        axes.margins(x=0.2, y=0.12)
+        axes.set_xlim(left=0)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=len(labels))
     with whole_file(file) as beside:
         figure.savefig(beside, format="png")
     plt.close(figure)
 
 
 def _draw(axes: Any, links: Sequence[Link]) -> None:
-    colors = {"as it is": "0.6", "maximum likelihood": "C0"}
+    colors = {"as it is": "0.6", "fitted": "C0"}
     for link in links:
         if link.beta is None and link.sampled is not None:
             axes.axhline(link.sampled.value, color=colors[link.stage], linewidth=1, label=link.stage)
