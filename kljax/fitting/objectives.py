@@ -50,13 +50,16 @@ class Row:
     watch: tuple[str, ...]
 
 
+OF_CLASSES = ("loss", "accuracy", "precision", "recall", "f1", "macro_f1", "brier", "calibration_error")
+OF_PAIRS = ("loss", "agreement", "brier", "calibration_error")
+
 OBJECTIVES = {
     "next_token": Row(next_token, "decoder", ("loss",)),
     "target": Row(target, "decoder", ("loss",)),
     "masked_token": Row(masked_token, "masked_lm", ("loss", "accuracy")),
-    "classification": Row(classification, "classifier", ("loss", "accuracy", "f1")),
-    "regression": Row(regression, "classifier", ("loss", "agreement")),
-    "preference": Row(preference, "classifier", ("loss", "agreement")),
-    "rated_pairs": Row(rated_pairs, "classifier", ("loss", "agreement")),
+    "classification": Row(classification, "classifier", OF_CLASSES),
+    "regression": Row(regression, "classifier", ("loss", "rmse", "pearson", "spearman", "agreement")),
+    "preference": Row(preference, "classifier", OF_PAIRS),
+    "rated_pairs": Row(rated_pairs, "classifier", OF_PAIRS),
 }
 """`pretrain.objective.kind` → what it is."""

@@ -14,8 +14,10 @@ from kljax.data.labelled import batch
 from kljax.data.text import whole_column
 from kljax.data.tokenizers import encode
 from kljax.errors import UserError, did_you_mean
+from kljax.fitting.intervals import Counts
 from kljax.fitting.metrics import Figures
-from kljax.fitting.objective import Objective, each_split
+from kljax.fitting.objective import Objective, each_split, first_of
+from kljax.fitting.resampled import ratio
 from kljax.kl.sequences import masked_sum
 from kljax.models.scoring import token_logp
 from kljax.progress import say
@@ -56,14 +58,20 @@ def target(setup: Setup) -> Objective:
         total = outputs.sum(dtype=np.float64)
         return {"nats_tok": float(total / rows.answer.sum()), "nats_seq": float(total / len(outputs))}
 
+    def drawn_again(outputs: np.ndarray, rows: Answered, counts: Counts) -> dict[str, np.ndarray]:
+        tokens = {"nats_tok": rows.answer.sum(axis=1), "nats_seq": np.ones(len(outputs))}
+        return {name: ratio(outputs, below, counts) for name, below in tokens.items()}
+
     return Objective(
         architecture=setup.architecture,
         batch=lambda step: batch(train, config.seed, step, config.batch),
+        train=lambda n: first_of(train, n),
         held_out=held_out,
         test=test,
         loss=lambda model, rows, key: nats(model, rows, key).sum() / rows.answer.sum(),
         outputs=nats,
         figures=figures,
+        resampled=drawn_again,
         loss_name="nats_tok",
         summary=lambda outputs: {"held_out_perplexity_tok": math.exp(figures(outputs, held_out)["nats_tok"])},  # pyright: ignore
     )
