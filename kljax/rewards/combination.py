@@ -117,7 +117,9 @@ def build(terms: Mapping[str, RewardTerm], tokenizer: Tokenizer, columns: Collec
     models = {name: model.fingerprint(**term.arguments) for name, term in terms.items() if term.function == "model"}
     # Whatever is not the run's own may be a column: where these are not known, too.
     own = {function.name: {*PASSED, *function.arguments} for function in functions}
-    reads_columns = any(function.takes is None or function.takes - own[function.name] for function in functions)
+    reads_columns = any(
+        function.columns or function.takes is None or function.takes - own[function.name] for function in functions
+    )
     host = host_terms if functions else None
     return Reward(weights, params, device_terms, host, on_host, models, bool(reads_columns), may_ask, asked)
 

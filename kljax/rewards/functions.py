@@ -102,14 +102,14 @@ class Function:
     call: Callable[..., Any]
     takes: frozenset[str] | None
     arguments: Mapping[str, Any]
+    columns: Mapping[str, str] = field(default_factory=dict)  # of a built-in one: its parameter → the column that it reads
 
 
 def bind(name: str, term: RewardTerm, columns: Collection[str] | None) -> Function:
     """The term's function, or a `UserError` where a call would fail. `columns` are the data's; None: not known yet."""
     function = resolve(name, term.function, TEXT_REWARDS)
     if "." not in term.function:
-        _check_built_in(name, term, function)
-        return Function(name, function, frozenset({"prompts", "completions"}), term.arguments)
+        return _built_in(name, term, function, columns)
     if clash := next((argument for argument in term.arguments if argument in PASSED), None):
         raise UserError(f"{name}.arguments: '{clash}' is what kljax passes itself; expected another name.")
     if clash := next((column for column in columns or () if column in PASSED), None):
@@ -126,7 +126,8 @@ def bind(name: str, term: RewardTerm, columns: Collection[str] | None) -> Functi
     return Function(name, function, takes, term.arguments)
 
 
-def _check_built_in(name: str, term: RewardTerm, function: Callable[..., Any]) -> None:
+def _built_in(name: str, term: RewardTerm, function: Callable[..., Any], columns: Collection[str] | None) -> Function:
+    """One of kljax's own. It reads the columns that have its parameters' names, or those that the arguments name for them."""
     parameters = inspect.signature(function).parameters
     for argument in term.arguments:
         if argument not in parameters or argument in PASSED:
@@ -137,10 +138,28 @@ def _check_built_in(name: str, term: RewardTerm, function: Callable[..., Any]) -
             raise UserError(
                 f"{name}.arguments: '{term.function}' needs '{argument}'; give it as +{name}.arguments.{argument}=…"
             )
+    asked = [key for key, parameter in parameters.items() if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+    reads = {key: term.arguments.get(key, key) for key in asked if key not in PASSED}
+    for parameter, column in reads.items():
+        _check_column(name, term, parameter, column, columns)
+    arguments = {key: value for key, value in term.arguments.items() if key not in reads}
     try:
-        PREPARATIONS[term.function](**term.arguments)
+        PREPARATIONS[term.function](**arguments)
     except UserError as error:
         raise UserError(named(name, error)) from None
+    return Function(name, function, frozenset({"prompts", "completions", *reads.values()}), arguments, reads)
+
+
+def _check_column(name: str, term: RewardTerm, parameter: str, column: Any, columns: Collection[str] | None) -> None:
+    field = f"{name}.arguments.{parameter}"
+    if not isinstance(column, str) or column in PASSED:
+        raise UserError(f"{field}: got {column!r}, expected the name of a column of the data, which is its {parameter}.")
+    if columns is not None and column not in columns:
+        add = "" if parameter in term.arguments else "+"
+        raise UserError(
+            f"{name}.function: '{term.function}' reads its {parameter} from the column '{column}', which the data do not have; "
+            f"they have: {', '.join(columns)}. Give the name of another as {add}{field}=…{did_you_mean(column, columns)}"
+        )
 
 
 def _parameters(
@@ -209,6 +228,11 @@ def _begin(function: Function, samples: Samples, logged: Logged, asked: set[str]
         "log_extra": lambda column, values: _log_extra(logged, column, values, len(samples.completions)),
     }
     passed = given if function.takes is None else {key: value for key, value in given.items() if key in function.takes}
+    for parameter, column in function.columns.items():
+        if column not in passed:
+            raise UserError(f"{function.name}: reads its {parameter} from the column '{column}', which these data do not have.")
+    read = {parameter: passed[column] for parameter, column in function.columns.items()}
+    passed = {key: value for key, value in passed.items() if key not in function.columns.values()} | read
     # Copies: what a function does to its lists, others and later steps must not see.
     passed, arguments = ({key: copy.deepcopy(value) for key, value in of.items()} for of in (passed, function.arguments))
     try:
