@@ -10,9 +10,10 @@ from jaxtyping import Array, Bool, Int
 
 from kljax.config import ChatPrompt, PrefixPrompt, Target
 from kljax.data.batches import PromptRows, prompt_rows
+from kljax.data.conversations import Message
 from kljax.data.labelled import batch
 from kljax.data.text import whole_column
-from kljax.data.tokenizers import encode
+from kljax.data.tokenizers import chat_tokens, encode
 from kljax.errors import UserError, did_you_mean
 from kljax.fitting.intervals import Counts
 from kljax.fitting.metrics import Figures
@@ -83,7 +84,7 @@ def answered(setup: Setup, rows: datasets.Dataset, part: str) -> Answered:
     prompts = prompt_rows(setup.tokenizer, rows, data.prompt, data.seed, setup.splits.column, say)
     targets = _targets(setup, prompts, part)
     there = [i for i, text in enumerate(targets) if text is not None and text.strip()]
-    end = setup.generation.ends[0]
+    end = _end(setup)
     answers = [[*tokens, end] for tokens in encode(setup.tokenizer, [targets[i] for i in there])]  # pyright: ignore
     asked = [prompts.tokens[i][prompts.mask[i]].tolist() for i in there]
     kept = [i for i, pair in enumerate(zip(asked, answers, strict=True)) if sum(map(len, pair)) <= length]
@@ -91,12 +92,32 @@ def answered(setup: Setup, rows: datasets.Dataset, part: str) -> Answered:
         say(f"{FIELD}: {lacking} of {len(targets)} {part} rows have no answer and are left out.")
     if too_long := len(there) - len(kept):
         say(f"pretrain.length: {too_long} of {len(there)} {part} rows have more than {length} tokens and are left out.")
+    if not there:
+        raise UserError(
+            f"{FIELD}: no {part} row has an answer; expected a column of texts, or conversations that end with one."
+        )
     if not kept:
         raise UserError(
-            f"pretrain.length: no {part} row has an answer and at most {length} tokens with its prompt; raise it, or name "
-            "another column of answers (pretrain.objective.column)."
+            f"pretrain.length: no {part} row has at most {length} tokens, its prompt and its answer together; raise it."
         )
     return _padded([asked[i] for i in kept], [answers[i] for i in kept], length, setup.tokenizer.pad_token_id)  # pyright: ignore
+
+
+def _end(setup: Setup) -> int:
+    """The token that an answer ends with: of those that end a completion the one that the chat template closes an answer with,
+    or else the tokenizer's own.
+    """
+    ends, tokenizer = setup.generation.ends, setup.tokenizer
+    if isinstance(setup.config.data.prompt, ChatPrompt) and tokenizer.chat_template:
+        asked: list[Message] = [{"role": "user", "content": "a"}]
+        try:
+            before = chat_tokens(tokenizer, asked, begin_answer=True)
+            whole = chat_tokens(tokenizer, [*asked, {"role": "assistant", "content": "a"}], begin_answer=False)
+        except UserError:  # a template that wants other messages
+            before = whole = []
+        if (closing := next((token for token in whole[len(before) :] if token in ends), None)) is not None:
+            return closing
+    return int(own) if (own := tokenizer.eos_token_id) in ends else ends[0]  # pyright: ignore
 
 
 def _targets(setup: Setup, prompts: PromptRows, part: str) -> list[str | None]:
@@ -113,7 +134,7 @@ def _targets(setup: Setup, prompts: PromptRows, part: str) -> list[str | None]:
         return prompts.targets
     if objective.column not in there:
         near = did_you_mean(objective.column, there)
-        raise UserError(f"{FIELD}: the data have no column '{objective.column}'; they have: {', '.join(there)}.{near}")
+        raise UserError(f"{FIELD}: the {part} rows have no column '{objective.column}'; they have: {', '.join(there)}.{near}")
     values = whole_column(prompts.rows, objective.column)
     for i, value in enumerate(values):
         if value is not None and not isinstance(value, str):

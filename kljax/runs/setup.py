@@ -11,7 +11,7 @@ import datasets
 import jax
 from jax.sharding import Mesh
 
-from kljax.config import WRITES, Config, DecoderConfig, EncoderConfig, HuggingFaceModel, PretrainedTokenizer, to_dict
+from kljax.config import WRITES, Config, DecoderConfig, EncoderConfig, HuggingFaceModel, PretrainedTokenizer, Target, to_dict
 from kljax.config.run import BASES
 from kljax.config.validation import check_lengths, without_defaults
 from kljax.data import tokenizers
@@ -147,6 +147,9 @@ def _to_train_on(config: Config, splits: Splits) -> list[str]:
     if isinstance(config.tokenizer, PretrainedTokenizer):
         return []
     values = whole_column(splits.train, splits.column)
+    objective = config.pretrain.objective
+    if isinstance(objective, Target) and objective.column in splits.train.column_names:  # what is learned is answers
+        values = [*values, *(text for text in whole_column(splits.train, objective.column) if isinstance(text, str))]
     if is_conversation(values[0]):
         raise UserError(
             f"tokenizer: got {config.tokenizer.kind} for conversations, expected a tokenizer with a chat template "
@@ -230,6 +233,7 @@ def base_identity(setup: Setup) -> dict[str, Any]:
     prompted = setup.config.pretrain.objective.kind == "target"  # other fits read texts, whatever the prompts of RL are
     data = {key: value for key, value in values["data"].items() if key != "prompt" or prompted}
     weights = {} if setup.pretrained is None else {"weights": setup.pretrained.fingerprint}
+    ends = {"ends": list(setup.generation.ends)} if prompted else {}  # answers are learned with theirs
     numerics = {"numerics": found} if (found := directory.numerics()) else {}
     if fits_in_float32(setup):  # older versions have fitted these in lower precision
         numerics |= {"fitted_in": "float32"}
@@ -237,5 +241,6 @@ def base_identity(setup: Setup) -> dict[str, Any]:
         {"format": config_file.NOW, "data": data, "rows": setup.rows_digest}
         | numerics
         | weights
+        | ends
         | {key: values[key] for key in ("tokenizer", "model", "pretrain")}
     )

@@ -95,7 +95,9 @@ def test_other_prompts_make_another_fit(make):
 
 WRONG = {
     "data.prompt: got prefix": ["data/prompt=prefix", "data.prompt.max_tokens=8"],
-    "the data have no column 'targt'; they have: text, target. Did you mean 'target'?": ["pretrain.objective.column=targt"],
+    "the training rows have no column 'targt'; they have: text, target. Did you mean 'target'?": [
+        "pretrain.objective.column=targt"
+    ],
     "got null, which is for conversations": ["pretrain.objective.column=null"],
     "no training row has an answer and at most 2 tokens": ["pretrain.length=2"],
 }
