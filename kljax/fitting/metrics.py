@@ -67,6 +67,7 @@ def regression(predicted: Float[np.ndarray, "rows"], ratings: Float[np.ndarray, 
     """Root mean squared error in the ratings' units, two correlations, and agreement on which of two rows is rated higher."""
     from scipy import stats
 
+    predicted = predicted.astype(np.float64)
     return {
         "rmse": float(np.sqrt(np.mean((predicted - ratings) ** 2))),
         "pearson": _correlation(stats.pearsonr, predicted, ratings),

@@ -93,9 +93,7 @@ def answered(setup: Setup, rows: datasets.Dataset, part: str) -> Answered:
     if too_long := len(there) - len(kept):
         say(f"pretrain.length: {too_long} of {len(there)} {part} rows have more than {length} tokens and are left out.")
     if not there:
-        raise UserError(
-            f"{FIELD}: no {part} row has an answer; expected a column of texts, or conversations that end with one."
-        )
+        raise UserError(f"{FIELD}: no {part} row has an answer; expected a column of texts, or conversations with answers.")
     if not kept:
         raise UserError(
             f"pretrain.length: no {part} row has at most {length} tokens, its prompt and its answer together; raise it."

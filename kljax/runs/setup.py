@@ -233,7 +233,8 @@ def base_identity(setup: Setup) -> dict[str, Any]:
     prompted = setup.config.pretrain.objective.kind == "target"  # other fits read texts, whatever the prompts of RL are
     data = {key: value for key, value in values["data"].items() if key != "prompt" or prompted}
     weights = {} if setup.pretrained is None else {"weights": setup.pretrained.fingerprint}
-    ends = {"ends": list(setup.generation.ends)} if prompted else {}  # answers are learned with theirs
+    template = {"template": setup.tokenizer.chat_template} if setup.config.data.prompt.kind == "chat" else {}
+    asked = {"ends": list(setup.generation.ends)} | template if prompted else {}  # what stands around prompts and answers
     numerics = {"numerics": found} if (found := directory.numerics()) else {}
     if fits_in_float32(setup):  # older versions have fitted these in lower precision
         numerics |= {"fitted_in": "float32"}
@@ -241,6 +242,6 @@ def base_identity(setup: Setup) -> dict[str, Any]:
         {"format": config_file.NOW, "data": data, "rows": setup.rows_digest}
         | numerics
         | weights
-        | ends
+        | asked
         | {key: values[key] for key in ("tokenizer", "model", "pretrain")}
     )

@@ -242,7 +242,7 @@ def test_held_out_words_are_hidden_once_for_all(toy):
 @pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "next_token"])
 def test_a_figure_that_an_objective_does_not_have_is_refused_with_those_it_has(toy, objective):
     known = OBJECTIVES[objective].watch
-    setup = prepare(toy(objective))
+    setup = prepare(toy(objective, model="gpt2"))
     for watch in set(get_args(Watched)) - set(known):
         other = replace(setup.config, pretrain=replace(setup.config.pretrain, watch=watch))
         with pytest.raises(UserError, match=f"^pretrain.watch: got {watch}, .*expected {' or '.join(known)}"):
