@@ -22,6 +22,8 @@ from kljax.runs.setup import prepare
 FIGURES = ("loss", "accuracy", "f1")
 """Of training and held-out rows at each look, and of the test rows for the parameters that were kept."""
 
+HELD_OUT = ("held-out loss", "accuracy", "F1")
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -77,20 +79,23 @@ def write_csv(curves: Sequence[Curve], file: Path) -> None:
 
 def show(curves: Sequence[Curve]) -> None:
     """Means over seeds ± their standard deviation: at the last step, at the best look, and of that on the test rows."""
-    seeds = len({curve.seed for curve in curves})
-    table = Table(title=f"Means of {seeds} seeds ± their standard deviation", title_justify="left")
-    table.add_column("")
-    heads = ["train loss, last", "held-out loss, last", "accuracy, last", "F1, last", "best step", "held-out loss, best"]
-    for head in [*heads, "accuracy, best", "F1, best", "test accuracy, best", "test F1, best"]:
-        table.add_column(head, justify="right")
+    said = f"means of {len({curve.seed for curve in curves})} seeds ± their standard deviation"
+    last = _table(f"Without early stopping, at the last step: {said}", ["train loss", *HELD_OUT])
+    best = _table("With it, at the look with the lowest held-out loss", ["step", *HELD_OUT, "test accuracy", "test F1"])
     for name, mine in variants_of(curves).items():
-        last = [[c.train["loss"][-1], *(c.held_out[figure][-1] for figure in FIGURES)] for c in mine]
-        best = [[*(c.held_out[figure][c.best] for figure in FIGURES), c.test.get("accuracy"), c.test.get("f1")] for c in mine]
-        steps = f"{np.mean([c.steps[c.best] for c in mine]):.0f}"
-        table.add_row(name, *_spread(last), steps, *_spread(best))
-    console.print(table)
-    said = "last: without early stopping. best: with it, the look with the lowest held-out loss."
-    console.print(said, soft_wrap=True)
+        last.add_row(name, *_spread([[c.train["loss"][-1], *(c.held_out[figure][-1] for figure in FIGURES)] for c in mine]))
+        kept = [[*(c.held_out[figure][c.best] for figure in FIGURES), c.test.get("accuracy"), c.test.get("f1")] for c in mine]
+        best.add_row(name, f"{np.mean([c.steps[c.best] for c in mine]):.0f}", *_spread(kept))
+    console.print(last)
+    console.print(best)
+
+
+def _table(title: str, heads: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for head in heads:
+        table.add_column(head, justify="right")
+    return table
 
 
 def _spread(rows: Sequence[Sequence[float | None]]) -> list[str]:
