@@ -91,7 +91,7 @@ def test_what_is_left_out_is_said(make, capsys):
 
 
 def test_a_fit_answers_and_its_policy_can_be_trained(make):
-    setup = make("pretrain.steps=250", "pretrain.optimizer.learning_rate=0.02", "model.d_model=32", "pretrain.eval_every=50")
+    setup = make("pretrain.steps=150", "pretrain.optimizer.learning_rate=0.01", "model.d_model=32", "pretrain.eval_every=50")
     path = ensure_base(setup)
     assert read_result(path)["held_out_nats_tok"] < 0.1
     assert (path / "model.json").exists()

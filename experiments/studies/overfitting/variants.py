@@ -41,8 +41,8 @@ def check(configs: Mapping[tuple[str, int], Config]) -> None:
         )
     seeds = {seed for _, seed in configs}
     for seed in seeds:
-        same = [config for (_, s), config in configs.items() if s == seed]
-        if len(set(map(repr, same))) < len(same):
+        fits = [repr((config.model, config.pretrain)) for (_, s), config in configs.items() if s == seed]
+        if len(set(fits)) < len(fits):
             raise UserError(
                 "overrides: model.dropout, pretrain.augmentation or pretrain.optimizer.weight_decay is what the variants "
                 "differ in, and was set for all of them; expected it to be left out."
