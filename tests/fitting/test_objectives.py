@@ -271,6 +271,8 @@ def test_every_figure_that_can_be_watched_is_there_and_has_an_interval(toy, obje
         ("masked_token", "gpt2", "seed=0", r"model: got a decoder, .* expected an encoder"),
         ("next_token", "bert", "rollout.max_new_tokens=4", r"model: got an encoder, .* expected a decoder"),
         ("next_token", "gpt2", "pretrain.augmentation.delete=0.1", r"pretrain.augmentation: .* would learn to write the noise"),
+        ("target", "gpt2", "pretrain.augmentation.swap=0.1", r"pretrain.augmentation: .* prompts that nobody asks"),
+        ("masked_token", "bert", "pretrain.augmentation.mask=0.1", r"pretrain.augmentation: .* has noise of its own"),
         ("classification", "bert", "pretrain.objective.label=lable", r"pretrain.objective.label: .* Did you mean 'label'"),
         ("classification", "bert", "pretrain.objective.label=rating", None),
         ("regression", "bert", "pretrain.objective.label=text", r"pretrain.objective.label: 'text' holds .* a finite number"),
