@@ -24,8 +24,8 @@ def build(setup: Setup) -> Objective:
         )
     if row.no_noise and not augmentation.is_off(config.augmentation):
         raise UserError(
-            f"pretrain.augmentation: pretrain/objective={config.objective.kind} {row.no_noise}; expected 0 for delete, swap and "
-            "mask."
+            f"pretrain.augmentation: pretrain/objective={config.objective.kind} {row.no_noise}; expected 0 for delete, swap "
+            "and mask."
         )
     return row.build(setup)
 
