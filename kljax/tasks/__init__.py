@@ -1,1 +1,5 @@
-"""What a model is to do with text: rows as prompts and targets, and how well it is done."""
+"""Tasks: rows of data become prompts with targets, and what is written is measured. A new one is a function and a line."""
+
+from kljax.tasks.task import Task
+
+__all__ = ["Task"]

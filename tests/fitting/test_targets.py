@@ -10,11 +10,12 @@ import pytest
 from flax import nnx
 
 from kljax.config import ChatPrompt
+from kljax.data.answered import end_of_answer
 from kljax.data.tokenizers import chat_tokens
 from kljax.errors import UserError
-from kljax.fitting import objectives, targets
+from kljax.fitting import objectives
 from kljax.fitting.fit import ensure_base, read_result
-from kljax.fitting.targets import answered
+from kljax.fitting.targets import answered_rows
 from kljax.models.decoder import causal_mask, positions_of
 from kljax.runs.setup import base_path, prepare
 from tests.data.test_chats import EOT, TEMPLATE, chatty
@@ -70,7 +71,7 @@ def test_the_loss_is_that_of_the_answers_tokens_alone(setup):
 
 
 def test_an_answer_is_what_follows_the_prompt_of_rl_and_ends_as_a_completion_does(setup):
-    rows = answered(setup, setup.splits.train, "training")
+    rows = answered_rows(setup, setup.splits.train, "training")
     prompts = setup._prompts(setup.splits.train)
     targets = [(i, text) for i, text in enumerate(setup.splits.train["target"]) if text is not None]
     assert len(rows.tokens) == len(targets)
@@ -131,7 +132,7 @@ def test_an_answer_ends_with_the_token_that_the_template_closes_one_with(setup, 
     """Of several that end a completion."""
     chats = chatting(setup, chatty(template), ends)
     if "raise_exception" in template:
-        assert targets._end(chats) == closes
+        assert end_of_answer(chats.tokenizer, ends, in_template=True) == closes
         return
     rows = answered(
         chats, datasets.Dataset.from_dict({"text": ["a text", "words"], "target": ["other words", "a"]}), "training"
@@ -148,17 +149,17 @@ def test_a_conversations_answer_is_what_its_template_makes_of_it(setup):
     pretrain = chats.config.pretrain
     objective = replace(pretrain.objective, column=None)
     chats = replace(chats, config=replace(chats.config, pretrain=replace(pretrain, objective=objective)))
-    rows = answered(chats, datasets.Dataset.from_dict({"messages": [whole, asked]}), "training")
+    rows = answered_rows(chats, datasets.Dataset.from_dict({"messages": [whole, asked]}), "training")
     expected = chat_tokens(tokenizer, whole, begin_answer=False)
     assert rows.tokens[rows.mask].tolist() == expected
     assert tokenizer.decode(rows.tokens[rows.answer]) == "other words<|eot|>"
     with pytest.raises(UserError, match=r"^pretrain.objective.column: no training row has an answer"):
-        answered(chats, datasets.Dataset.from_dict({"messages": [asked]}), "training")
+        answered_rows(chats, datasets.Dataset.from_dict({"messages": [asked]}), "training")
 
 
 def test_a_tokenizer_of_words_knows_the_answers(make):
     setup = make("tokenizer=words")
-    rows = answered(setup, setup.splits.train, "training")
+    rows = answered_rows(setup, setup.splits.train, "training")
     assert {"down", "quite"} <= {setup.tokenizer.decode([token]) for token in rows.tokens[rows.answer]}
 
 

@@ -21,13 +21,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="fits of each variant (default: 3)")
     parser.add_argument("--out", type=Path, default=Path("runs/overfitting"))
     parser.add_argument("overrides", nargs="*", help="changes of experiment=overfitting, as for kljax pretrain")
+    parser.set_defaults(experiment="overfitting")
     arguments = parser.parse_args()
     if arguments.seeds < 1:
         raise UserError(f"--seeds: got {arguments.seeds}, expected at least 1.")
 
     from experiments.studies.overfitting import variants
 
-    fixed = ["experiment=overfitting", f"run.root={arguments.out}"]
+    fixed = [f"experiment={arguments.experiment}", f"run.root={arguments.out}"]
     configs = {
         (name, seed): compose([*fixed, *measures, *arguments.overrides, f"pretrain.seed={seed}"], Config)
         for name, measures in variants.VARIANTS.items()
