@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from kljax.config import EvaluationConfig, TextTask
-from kljax.data.answered import Answered, answered
+from kljax.data.answered import Answered, answered, end_of_answer
 from kljax.data.batches import PromptRows
 from kljax.data.labelled import take
 from kljax.data.text import whole_column

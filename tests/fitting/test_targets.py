@@ -134,7 +134,7 @@ def test_an_answer_ends_with_the_token_that_the_template_closes_one_with(setup, 
     if "raise_exception" in template:
         assert end_of_answer(chats.tokenizer, ends, in_template=True) == closes
         return
-    rows = answered(
+    rows = answered_rows(
         chats, datasets.Dataset.from_dict({"text": ["a text", "words"], "target": ["other words", "a"]}), "training"
     )
     assert {int(tokens[answer][-1]) for tokens, answer in zip(rows.tokens, rows.answer, strict=True)} == {closes}
