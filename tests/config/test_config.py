@@ -151,6 +151,7 @@ WHERE = {
     "EvaluationConfig": "config:evaluation",
     "ExportConfig": "export",
     "DecoderConfig": "model/gpt2",
+    "PretrainConfig": "config:pretrain",
 }
 """Sections with fields that came later, and where their values live."""
 

@@ -129,7 +129,8 @@ class Accepted(Exception):
         given = list(getattr(found, "overrides", []))
         if isinstance(size := getattr(found, "size", None), list):
             return [[f"experiment=benchmark_{one}", *given] for one in size]
-        return [[f"experiment=benchmark_{size}" if size else "experiment=enumerable", *given]]
+        experiment = getattr(found, "experiment", "enumerable")
+        return [[f"experiment=benchmark_{size}" if size else f"experiment={experiment}", *given]]
 
 
 def accept_make(words):
