@@ -35,7 +35,7 @@ class Interval:
 NOTHING = Interval(math.nan, math.nan, math.nan)
 
 
-def wilson(successes: float, count: int, level: float = LEVEL) -> Interval:
+def wilson(successes: float | int, count: int, level: float = LEVEL) -> Interval:
     """Wilson's (1927) interval of a share p = successes/n: (p + z²/2n ± z·√(p(1−p)/n + z²/4n²)) / (1 + z²/n).
 
     Successes may be halves (ties): scores in [0, 1] vary by p(1 − p) at most, so that the interval is never too narrow for it.

@@ -66,7 +66,8 @@ def _write_page(config: JudgeConfig) -> None:
     differing = sum(not pair.is_identical for pair in made.pairs)
     half, needed = agreement.wilson(differing / 2, differing), agreement.pairs_needed(0.1)
     say(f"{page}: {len(made.items)} items, of which {again} are shown again. Give it to judges, and keep {folder / files.KEY}.")
-    say(f"An interval of the win rate will reach about ±{half.high - half.value:.0%} with {differing} pairs; ±10% takes {needed}.")
+    reach = half.high - half.value
+    say(f"An interval of the win rate will reach about ±{reach:.0%} with {differing} pairs; ±10% takes {needed}.")
     say(f"When their files are back, in a folder: kljax judge score=FOLDER out={folder}")
 
 

@@ -20,8 +20,24 @@ KEYS = {"ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40, "Escape": 27}
 def opened(folder):
     """A browser with its profile in this folder, which keeps what it downloads in `folder`/downloads."""
     there, back = os.pipe(), os.pipe()
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--remote-debugging-pipe"]
-    command = [sys.executable, "-c", PIPES, str(there[0]), str(back[1]), PROGRAM, *options, f"--user-data-dir={folder / 'profile'}"]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-first-run",
+        "--remote-debugging-pipe",
+    ]
+    command = [
+        sys.executable,
+        "-c",
+        PIPES,
+        str(there[0]),
+        str(back[1]),
+        PROGRAM,
+        *options,
+        f"--user-data-dir={folder / 'profile'}",
+    ]
     environment = os.environ | {"HOME": str(folder)}
     process = subprocess.Popen(
         command, pass_fds=(there[0], back[1]), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
@@ -126,7 +142,7 @@ class Browser:
     def downloaded(self):
         """The one file that was saved."""
         end = time.monotonic() + SECONDS
-        while not (files := [file for file in self.downloads.glob("*.json")] if self.downloads.exists() else []):
+        while not (files := list(self.downloads.glob("*.json")) if self.downloads.exists() else []):
             assert time.monotonic() < end, "nothing was saved"
             time.sleep(0.02)
         (file,) = files
