@@ -145,6 +145,7 @@ WHERE = {
     "ReferenceConfig": "config:reference",
     "EvaluationConfig": "config:evaluation",
     "ExportConfig": "export",
+    "JudgeConfig": "judge",
     "DecoderConfig": "model/gpt2",
 }
 """Sections with fields that came later, and where their values live."""

@@ -94,14 +94,12 @@ def _design(values: Any) -> Design:
 
 
 def answer_files(given: str | Sequence[str]) -> list[Path]:
-    """The files that a file, a folder, a pattern (answers/*.json) or a list of these names; a folder's own key is none."""
+    """The files that a file, a folder, a pattern (answers/*.json) or a list of these names; key and result are none."""
     found: list[Path] = []
     for one in [given] if isinstance(given, str) else given:
         path = Path(one).expanduser()
-        if path.is_dir():
-            files = sorted(file for file in path.glob("*.json") if file.name not in (KEY, RESULT))
-        else:
-            files = [path] if path.exists() else sorted(map(Path, glob.glob(str(path))))
+        many = path.glob("*.json") if path.is_dir() else map(Path, glob.glob(str(path)))
+        files = [path] if path.is_file() else sorted(file for file in many if file.name not in (KEY, RESULT))
         if not files:
             what = "has no *.json with answers in it" if path.is_dir() else "is no file, folder or pattern of files"
             raise UserError(f"score: '{one}' {what}; expected the files that judges have saved, as in score=answers.")
