@@ -61,10 +61,9 @@ class JudgeConfig:
     """A blinded page on which people judge completions of a and b, or with score= what came back says (kljax judge)."""
 
     a: str | None
-    """A run (runs/x@40 is its step 40, runs/x@best its best), a file of JSON Lines with prompt and completion, or reference or
-    base: that of b's step."""
+    """A run (runs/x@40 is its step 40), a file of JSON Lines with prompt and completion, or reference or base: those of b."""
     b: str | None
-    """The same; reference and base are those of a's step."""
+    """The same; reference and base are those of a."""
     out: Folder
     """The folder of the page and its key, and of the result."""
     mode: Literal["pairwise", "rating"] | None

@@ -82,7 +82,8 @@ def test_help_has_a_line_for_each_command(kljax, asked):
     [
         (
             ["trian"],
-            "kljax: trian: no such command, expected one of train, pretrain, analyze, export, frontier, judge, runs, completion.",
+            "kljax: trian: no such command, expected one of "
+            "train, pretrain, analyze, export, frontier, judge, runs, completion.",
         ),
         (["xyz"], "kljax: xyz: no such command, expected one of "),
         (["trian", "-sc", "install=bash"], "kljax: trian: no such command, expected one of "),

@@ -229,6 +229,8 @@ def run_short(one, monkeypatch, cache):
         if target is not None and target.exists():
             shutil.rmtree(target)
         call(script, *given, where, *(["prompts=4", "samples=2"] if script == "analyze.py" else []))
+    elif script == "judge.py":
+        call(script, *given, *([] if any(word.startswith("score=") for word in given) else [where]))
     elif script in ("frontier.py", "runs.py"):
         call(script, *given)
     else:

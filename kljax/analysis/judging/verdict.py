@@ -264,11 +264,12 @@ def _of_judges(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             if again["samples"]:
                 says = f"{again['same']} of {again['samples']} (mean distance {again['mean_distance']:.2f})"
                 yield f"{head}: the same when shown again", says
+    kappa, alpha = ("", "nominal") if result["mode"] == PAIRWISE else (" (quadratic weights)", "ordinal")
     for one in result["agreement"]["cohen_kappa"]:
         same = "" if one["same"] is None else f", the same {one['same']:.0%}"
-        yield f"Cohen's kappa of {' and '.join(one['judges'])}", f"{_number(one['kappa'])} ({one['items']} items{same})"
+        yield f"Cohen's kappa{kappa} of {' and '.join(one['judges'])}", f"{_number(one['kappa'])} ({one['items']} items{same})"
     if len(result["judges"]) > 1:
-        yield f"Krippendorff's alpha of {len(result['judges'])} judges", _number(result["agreement"]["krippendorff_alpha"])
+        yield f"Krippendorff's alpha ({alpha}) of {len(result['judges'])} judges", _number(result["agreement"]["krippendorff_alpha"])
 
 
 def _of_figures(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
