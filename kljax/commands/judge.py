@@ -62,6 +62,9 @@ def _write_page(config: JudgeConfig) -> None:
     page = files.write_page(made, folder)
     for line in (f"a: {first.how}", f"b: {second.how}", *left_out(first, second, made)):
         say(line)
+    if config.prompts is not None and len(made.pairs) < config.prompts:
+        more = f"kljax analyze run=… prompts={config.prompts} completes more of a run's"
+        say(f"prompts={config.prompts}, and a and b have {len(made.pairs)} in common; each is used ({more}).")
     again = sum(one.again is not None for one in made.items)
     differing = sum(not pair.is_identical for pair in made.pairs)
     half, needed = agreement.wilson(differing / 2, differing), agreement.pairs_needed(0.1)

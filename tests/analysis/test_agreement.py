@@ -1,7 +1,9 @@
 """Figures of judgments by hand, by libraries and by simulated judges, whose bias for a place is found and undone."""
 
 import math
+import re
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,6 +40,15 @@ def test_pairs_needed_are_the_fewest_that_suffice(half_width):
     count = agreement.pairs_needed(half_width)
     reach = [agreement.wilson(n / 2, n).high - 0.5 for n in (count, count - 1)]
     assert reach[0] <= half_width < reach[1]
+
+
+def test_the_documents_say_how_many_pairs_are_needed():
+    text = (Path(__file__).parents[2] / "docs" / "judging.md").read_text("utf-8")
+    said = re.findall(r"^\| ±(\d+) points \| (\d+) \|$", text, re.MULTILINE)
+    assert len(said) >= 5
+    assert {int(points): int(pairs) for points, pairs in said} == {
+        int(points): agreement.pairs_needed(int(points) / 100) for points, _ in said
+    }
 
 
 def test_bootstrap_has_the_exact_quantiles_of_a_case_that_can_be_listed():

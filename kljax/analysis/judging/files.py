@@ -96,7 +96,10 @@ def _design(values: Any) -> Design:
 def answer_files(given: str | Sequence[str]) -> list[Path]:
     """The files that a file, a folder, a pattern (answers/*.json) or a list of these names; key and result are none."""
     found: list[Path] = []
-    for one in [given] if isinstance(given, str) else given:
+    asked = [given] if isinstance(given, str) else given
+    if not asked or not all(asked):
+        raise UserError("score: got nothing, expected the files that judges have saved, or their folder, as in score=answers.")
+    for one in asked:
         path = Path(one).expanduser()
         many = path.glob("*.json") if path.is_dir() else map(Path, glob.glob(str(path)))
         files = [path] if path.is_file() else sorted(file for file in many if file.name not in (KEY, RESULT))

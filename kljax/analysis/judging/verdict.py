@@ -269,7 +269,10 @@ def _of_judges(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         same = "" if one["same"] is None else f", the same {one['same']:.0%}"
         yield f"Cohen's kappa{kappa} of {' and '.join(one['judges'])}", f"{_number(one['kappa'])} ({one['items']} items{same})"
     if len(result["judges"]) > 1:
-        yield f"Krippendorff's alpha ({alpha}) of {len(result['judges'])} judges", _number(result["agreement"]["krippendorff_alpha"])
+        yield (
+            f"Krippendorff's alpha ({alpha}) of {len(result['judges'])} judges",
+            _number(result["agreement"]["krippendorff_alpha"]),
+        )
 
 
 def _of_figures(result: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

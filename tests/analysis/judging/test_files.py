@@ -61,7 +61,7 @@ def test_files_are_a_folders_a_patterns_or_those_of_a_list(make, save, tmp_path)
     (both[0].parent / "result.json").write_text("{}")
     for given in (str(both[0].parent), f"{both[0].parent}/???.json", [*map(str, both), str(both[0])]):
         assert files.answer_files(given) == both
-    for nothing in (str(tmp_path), f"{tmp_path}/*.json", str(tmp_path / "no.json")):
+    for nothing in ("", [], [""], str(tmp_path), f"{tmp_path}/*.json", str(tmp_path / "no.json")):
         with pytest.raises(UserError, match="expected the files that judges have saved"):
             files.answer_files(nothing)
 
