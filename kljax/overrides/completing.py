@@ -25,7 +25,8 @@ def values(command: str, words: Sequence[str]) -> list[str] | None:
     if key not in leaf_keys(schema):
         return None
     if schema is not Config and key in ("run", "step", "a", "b"):
-        found = _steps(words[:-1]) if key == "step" else _runs(typed)
+        named = ("reference", "base") if key in ("a", "b") else ()
+        found = _steps(words[:-1]) if key == "step" else [*named, *_runs(typed)]
         return [f"{written}={one}" for one in found if one.startswith(typed)]
     names, in_list = _names(hint_of(key, schema))
     if in_list:
