@@ -16,6 +16,8 @@ from kljax.errors import UserError
 from kljax.json_text import key_text, shown
 
 PAIRWISE, RATING = "pairwise", "rating"
+LENGTH = "length in characters"
+"""A figure that every completion has: judges like what is long."""
 TRIES = 50  # orders of which the one is taken that has the same texts farthest from one another
 
 
@@ -127,8 +129,8 @@ def _random(seed: int, mode: str, a: Source, b: Source, common: Sequence[Place])
 
 def _pair(place: Place, a: Source, b: Source) -> Pair:
     both = {"a": a.texts[place], "b": b.texts[place]}
-    texts, figures = ({of: getattr(one, name) for of, one in both.items()} for name in ("text", "figures"))
-    return Pair(place[0], texts, figures)
+    figures = {of: {LENGTH: float(len(one.text)), **one.figures} for of, one in both.items()}
+    return Pair(place[0], {of: one.text for of, one in both.items()}, figures)
 
 
 def _pairwise(pairs: Sequence[Pair], repeats: float, random: np.random.Generator) -> tuple[Item, ...]:

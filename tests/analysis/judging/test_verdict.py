@@ -8,10 +8,11 @@ import pytest
 
 from kljax.analysis import agreement
 from kljax.analysis.judging import files, report
+from kljax.analysis.judging.design import design
 from kljax.analysis.judging.verdict import rows, unfinished, verdict
 from kljax.errors import UserError
 from kljax.json_text import json_text
-from tests.analysis.judging.conftest import prefers
+from tests.analysis.judging.conftest import prefers, source
 
 
 def judged(made, save, *judges):
@@ -83,6 +84,9 @@ def test_half_finished_files_count_and_are_named(make, save):
     found = verdict(made, answers, 0)
     assert found["judged_pairs"] == 10 and found["win_rate"]["wilson"]["value"] == 0.25
     assert found["agreement"]["cohen_kappa"][0]["items"] == 5
+    one_empty = verdict(made, judged(made, save, lambda item: None, prefers("b")), 0)
+    assert one_empty["win_rate"]["wilson"]["value"] == 0.0
+    assert ("judge J0: win rate of a", "–") in rows(one_empty)
     with pytest.raises(UserError, match=r"nothing is judged yet in .*J0"):
         verdict(made, judged(made, save, lambda item: None), 0)
 
@@ -95,6 +99,14 @@ def test_a_metric_is_compared_where_both_have_it(make, save):
     found = verdict(made, judged(made, save, choose), 0)["figures"]["reward"]
     assert found["share"] == vars(agreement.wilson(6, 8))  # 0 to 3, 7 and 8 of 0 to 5, 7 and 8
     assert (found["decided"], found["metric_ties"], found["judges_tie"], found["both_tie"]) == (8, 1, 1, 0)
+
+
+def test_how_often_the_longer_one_wins_is_always_said(make, save):
+    """Of ten pairs a is longer in five, and always preferred."""
+    a, b = source("a", ["long"] * 5 + [""] * 5), source("b", ["l"] * 10)
+    made = design(a, b, mode="pairwise", prompts=99, repeats=0.0, seed=0, question="?", criteria=())
+    found = verdict(made, judged(made, save, prefers("a")), 0)["figures"]
+    assert found["length in characters"]["share"] == vars(agreement.wilson(5, 10))
 
 
 def rates(a, b):
