@@ -1,5 +1,6 @@
 """Tables and sentences that a script prints when it is done."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ EXACT_ROWS = {
 }
 """Where every completion can be listed."""
 
+ANSWERS = {"answers/nats_seq": "−log p(right answer), nats/seq", "answers/nats_tok": "−log p(right answer), nats/tok"}
+"""Figures of the right answers: their forward KL to a model, up to their entropy."""
+
 HELD_OUT, TEST = "held_out_", "test/"  # how the figures of a fitted model begin
 
 MOST_CLASSES = 12  # of a confusion matrix that is shown; larger ones are in result.json
@@ -43,7 +47,8 @@ def show_evaluation(evaluation: Evaluation, path: Path) -> None:
     reach = t_quantile(groups_of(of) - 1)
     others = ["reference", "base"] if "rollout/base_length" in metrics else ["reference"]
     console.print(f"{path}, step {evaluation.step}: {what_of(of)}", soft_wrap=True)
-    console.print(f"± is a {LEVEL:.0%} interval: {reach:.2f} standard errors", soft_wrap=True)
+    bootstrap = "; [from, to] is one by bootstrap over prompts" if any(name.endswith("_low") for name in metrics) else ""
+    console.print(Text(f"± is a {LEVEL:.0%} interval: {reach:.2f} standard errors{bootstrap}"), soft_wrap=True)
     table = Table()
     for column in ("", "policy", *others):
         table.add_column(column, justify="right" if column else "left")
@@ -51,6 +56,8 @@ def show_evaluation(evaluation: Evaluation, path: Path) -> None:
     figures = FIGURES | {f"reward term {name.rpartition('/')[2]}": name for name in (terms if len(terms) > 1 else [])}
     for label, name in figures.items():
         table.add_row(Text(label), *(_interval(metrics, of_model(model, name), reach) for model in ("policy", *others)))
+    for name, label in task_figures(metrics).items():
+        table.add_row(Text(label), *(_within(metrics, of_model(model, name), reach) for model in ("policy", *others)))
     for label, names in COMPARED.items():
         table.add_row(label, "", *(_interval(metrics, name, reach) for name in names[: len(others)]))
     for name, label in EXACT_ROWS.items():
@@ -59,6 +66,23 @@ def show_evaluation(evaluation: Evaluation, path: Path) -> None:
     console.print(table)
     for note in evaluation.notes:
         console.print(f"Note: {note}", soft_wrap=True, markup=False)
+
+
+def task_figures(metrics: Mapping[str, float]) -> dict[str, str]:
+    """The figures of the task and of its right answers: their names without model, and what the table calls them."""
+    ours = [name for name in metrics if name.startswith(("task/", "answers/")) and of_model("reference", name) in metrics]
+    return {name: _label(name) for name in ours if not name.endswith(("_se", "_low", "_high"))}
+
+
+def _label(name: str) -> str:
+    """task/best_of_4_rouge_l → rouge_l, best of 4; task/exact_match_pass_4 → exact_match, pass@4."""
+    if name in ANSWERS:
+        return ANSWERS[name]
+    figure = name.removeprefix("task/")
+    if found := re.fullmatch(r"(greedy|best_of_\d+)_(.+)", figure):
+        return f"{found[2]}, {found[1].replace('_', ' ')}"
+    found = re.fullmatch(r"(.+)_pass_(\d+)", figure)
+    return f"{found[1]}, pass@{found[2]}" if found else figure
 
 
 def what_of(of: Mapping[str, Any]) -> str:
@@ -156,6 +180,13 @@ def show_frontier(points: Sequence[Point]) -> None:
             f"Two seeds have one degree of freedom: what of the error is theirs counts {t_quantile(1):.1f} standard errors.",
             soft_wrap=True,
         )
+
+
+def _within(metrics: Mapping[str, float], name: str, reach: float) -> str:
+    """A figure with the ends of its bootstrap interval, or with its error where it has none."""
+    if f"{name}_low" in metrics:
+        return f"{metrics[name]:.3f} [{metrics[f'{name}_low']:.3f}, {metrics[f'{name}_high']:.3f}]"
+    return _interval(metrics, name, reach) if f"{name}_se" in metrics or name not in metrics else f"{metrics[name]:.3f}"
 
 
 def _half(mean: float, high: float) -> str:

@@ -12,6 +12,7 @@ from kljax.config.data import (
     GrammarSource,
     LettersSource,
     PrefixPrompt,
+    QuestionsSource,
     RandomWordsSource,
     TextSource,
     WholePrompt,
@@ -56,6 +57,7 @@ from kljax.config.pretrain import (
 from kljax.config.reference import NeverRefresh, ReferenceConfig, RefreshAverage, RefreshEvery
 from kljax.config.rollout import RewardTerm, RolloutConfig
 from kljax.config.run import EvaluationConfig, KeepConfig, MeshConfig, RunConfig
+from kljax.config.task import NoTask, TextTask
 from kljax.config.tokenizer import BpeTokenizer, PretrainedTokenizer, WordTokenizer
 
 __all__ = [
@@ -90,6 +92,7 @@ __all__ = [
     "NeverRefresh",
     "NextToken",
     "NoAdapter",
+    "NoTask",
     "OptimizerConfig",
     "PenaltyName",
     "PlainDivergence",
@@ -98,6 +101,7 @@ __all__ = [
     "PrefixPrompt",
     "PretrainConfig",
     "PretrainedTokenizer",
+    "QuestionsSource",
     "RandomWordsSource",
     "RatedPairs",
     "ReferenceConfig",
@@ -113,6 +117,7 @@ __all__ = [
     "Target",
     "TargetBeta",
     "TextSource",
+    "TextTask",
     "WholePrompt",
     "WordTokenizer",
     "YarnScaling",

@@ -2,8 +2,9 @@
 
 import hashlib
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,22 @@ import datasets
 import jax
 from jax.sharding import Mesh
 
-from kljax.config import WRITES, Config, DecoderConfig, EncoderConfig, HuggingFaceModel, PretrainedTokenizer, to_dict
+from kljax.config import (
+    WRITES,
+    Config,
+    DecoderConfig,
+    EncoderConfig,
+    HuggingFaceModel,
+    PretrainedTokenizer,
+    TextTask,
+    to_dict,
+)
 from kljax.config.run import BASES
 from kljax.config.validation import check_lengths, without_defaults
 from kljax.data import tokenizers
 from kljax.data.batches import PromptRows, prompt_rows
-from kljax.data.text import Splits, is_conversation, load_splits, whole_column
+from kljax.data.plain_files import Say
+from kljax.data.text import Splits, is_conversation, load_splits, silent, whole_column
 from kljax.devices import mesh as meshes
 from kljax.devices.resources import check_jax, divide_cpu
 from kljax.devices.state import Architecture, decoder_architecture
@@ -29,8 +40,11 @@ from kljax.models.sampling import Sampler
 from kljax.progress import say, working
 from kljax.runs import config_file, directory, trackers
 from kljax.runs.models import as_directory
+from kljax.tasks import rows as task_rows
+from kljax.tasks.task import Task
 from kljax.types import Tokenizer
 
+TASK = "task"  # the function of a reward term that is the task's own
 PROBE = 2**17  # bytes: a disk that has no room for them has none for a program
 HASHED_AT_ONCE = 1000  # rows: one by one, `datasets` takes ten times as long
 
@@ -56,7 +70,21 @@ class Setup:
     @cached_property
     def splits(self) -> Splits:
         """The rows of the config's data."""
-        return load_splits(self.config.data) if self.loaded is None else self.loaded
+        return _splits(self.config, self.task, silent) if self.loaded is None else self.loaded
+
+    @cached_property
+    def task(self) -> Task | None:
+        """The config's task; of a task of the user's own, its code is imported here."""
+        return task_rows.task_of(self.config)
+
+    @property
+    def own_rewards(self) -> dict[str, Callable[..., Any]]:
+        """What reward=task stands for. The task is found only where a term is its own."""
+        if all(term.function != TASK for term in self.config.reward.values()) or self.task is None:
+            return {}
+        if self.task.reward is None:
+            raise UserError(f"reward: the task '{self.config.task.function}' has no reward of its own, expected another.")  # pyright: ignore
+        return {TASK: self.task.reward}
 
     @property
     def decoder(self) -> DecoderConfig:
@@ -133,13 +161,21 @@ def prepare(config: Config) -> Setup:
         with working(f"looking at the files of {source.path}"):
             pretrained = huggingface.describe(source)
     with working("reading the data"):
-        splits = load_splits(config.data, say)
+        splits = _splits(config, task_rows.task_of(config), say)
     # Without need of one, a tokenizer that is trained here has no mask token: the policy could write it.
     masks = config.pretrain.objective.kind == "masked_token" or config.pretrain.augmentation.mask > 0
     special = tokenizers.SPECIAL | (tokenizers.MASK if masks else {})
     with working("making the tokenizer" if pretrained is None else "reading the tokenizer"):
         tokenizer = tokenizers.build(config.tokenizer, _to_train_on(config, splits), special)
     return make_setup(config, mesh, splits, tokenizer, pretrained)
+
+
+def _splits(config: Config, task: Task | None, say: Say) -> Splits:
+    """The rows of the config's data, as its task makes them, if it has one."""
+    if task is None:
+        return load_splits(config.data, say)
+    assert isinstance(config.task, TextTask)
+    return load_splits(config.data, say, partial(task_rows.apply, task, config.task.function, say=say))
 
 
 def _to_train_on(config: Config, splits: Splits) -> list[str]:
@@ -152,6 +188,8 @@ def _to_train_on(config: Config, splits: Splits) -> list[str]:
             f"tokenizer: got {config.tokenizer.kind} for conversations, expected a tokenizer with a chat template "
             "(tokenizer=pretrained)."
         )
+    if splits.column == task_rows.PROMPT and task_rows.TARGET in splits.train.column_names and config.task.kind != "none":
+        return [*values, *(text for text in whole_column(splits.train, task_rows.TARGET) if text)]
     return values
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 from kljax.errors import UserError
 from kljax.fitting import objectives
 from kljax.fitting.fit import ensure_base, read_result
-from kljax.fitting.targets import answered
+from kljax.fitting.targets import answered_rows
 from kljax.models.decoder import causal_mask, positions_of
 from kljax.runs.setup import base_path, prepare
 
@@ -62,7 +62,7 @@ def test_the_loss_is_that_of_the_answers_tokens_alone(setup):
 
 
 def test_an_answer_is_what_follows_the_prompt_of_rl_and_ends_as_a_completion_does(setup):
-    rows = answered(setup, setup.splits.train, "training")
+    rows = answered_rows(setup, setup.splits.train, "training")
     prompts = setup._prompts(setup.splits.train)
     targets = [(i, text) for i, text in enumerate(setup.splits.train["target"]) if text is not None]
     assert len(rows.tokens) == len(targets)
