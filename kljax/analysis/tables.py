@@ -98,6 +98,8 @@ def show_samples(evaluation: Evaluation, count: int) -> None:
     """Some prompts, each with a completion by every model."""
     for sample in evaluation.samples[:count]:
         console.print(Text(f"\n{sample['prompt']!r}"))
+        if sample.get("answer") is not None:
+            console.print(Text(f"  {'answer':9}  {sample['answer']!r}"))
         for who in ("base", "reference", "policy"):
             if who in sample:
                 reward = f"{sample[f'{who}_reward']:+.2f}  " if f"{who}_reward" in sample else ""

@@ -150,6 +150,7 @@ WHERE = {
     "ReferenceConfig": "config:reference",
     "EvaluationConfig": "config:evaluation",
     "ExportConfig": "export",
+    "JudgeConfig": "judge",
     "DecoderConfig": "model/gpt2",
     "PretrainConfig": "config:pretrain",
 }

@@ -16,6 +16,7 @@ NOT_RUN = {
     r"experiments[./]benchmarks[./]gpu": "an accelerator, or 8 minutes",
     r"experiments\.benchmarks\.memory": "the memory of a whole process",
     r"run=runs/mine|runs/mine ": "a run of the reader's own",
+    r"judge.* score=": "answers of people",
     r"^make (test|lint|coverage|demo)\b": "what CI runs; a part of other commands here",
     r"^make ": "its recipe is among the commands",
     r"\.\[(cuda|tpu|parity)\]": "a device, or gigabytes",

@@ -230,6 +230,8 @@ def run_short(one, monkeypatch, cache):
         if target is not None and target.exists():
             shutil.rmtree(target)
         call(script, *given, where, *(["prompts=4", "samples=2"] if script == "analyze.py" else []))
+    elif script == "judge.py":
+        call(script, *given, where, "mode=rating")  # of policies that hardly differ, too, whose pairs would be the same text
     elif script in ("frontier.py", "runs.py"):
         call(script, *given)
     else:
