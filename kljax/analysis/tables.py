@@ -1,5 +1,6 @@
 """Tables and sentences that a script prints when it is done."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from rich.text import Text
 from kljax.analysis.frontier import Point
 from kljax.progress import console
 from kljax.runs.evaluation import Evaluation, groups_of, of_model
-from kljax.runs.intervals import LEVEL, t_quantile
+from kljax.runs.intervals import LEVEL, OF_FIT, t_quantile
 
 FIGURES = {"reward": "reward/mean", "tokens a completion": "rollout/length"}
 """Label and metric of what each model has."""
@@ -32,6 +33,9 @@ EXACT_ROWS = {
 }
 """Where every completion can be listed."""
 
+ANSWERS = {"answers/nats_seq": "−log p(right answer), nats/seq", "answers/nats_tok": "−log p(right answer), nats/tok"}
+"""Figures of the right answers: their forward KL to a model, up to their entropy."""
+
 HELD_OUT, TEST = "held_out_", "test/"  # how the figures of a fitted model begin
 
 MOST_CLASSES = 12  # of a confusion matrix that is shown; larger ones are in result.json
@@ -43,7 +47,8 @@ def show_evaluation(evaluation: Evaluation, path: Path) -> None:
     reach = t_quantile(groups_of(of) - 1)
     others = ["reference", "base"] if "rollout/base_length" in metrics else ["reference"]
     console.print(f"{path}, step {evaluation.step}: {what_of(of)}", soft_wrap=True)
-    console.print(f"± is a {LEVEL:.0%} interval: {reach:.2f} standard errors", soft_wrap=True)
+    bootstrap = "; [from, to] is one by bootstrap over prompts" if any(name.endswith("_low") for name in metrics) else ""
+    console.print(Text(f"± is a {LEVEL:.0%} interval: {reach:.2f} standard errors{bootstrap}"), soft_wrap=True)
     table = Table()
     for column in ("", "policy", *others):
         table.add_column(column, justify="right" if column else "left")
@@ -51,6 +56,8 @@ def show_evaluation(evaluation: Evaluation, path: Path) -> None:
     figures = FIGURES | {f"reward term {name.rpartition('/')[2]}": name for name in (terms if len(terms) > 1 else [])}
     for label, name in figures.items():
         table.add_row(Text(label), *(_interval(metrics, of_model(model, name), reach) for model in ("policy", *others)))
+    for name, label in task_figures(metrics).items():
+        table.add_row(Text(label), *(_within(metrics, of_model(model, name), reach) for model in ("policy", *others)))
     for label, names in COMPARED.items():
         table.add_row(label, "", *(_interval(metrics, name, reach) for name in names[: len(others)]))
     for name, label in EXACT_ROWS.items():
@@ -59,6 +66,23 @@ def show_evaluation(evaluation: Evaluation, path: Path) -> None:
     console.print(table)
     for note in evaluation.notes:
         console.print(f"Note: {note}", soft_wrap=True, markup=False)
+
+
+def task_figures(metrics: Mapping[str, float]) -> dict[str, str]:
+    """The figures of the task and of its right answers: their names without model, and what the table calls them."""
+    ours = [name for name in metrics if name.startswith(("task/", "answers/")) and of_model("reference", name) in metrics]
+    return {name: _label(name) for name in ours if not name.endswith(("_se", "_low", "_high"))}
+
+
+def _label(name: str) -> str:
+    """task/best_of_4_rouge_l → rouge_l, best of 4; task/exact_match_pass_4 → exact_match, pass@4."""
+    if name in ANSWERS:
+        return ANSWERS[name]
+    figure = name.removeprefix("task/")
+    if found := re.fullmatch(r"(greedy|best_of_\d+)_(.+)", figure):
+        return f"{found[2]}, {found[1].replace('_', ' ')}"
+    found = re.fullmatch(r"(.+)_pass_(\d+)", figure)
+    return f"{found[1]}, pass@{found[2]}" if found else figure
 
 
 def what_of(of: Mapping[str, Any]) -> str:
@@ -74,6 +98,8 @@ def show_samples(evaluation: Evaluation, count: int) -> None:
     """Some prompts, each with a completion by every model."""
     for sample in evaluation.samples[:count]:
         console.print(Text(f"\n{sample['prompt']!r}"))
+        if sample.get("answer") is not None:
+            console.print(Text(f"  {'answer':9}  {sample['answer']!r}"))
         for who in ("base", "reference", "policy"):
             if who in sample:
                 reward = f"{sample[f'{who}_reward']:+.2f}  " if f"{who}_reward" in sample else ""
@@ -88,9 +114,13 @@ def show_base(result: Mapping[str, Any], path: Path) -> None:
         table.add_column(column, justify="right" if column else "left")
     for name, value in result.items():
         if not name.startswith(TEST) and not isinstance(value, list):
-            test = result.get(TEST + name.removeprefix(HELD_OUT)) if name.startswith(HELD_OUT) else None
-            table.add_row(name.removeprefix(HELD_OUT), _figure(value), *[_figure(test)] * (len(table.columns) - 2))
+            test = TEST + name.removeprefix(HELD_OUT) if name.startswith(HELD_OUT) else ""
+            row = [_fitted(result, each) for each in (name, test)]
+            table.add_row(name.removeprefix(HELD_OUT), *row[: len(table.columns) - 1])
     console.print(table)
+    if any(name.endswith(OF_FIT) for name in result):
+        said = f"[low, high]: {LEVEL:.0%} of what other rows from the same source would give (bootstrap)"
+        console.print(said, soft_wrap=True, markup=False)
     for prefix, part in ((HELD_OUT, "held out"), (TEST, "test")):
         if f"{prefix}confusion_matrix" in result and len(result["labels"]) <= MOST_CLASSES:
             _show_confusion(result, prefix, part)
@@ -109,6 +139,13 @@ def _show_confusion(result: Mapping[str, Any], prefix: str, part: str) -> None:
         counts = [str(number) for number in result[f"{prefix}confusion_matrix"][i]]
         table.add_row(Text(label), *counts, *(f"{result[f'{prefix}{name}_of_each'][i]:.3f}" for name in of_each))
     console.print(table)
+
+
+def _fitted(result: Mapping[str, Any], name: str) -> Text:
+    """A fitted model's figure, with its interval where it has one."""
+    low_and_high = result.get(name + OF_FIT)
+    reach = "" if low_and_high is None else " [{:.3g}, {:.3g}]".format(*low_and_high)
+    return Text(_figure(result.get(name)) + reach)
 
 
 def _figure(value: float | int | None) -> str:
@@ -156,6 +193,13 @@ def show_frontier(points: Sequence[Point]) -> None:
             f"Two seeds have one degree of freedom: what of the error is theirs counts {t_quantile(1):.1f} standard errors.",
             soft_wrap=True,
         )
+
+
+def _within(metrics: Mapping[str, float], name: str, reach: float) -> str:
+    """A figure with the ends of its bootstrap interval, or with its error where it has none."""
+    if f"{name}_low" in metrics:
+        return f"{metrics[name]:.3f} [{metrics[f'{name}_low']:.3f}, {metrics[f'{name}_high']:.3f}]"
+    return _interval(metrics, name, reach) if f"{name}_se" in metrics or name not in metrics else f"{metrics[name]:.3f}"
 
 
 def _half(mean: float, high: float) -> str:

@@ -5,13 +5,14 @@ Values live in `configs/` (Hydra), types and docs here, each once. `validation.v
 """
 
 from kljax.config.base import AboveZero, Positive, to_dict
-from kljax.config.commands import AnalysisConfig, ExportConfig
+from kljax.config.commands import AnalysisConfig, ExportConfig, JudgeConfig
 from kljax.config.data import (
     ChatPrompt,
     DataConfig,
     GrammarSource,
     LettersSource,
     PrefixPrompt,
+    QuestionsSource,
     RandomWordsSource,
     TextSource,
     WholePrompt,
@@ -56,6 +57,7 @@ from kljax.config.pretrain import (
 from kljax.config.reference import NeverRefresh, ReferenceConfig, RefreshAverage, RefreshEvery
 from kljax.config.rollout import RewardTerm, RolloutConfig
 from kljax.config.run import EvaluationConfig, KeepConfig, MeshConfig, RunConfig
+from kljax.config.task import NoTask, TextTask
 from kljax.config.tokenizer import BpeTokenizer, PretrainedTokenizer, WordTokenizer
 
 __all__ = [
@@ -78,6 +80,7 @@ __all__ = [
     "GrammarSource",
     "HuggingFaceModel",
     "JensenShannon",
+    "JudgeConfig",
     "KeepConfig",
     "KlConfig",
     "LettersSource",
@@ -89,6 +92,7 @@ __all__ = [
     "NeverRefresh",
     "NextToken",
     "NoAdapter",
+    "NoTask",
     "OptimizerConfig",
     "PenaltyName",
     "PlainDivergence",
@@ -97,6 +101,7 @@ __all__ = [
     "PrefixPrompt",
     "PretrainConfig",
     "PretrainedTokenizer",
+    "QuestionsSource",
     "RandomWordsSource",
     "RatedPairs",
     "ReferenceConfig",
@@ -112,6 +117,7 @@ __all__ = [
     "Target",
     "TargetBeta",
     "TextSource",
+    "TextTask",
     "WholePrompt",
     "WordTokenizer",
     "YarnScaling",

@@ -52,6 +52,16 @@ class RandomWordsSource:
 
 
 @strict
+class QuestionsSource:
+    """A closed set of short questions with one right answer each: capitals, opposites, sums (kljax/data/questions.py)."""
+
+    kind: Literal["questions"]
+    """Set by data/source=questions."""
+    largest: Natural
+    """Of the numbers that are added; all pairs from 0 to it are asked for."""
+
+
+@strict
 class TextSource:
     """Text or conversations through `datasets`: local Parquet, JSON, CSV or text, or the name of a data set on the hub."""
 
@@ -125,7 +135,7 @@ class ChatPrompt:
 class DataConfig:
     """Where text and prompts come from, and how the rows are split: base-model training, RL prompts, held out."""
 
-    source: GrammarSource | LettersSource | RandomWordsSource | TextSource = Field(discriminator="kind")
+    source: GrammarSource | LettersSource | RandomWordsSource | QuestionsSource | TextSource = Field(discriminator="kind")
     """Where text comes from."""
     prompt: PrefixPrompt | WholePrompt | ChatPrompt = Field(discriminator="kind")
     """The part of a text that is the prompt, and its form."""

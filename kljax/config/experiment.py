@@ -13,6 +13,7 @@ from kljax.config.pretrain import PretrainConfig
 from kljax.config.reference import ReferenceConfig
 from kljax.config.rollout import RewardTerm, RolloutConfig
 from kljax.config.run import EvaluationConfig, MeshConfig, RunConfig, TrackerName
+from kljax.config.task import NoTask, TextTask
 from kljax.config.tokenizer import BpeTokenizer, PretrainedTokenizer, WordTokenizer
 
 # Rows of tables by name, as in kl.py.
@@ -34,6 +35,8 @@ class Config:
     """RL steps: each is a rollout with its rollout.updates optimiser updates."""
     data: DataConfig
     """Where text and prompts come from, and how the rows are split."""
+    task: NoTask | TextTask = Field(discriminator="kind", default=NoTask(kind="none"))
+    """The task: how rows become prompts with targets, and what is measured of the answers."""
     tokenizer: WordTokenizer | BpeTokenizer | PretrainedTokenizer = Field(discriminator="kind")
     """The tokenizer, which turns text into tokens."""
     model: DecoderConfig | EncoderConfig | HuggingFaceModel = Field(discriminator="kind")

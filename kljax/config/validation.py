@@ -18,6 +18,8 @@ from kljax.config import (
     Llama3Scaling,
     OptimizerConfig,
     RandomWordsSource,
+    TextSource,
+    TextTask,
     YarnScaling,
 )
 from kljax.config.derived import divisors, with_widths
@@ -81,6 +83,7 @@ def _check_consistency(config: Config) -> None:
     _check_model(config)
     _check_reference(config)
     _check_data(config)
+    _check_task(config)
     _check_kept_activations(config)
     if not isinstance(config.model, HuggingFaceModel):
         check_lengths(config, config.model.context)
@@ -250,6 +253,32 @@ def _check_reference(config: Config) -> None:
         raise UserError(
             f"run.oracle_every: the optimum is that of a fixed reference, and reference.refresh is {refresh}; set it to 0."
         )
+
+
+def _check_task(config: Config) -> None:
+    """Refuse what would pass over the prompts and targets that a task makes, or ask for a task where there is none."""
+    prompt, source, objective = config.data.prompt, config.data.source, config.pretrain.objective
+    if not isinstance(config.task, TextTask):
+        if name := next((name for name, term in config.reward.items() if term.function == "task"), None):
+            raise UserError(f"reward.{name}: it is the task's own reward, and there is no task; choose one with task=….")
+        return
+    if prompt.kind == "prefix":
+        raise UserError(
+            "data.prompt: got prefix, which cuts a text; a task makes whole prompts: expected whole or chat "
+            "(data/prompt=whole)."
+        )
+    if isinstance(source, TextSource) and source.column is not None:
+        raise UserError(
+            f"data.source.column: got '{source.column}', but the task makes the prompts; expected null, and the names of the "
+            "data's columns in task.arguments."
+        )
+    if config.pretrain.steps and objective.kind != "target":
+        raise UserError(
+            f"pretrain.objective: got {objective.kind}, which passes over a task's targets; expected target "
+            "(pretrain/objective=target), or pretrain.steps=0 to take a model as it is."
+        )
+    if objective.kind == "target" and objective.column not in (None, "target"):
+        raise UserError(f"pretrain.objective.column: got '{objective.column}', but the task makes the targets; expected null.")
 
 
 def _check_data(config: Config) -> None:

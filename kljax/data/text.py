@@ -1,5 +1,6 @@
 """Rows of text or conversations: loaded through `datasets`, checked, and split: training, prompts, held out, test."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,12 @@ import datasets
 import numpy as np
 from datasets.exceptions import DatasetsError
 
-from kljax.config import DataConfig, GrammarSource, LettersSource, RandomWordsSource, TextSource
-from kljax.data import conversations, files, grammar, letters, random_words
+from kljax.config import DataConfig, GrammarSource, LettersSource, QuestionsSource, RandomWordsSource, TextSource
+from kljax.data import conversations, files, grammar, letters, questions, random_words
 from kljax.data.plain_files import COLUMNS, TEXT, Say
 from kljax.errors import UserError, did_you_mean
 
-Source = GrammarSource | LettersSource | RandomWordsSource | TextSource
+Source = GrammarSource | LettersSource | RandomWordsSource | QuestionsSource | TextSource
 
 
 def silent(sentence: str) -> None:
@@ -31,15 +32,21 @@ class Splits:
     column: str = TEXT
 
 
-def load_splits(config: DataConfig, say: Say = silent) -> Splits:
+Apply = Callable[[datasets.Dataset, str], datasets.Dataset]
+"""(rows, the field that they come from) → the rows as a task has them, with their prompts in the column PROMPT."""
+PROMPT = "prompt"
+
+
+def load_splits(config: DataConfig, say: Say = silent, task: Apply | None = None) -> Splits:
     """The share of the source's rows that the config asks for, shuffled by its seed and split by its fractions.
 
-    Held-out and test rows that have a file of their own are all of that file's. `say` gets what was guessed or left out.
+    Held-out and test rows that have a file of their own are all of that file's. `say` gets what was guessed or left out. Rows
+    are made by `task`, where there is one.
     """
     source = config.source
     held_out, test = (source.held_out_path, source.test_path) if isinstance(source, TextSource) else (None, None)
-    rows = load_rows(source, say=say)
-    column = text_column(source, rows)
+    rows = load_rows(source, say=say, task=task)
+    column = PROMPT if task else text_column(source, rows)
     parts = _parts(config, len(rows), own_held_out=held_out is not None)
     train, prompts, rest = (rows.select(part) for part in parts)
 
@@ -52,7 +59,7 @@ def load_splits(config: DataConfig, say: Say = silent) -> Splits:
             if common := _common(source, path, other, field):
                 raise UserError(f"{field}: {common} is the file of the {title} rows, too; expected another, or null.")
         seen.append((name.replace("_", "-"), path))
-        found = load_rows(replace(source, path=path, column=column), field, say)
+        found = load_rows(replace(source, path=path, column=None if task else column), field, say, task)
         _check_alike(rows, found, column, field)
         return found
 
@@ -91,8 +98,14 @@ def _check_alike(rows: datasets.Dataset, others: datasets.Dataset, column: str, 
         raise UserError(f"{field}: its rows are not conversations, or the training rows are none; expected one kind.")
 
 
-def load_rows(source: Source, field: str = "data.source.path", say: Say = silent) -> datasets.Dataset:
+def load_rows(
+    source: Source, field: str = "data.source.path", say: Say = silent, task: Apply | None = None
+) -> datasets.Dataset:
     """The source's rows with all their columns, those without text left out. `field` is what errors speak of."""
+    if task is not None:
+        rows = task(_load(source, field, say) if isinstance(source, TextSource) else load_rows(source), field)
+        _check_values(list(enumerate(whole_column(rows, PROMPT))), PROMPT, field)
+        return rows
     match source:
         case GrammarSource():
             return datasets.Dataset.from_dict({TEXT: grammar.sample_sentences(source.sentences, source.seed)})
@@ -101,6 +114,8 @@ def load_rows(source: Source, field: str = "data.source.path", say: Say = silent
         case RandomWordsSource():
             sentences = random_words.sample_sentences(source.words, source.length, source.sentences, source.seed)
             return datasets.Dataset.from_dict({TEXT: sentences})
+        case QuestionsSource():
+            return datasets.Dataset.from_dict(questions.questions(source.largest))
     rows = _load(source, field, say)
     column = text_column(source, rows)
     if source.column is None and column != TEXT:
@@ -109,7 +124,7 @@ def load_rows(source: Source, field: str = "data.source.path", say: Say = silent
     full = [i for i, value in enumerate(values) if value is not None and (not isinstance(value, str) or value.strip())]
     if not full:
         raise UserError(f"{field}: {source.path} has no text in column '{column}', expected at least one row.")
-    _check_values([(i, values[i]) for i in full], column, source)
+    _check_values([(i, values[i]) for i in full], column, str(source.path))
     if missing := len(values) - len(full):
         first = next(i for i in range(len(values)) if i == len(full) or full[i] != i)
         say(f"{field}: {missing} of {len(values)} rows of {source.path} have no text in column '{column}' and are left out, "
@@ -143,26 +158,26 @@ def is_conversation(value: Any) -> bool:
     return not isinstance(value, str)
 
 
-def _check_values(values: list[tuple[int, Any]], column: str, source: TextSource) -> None:
+def _check_values(values: list[tuple[int, Any]], column: str, source: str) -> None:
     """All of them texts, or all of them conversations that can be read."""
     (first, example), *_ = values
     if isinstance(example, int | float | bool | dict | bytes):
         raise UserError(
-            f"data.source.column: '{column}' of {source.path} holds {type(example).__name__} in row {first}, expected text or "
+            f"data.source.column: '{column}' of {source} holds {type(example).__name__} in row {first}, expected text or "
             "a list of messages."
         )
     for i, value in values:
         if is_conversation(value) != is_conversation(example):
             kind = "text" if isinstance(example, str) else "a list of messages"
             raise UserError(
-                f"data.source.column: '{column}' of {source.path} holds {type(value).__name__} in row {i}, expected {kind}, as "
+                f"data.source.column: '{column}' of {source} holds {type(value).__name__} in row {i}, expected {kind}, as "
                 f"in row {first}."
             )
         if is_conversation(value):
             try:
                 conversations.messages(value)
             except ValueError as error:
-                raise UserError(f"data.source.column: row {i} of {source.path} holds {error}.") from None
+                raise UserError(f"data.source.column: row {i} of {source} holds {error}.") from None
 
 
 def whole_column(rows: datasets.Dataset, name: str = TEXT) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,9 +15,9 @@ from kljax.data.tokenizers import completion_ids
 from kljax.errors import UserError
 from kljax.rewards import model
 from kljax.rewards.device import DEVICE_REWARDS, DeviceReward
-from kljax.rewards.functions import PASSED, Logged, Samples, TrainerState, bind, call, named
+from kljax.rewards.functions import Logged, Samples, TrainerState, bind, call
 from kljax.rewards.model import ModelReward
-from kljax.rewards.user_code import one_line, raised_at, resolve
+from kljax.rewards.user_code import PASSED, named, one_line, raised_at, resolve
 from kljax.types import Params, Rollout, Tokenizer
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -78,13 +79,19 @@ class Reward:
             )
 
 
-def build(terms: Mapping[str, RewardTerm], tokenizer: Tokenizer, columns: Collection[str] | None = None) -> Reward:
+def build(
+    terms: Mapping[str, RewardTerm],
+    tokenizer: Tokenizer,
+    columns: Collection[str] | None = None,
+    own: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
+) -> Reward:
     """The reward of the config, or a `UserError` that names the term that cannot be found, made or fed.
 
-    `columns` are those of the data; None: not known, then a function that asks for others fails when it is called.
+    `columns` are those of the data; None: not known, then a function that asks for others fails when it is called. `own` are
+    functions of the task's by their names.
     """
     made = {name: _make(f"reward.{name}", term, tokenizer) for name, term in terms.items() if term.kind == "jax"}
-    functions = [bind(f"reward.{name}", term, columns) for name, term in terms.items() if term.kind == "python"]
+    functions = [bind(f"reward.{name}", term, columns, own) for name, term in terms.items() if term.kind == "python"]
     may_ask = frozenset(one.name for one in functions if one.takes is None or "trainer_state" in one.takes)
     asked: set[str] = set()
     weights = {name: term.weight for name, term in terms.items()}
@@ -116,8 +123,10 @@ def build(terms: Mapping[str, RewardTerm], tokenizer: Tokenizer, columns: Collec
     params = {name: reward.params for name, reward in made.items() if isinstance(reward, ModelReward)}
     models = {name: model.fingerprint(**term.arguments) for name, term in terms.items() if term.function == "model"}
     # Whatever is not the run's own may be a column: where these are not known, too.
-    own = {function.name: {*PASSED, *function.arguments} for function in functions}
-    reads_columns = any(function.takes is None or function.takes - own[function.name] for function in functions)
+    not_columns = {function.name: {*PASSED, *function.arguments} for function in functions}
+    reads_columns = any(
+        function.columns or function.takes is None or function.takes - not_columns[function.name] for function in functions
+    )
     host = host_terms if functions else None
     return Reward(weights, params, device_terms, host, on_host, models, bool(reads_columns), may_ask, asked)
 

@@ -19,6 +19,7 @@ from functools import cache
 from itertools import islice
 from numbers import Real
 from threading import Thread
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,13 +28,11 @@ from jaxtyping import Float
 from kljax.config import RewardTerm
 from kljax.data.conversations import Message
 from kljax.errors import UserError, did_you_mean
-from kljax.rewards.text import PREPARATIONS, TEXT_REWARDS
-from kljax.rewards.user_code import one_line, raised_at, resolve
+from kljax.rewards import built_in
+from kljax.rewards.text import TEXT_REWARDS
+from kljax.rewards.user_code import PASSED, named, one_line, raised_at, resolve
 
-PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra")
-"""Names that every function may ask for, beside the columns."""
-
-
+LOOKED_AT = 1000  # rows of a column, before anything compiles
 MOST_DIGITS = 10**40  # the largest whole number that a message shows
 
 
@@ -102,14 +101,20 @@ class Function:
     call: Callable[..., Any]
     takes: frozenset[str] | None
     arguments: Mapping[str, Any]
+    columns: Mapping[str, str] = field(default_factory=dict)  # of a built-in one: its parameter → the column that it reads
 
 
-def bind(name: str, term: RewardTerm, columns: Collection[str] | None) -> Function:
-    """The term's function, or a `UserError` where a call would fail. `columns` are the data's; None: not known yet."""
-    function = resolve(name, term.function, TEXT_REWARDS)
-    if "." not in term.function:
-        _check_built_in(name, term, function)
-        return Function(name, function, frozenset({"prompts", "completions"}), term.arguments)
+def bind(
+    name: str, term: RewardTerm, columns: Collection[str] | None, own: Mapping[str, Callable[..., Any]] = MappingProxyType({})
+) -> Function:
+    """The term's function, or a `UserError` where a call would fail. `columns` are the data's; None: not known yet.
+
+    `own` are functions of the task's, by names that stand for them.
+    """
+    function = own[term.function] if term.function in own else resolve(name, term.function, TEXT_REWARDS)
+    if "." not in term.function and term.function not in own:
+        reads, arguments = built_in.bound(name, term, function, columns)
+        return Function(name, function, frozenset({"prompts", "completions", *reads.values()}), arguments, reads)
     if clash := next((argument for argument in term.arguments if argument in PASSED), None):
         raise UserError(f"{name}.arguments: '{clash}' is what kljax passes itself; expected another name.")
     if clash := next((column for column in columns or () if column in PASSED), None):
@@ -126,21 +131,20 @@ def bind(name: str, term: RewardTerm, columns: Collection[str] | None) -> Functi
     return Function(name, function, takes, term.arguments)
 
 
-def _check_built_in(name: str, term: RewardTerm, function: Callable[..., Any]) -> None:
-    parameters = inspect.signature(function).parameters
-    for argument in term.arguments:
-        if argument not in parameters or argument in PASSED:
-            raise UserError(f"{name}.arguments: '{term.function}' takes no '{argument}'.{did_you_mean(argument, parameters)}")
-    for argument, parameter in parameters.items():
-        needed = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
-        if needed and argument not in term.arguments:
-            raise UserError(
-                f"{name}.arguments: '{term.function}' needs '{argument}'; give it as +{name}.arguments.{argument}=…"
-            )
-    try:
-        PREPARATIONS[term.function](**term.arguments)
-    except UserError as error:
-        raise UserError(named(name, error)) from None
+def try_columns(terms: Mapping[str, RewardTerm], rows: Any, own: Collection[str] = ()) -> None:
+    """Give each built-in function the first of these rows with empty completions: a column that it cannot read is an error.
+
+    `rows` are a `Dataset`. For what a reward says or refuses of a column before anything compiles, not in the midst of a run.
+    Functions of the user's or of the task's (`own`) are not called.
+    """
+    for name, term in terms.items():
+        if term.kind != "python" or "." in term.function or term.function in own:
+            continue
+        function = bind(f"reward.{name}", term, rows.column_names)
+        if function.columns and len(rows):
+            columns = rows.select_columns(list(dict.fromkeys(function.columns.values())))[:LOOKED_AT]
+            empty = [""] * len(next(iter(columns.values())))
+            call([function], Samples(empty, empty, columns), Logged())
 
 
 def _parameters(
@@ -148,8 +152,7 @@ def _parameters(
 ) -> frozenset[str] | None:
     """Names that the function takes by keyword; None: everything."""
     try:
-        # Not that of what a decorator wraps: it is the wrapper that is called.
-        parameters = inspect.signature(function, follow_wrapped=False).parameters
+        parameters = parameters_of(function)
     except (TypeError, ValueError):  # of some functions written in C
         return None
     if inspect.isclass(function) or "self" in parameters:
@@ -176,6 +179,12 @@ def _parameters(
     if unknown := next((argument for argument in term.arguments if argument not in takes and not everything), None):
         raise UserError(f"{name}.arguments: '{term.function}' takes no '{unknown}'.{did_you_mean(unknown, takes)}")
     return None if everything else frozenset(takes)
+
+
+def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a call. Of what a user's decorator wraps not its own: it is the wrapper that is called."""
+    ours = str(getattr(function, "__module__", "")).startswith("kljax.")
+    return inspect.signature(function, follow_wrapped=ours).parameters
 
 
 def call(
@@ -209,6 +218,11 @@ def _begin(function: Function, samples: Samples, logged: Logged, asked: set[str]
         "log_extra": lambda column, values: _log_extra(logged, column, values, len(samples.completions)),
     }
     passed = given if function.takes is None else {key: value for key, value in given.items() if key in function.takes}
+    for parameter, column in function.columns.items():
+        if column not in passed:
+            raise UserError(f"{function.name}: reads its {parameter} from the column '{column}', which these data do not have.")
+    read = {parameter: passed[column] for parameter, column in function.columns.items()}
+    passed = {key: value for key, value in passed.items() if key not in function.columns.values()} | read
     # Copies: what a function does to its lists, others and later steps must not see.
     passed, arguments = ({key: copy.deepcopy(value) for key, value in of.items()} for of in (passed, function.arguments))
     try:
@@ -345,8 +359,3 @@ def _writable(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _writable(one) for key, one in value.items()}
     return str(value).encode("utf-8", "replace").decode()
-
-
-def named(name: str, error: UserError) -> str:
-    """The sentence of a reward that does not know by what name the config calls it."""
-    return f"{name}{'.' if str(error).startswith('arguments.') else ': '}{error}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from kljax.data.conversations import Message, said
 from kljax.errors import UserError
-from kljax.rewards import model
+from kljax.rewards import answers, model, overlap
 
 
 @lru_cache(maxsize=1)
@@ -38,7 +38,38 @@ def _compiles(pattern: str) -> None:
         raise UserError(f"arguments.pattern: got {pattern!r}, expected a regular expression ({error}).") from None
 
 
-TEXT_REWARDS = {"vader": vader, "regex": regex, "model": model.on_text}
+def _nothing() -> None:
+    pass
 
-PREPARATIONS = {"vader": _vader, "regex": _compiles, "model": model.prepare}
-"""Preparations before anything compiles: called with the config's arguments."""
+
+TEXT_REWARDS = {
+    "vader": vader,
+    "regex": regex,
+    "model": model.on_text,
+    "rouge_1": overlap.rouge_1,
+    "rouge_2": overlap.rouge_2,
+    "rouge_l": overlap.rouge_l,
+    "chrf": overlap.chrf,
+    "bleu": overlap.bleu,
+    "compression": overlap.compression,
+    "novelty": overlap.novelty,
+    "exact_number": answers.exact_number,
+    "number_format": answers.has_number_format,
+    "exact_text": answers.exact_text,
+    "token_f1": answers.token_f1,
+    "label": answers.label,
+}
+"""By name. What a function takes by position, beside prompts and completions, are columns of the data."""
+
+PREPARATIONS = {
+    "vader": _vader,
+    "regex": _compiles,
+    "model": model.prepare,
+    **dict.fromkeys(("rouge_1", "rouge_2", "rouge_l"), overlap.prepare_rouge),
+    "chrf": overlap.prepare_chrf,
+    "bleu": overlap.prepare_bleu,
+    "novelty": overlap.prepare_novelty,
+    "exact_number": answers.prepare_number,
+    **dict.fromkeys(("compression", "number_format", "exact_text", "token_f1", "label"), _nothing),
+}
+"""Preparations before anything compiles: called with the config's arguments, without those that name columns."""

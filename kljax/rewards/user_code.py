@@ -18,23 +18,31 @@ from kljax.errors import UserError, did_you_mean
 OURS = str(Path(__file__).parents[1])
 LIBRARIES = tuple({sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")})
 
+PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra")
+"""Names that every function may ask for, beside the columns."""
+
 
 def resolve(field: str, name: str, table: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
-    """The built-in function of this name, or what a dotted path leads to: a module's function, or an attribute of a class."""
+    """The built-in reward of this name, or what a dotted path leads to: a module's function, or an attribute of a class."""
+    return find(field, name, table, "reward", callable, "function")
+
+
+def find(field: str, name: str, table: Mapping[str, Any], kind: str, fits: Callable[[Any], bool], expected: str) -> Any:
+    """What a built-in name stands for, or what a dotted path leads to, which `fits` accepts as the `expected`."""
     if "." not in name:
         if name not in table:
             raise UserError(
-                f"{field}.function: no built-in reward '{name}' of this kind, expected one of {', '.join(table)}, or a dotted "
+                f"{field}.function: no built-in {kind} '{name}' of this kind, expected one of {', '.join(table)}, or a dotted "
                 f"path to your own.{did_you_mean(name, table)}"
             )
         return table[name]
     *parents, attribute = name.split(".")
     owner = _import(field, parents)
     found = getattr(owner, attribute, None)
-    if not callable(found):
-        others = [name for name, value in vars(owner).items() if callable(value)]
+    if not fits(found):
+        others = [name for name, value in vars(owner).items() if fits(value)]
         raise UserError(
-            f"{field}.function: module '{'.'.join(parents)}' has no function '{attribute}'.{did_you_mean(attribute, others)}"
+            f"{field}.function: module '{'.'.join(parents)}' has no {expected} '{attribute}'.{did_you_mean(attribute, others)}"
         )
     return found
 
@@ -117,3 +125,8 @@ def _file_of(function: Callable[..., Any] | None) -> str | None:
         except TypeError:
             continue
     return None
+
+
+def named(name: str, error: UserError) -> str:
+    """The sentence of a reward that does not know by what name the config calls it."""
+    return f"{name}{'.' if str(error).startswith('arguments.') else ': '}{error}"

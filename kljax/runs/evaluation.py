@@ -28,6 +28,9 @@ from kljax.runs.intervals import clustered, numbered
 from kljax.runs.looking import Sequences, Values, check_figures, check_parameters, is_whole, look_at
 from kljax.runs.regularisation import ablation_note
 from kljax.runs.restore import RestoredRun
+from kljax.runs.setup import TASK
+from kljax.runs.task_figures import answers_of, nats_of_answers, of_task
+from kljax.tasks.rows import is_own
 
 WHEN = ("every", "best")
 """Settings of `evaluation` on which no figure depends."""
@@ -52,11 +55,13 @@ class Evaluation:
     samples: list[dict[str, Any]]
 
 
-def evaluate(run: RestoredRun, config: EvaluationConfig, without: Mapping[str, str] = MappingProxyType({})) -> Evaluation:
+def evaluate(
+    run: RestoredRun, config: EvaluationConfig, without: Mapping[str, str] = MappingProxyType({}), *, custom: bool = True
+) -> Evaluation:
     """Sample policy, reference and base on the first `config.prompts` held-out prompts and compare them.
 
     `without`: terms of the reward that are left out, and why. Where one of them has a
-    weight, nothing is said of the whole reward.
+    weight, nothing is said of the whole reward. `custom`: whether the code of a task of the run's own is imported.
 
     Raises:
         UserError: where a parameter, a reward, a KL or what a reward logs is not finite.
@@ -65,8 +70,8 @@ def evaluate(run: RestoredRun, config: EvaluationConfig, without: Mapping[str, s
     models = {"policy": run.policy, "reference": run.reference} | ({"base": run.base} if has_base(run) else {})
     for name, params in models.items():
         check_parameters(run, name, params)
-    prompts = run.held_out_prompts()
-    look, whole = look_at(run, prompts, config, without), is_whole(run.setup.config, without)
+    prompts, task = run.held_out_prompts(), run.setup.task if custom or not is_own(run.setup.config) else None
+    look, whole = look_at(run, prompts, config, without, task=task), is_whole(run.setup.config, without)
     others = tuple(params for name, params in models.items() if name != "policy")
     count = min(config.prompts, len(prompts.tokens))
     with working(f"evaluating {' and '.join(models)} on {count} held-out prompts"):
@@ -80,12 +85,18 @@ def evaluate(run: RestoredRun, config: EvaluationConfig, without: Mapping[str, s
     metrics = _means(columns, np.repeat(numbered(ids), config.samples))
     for name, of in found.items():
         metrics |= {of_model(name, metric): mean for metric, mean in of.logged.items()}
+    of_models = [nats_of_answers(run, prompts, models, ids)]
+    of_models += [of_task(run, task, config, models, found, ids, without)] if task else []
+    for name, metric, value in ((name, *each) for part in of_models for name, of in part.items() for each in of.items()):
+        metrics[of_model(name, metric)] = value
     metrics["kl/beta"] = run.beta
     if whole:
         metrics["reward/reference_std"] = float(found["reference"].reward.std(ddof=1))
     if run.setup.config.run.oracle_every and not without:
         trained = run.prompts()
-        reward = combination.build(run.setup.config.reward, run.setup.tokenizer, trained.rows.column_names)
+        reward = combination.build(
+            run.setup.config.reward, run.setup.tokenizer, trained.rows.column_names, run.setup.own_rewards
+        )
         metrics |= enumerate_task(run.setup, trained, reward, run.reference).metrics(run.policy, run.beta)
     for name, value in metrics.items():
         if not math.isfinite(value):
@@ -98,8 +109,18 @@ def evaluate(run: RestoredRun, config: EvaluationConfig, without: Mapping[str, s
         for name in sorted(without_value(run.setup.config, found))
     ]
     said += [f"reward.{name} is left out, and with it what it is a part of: {why}" for name, why in without.items()]
+    if task is None and is_own(run.setup.config):
+        said.append("task: its figures are left out: it is code of the run's own, which is imported with rewards=custom alone.")
     said += notes(run, config, of)
-    return Evaluation(run.step, settings_of(config), of, metrics, said, by_prompt, _samples(found, config.samples, whole))
+    return Evaluation(
+        run.step,
+        settings_of(config),
+        of,
+        metrics,
+        said,
+        by_prompt,
+        _samples(found, config.samples, whole, answers_of(run, prompts)),
+    )
 
 
 def of_policy(config: Config, found: Mapping[str, Sequences], prompts: PromptRows) -> dict[str, float]:
@@ -124,11 +145,22 @@ def left_out(run: RestoredRun, *, custom: bool) -> dict[str, str]:
     """
     terms = run.setup.config.reward
     found = {} if custom else custom_terms(terms)
+    if not custom and is_own(run.setup.config):
+        if kind_of(run.path) == FIT:
+            raise UserError(
+                "rewards: the prompts of this fit are made by code of its own, task.function="
+                f"{run.setup.config.task.function}, which is imported and run with rewards=custom alone."  # pyright: ignore
+            )
+        found |= {
+            name: "it is the task's own, which is code of the run's own."
+            for name, term in terms.items()
+            if term.function == TASK
+        }
     if kind_of(run.path) != FIT:
         return found
     rest = {name: term for name, term in terms.items() if name not in found}
     try:
-        combination.build(rest, run.setup.tokenizer, run.held_out_prompts().rows.column_names)
+        combination.build(rest, run.setup.tokenizer, run.held_out_prompts().rows.column_names, run.setup.own_rewards)
     except UserError as error:
         return found | dict.fromkeys(rest, str(error))
     return found
@@ -189,6 +221,9 @@ def _own_columns(config: Config, found: Mapping[str, Sequences], name: str) -> d
     """Figures that a model has whatever it is compared with: rewards and lengths."""
     of, left = found[name], without_value(config, found)
     columns: dict[str, Column] = {"reward/mean": (of.reward, None), "rollout/length": (of.length, None)}
+    for metric, values in (of.measured.metrics if of.measured else {}).items():
+        applies = ~np.isnan(values)
+        columns[f"task/{metric}"] = np.where(applies, values, 0.0), None if applies.all() else applies.astype(np.float64)
     for term, values in of.terms.items():
         if term not in left:
             applies = ~np.isnan(values) | (config.reward[term].kind == "jax")  # a Python reward can say None
@@ -250,13 +285,22 @@ def _by_prompt(columns: Mapping[str, Column], ids: list[str], prompts: list[str]
     ]
 
 
-def _samples(found: Mapping[str, Sequences], samples: int, whole: bool) -> list[dict[str, Any]]:
-    """The first completion of each prompt by each model, with its reward, where that is known."""
+def _samples(
+    found: Mapping[str, Sequences], samples: int, whole: bool, answers: list[str | None] | None
+) -> list[dict[str, Any]]:
+    """The first completion of each prompt by each model, with its reward and the task's metrics, where these are known."""
+
+    def metrics(name: str, of: Sequences, i: int) -> dict[str, float]:
+        each = of.measured.metrics if of.measured else {}
+        return {f"{name}_{metric}": float(values[i]) for metric, values in each.items() if not np.isnan(values[i])}
+
     prompts = found["policy"].prompts
     return [
         {"prompt": prompts[i]}
         | {name: of.completions[i] for name, of in found.items()}
+        | ({"answer": answers[i // samples]} if answers else {})
         | {f"{name}_reward": float(of.reward[i]) for name, of in found.items() if whole}
+        | {key: value for name, of in found.items() for key, value in metrics(name, of, i).items()}
         for i in range(0, len(prompts), samples)
     ]
 

@@ -23,7 +23,7 @@ class HeldOut:
         """By the names of an evaluation. UserError where a reward fails, or a reward or a KL is not finite."""
         config = run.setup.config
         if self._look is None:
-            self._look = look_at(run, self._prompts, config.evaluation, reward=self._reward)
+            self._look = look_at(run, self._prompts, config.evaluation, reward=self._reward, task=run.setup.task)
         others = {"reference": run.reference} | ({"base": run.base} if has_base(run) else {})
         found = {"policy": self._look(run.policy, tuple(others.values()), step=run.step)}
         stays = {"base"} | ({"reference"} if config.reference.refresh.kind == "never" else set())

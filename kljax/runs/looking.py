@@ -25,6 +25,8 @@ from kljax.rewards.combination import Reward, score_texts
 from kljax.rewards.functions import Logged, TrainerState
 from kljax.runs.restore import RestoredRun
 from kljax.runs.setup import Setup
+from kljax.tasks.measuring import Measured, measure_of
+from kljax.tasks.task import Task
 from kljax.types import Params, Prompts, Rollout
 
 NOISE = 0x6B6C6A61  # in the key of every evaluation: no step of a run has so high a number, so that none shares its noise
@@ -43,6 +45,7 @@ class Sequences:
     prompts: list[str]
     completions: list[str]
     logged: dict[str, float]  # means of what Python rewards log
+    measured: Measured | None = None  # by the task, where there is one
 
 
 Look = Callable[..., Sequences]
@@ -63,17 +66,20 @@ def look_at(
     config: EvaluationConfig,
     without: Collection[str] = (),
     reward: Reward | None = None,
+    task: Task | None = None,
 ) -> Look:
     """How models are looked at on the first `config.prompts` of these prompts; compiled once for each number of others.
 
-    `without`: terms of the reward that are not computed. `reward`: that of the run, where it is made already.
+    `without`: terms of the reward that are not computed. `reward`: that of the run, where it is made already. `task`: that by
+    which completions are measured.
     The noise follows from both seeds, that of the evaluation and that of the run, and is the same for every model.
     """
     setup = run.setup
     terms = {name: term for name, term in setup.config.reward.items() if name not in without}
     whole = is_whole(setup.config, without)
     if reward is None:
-        reward = combination.build(terms, setup.tokenizer, prompts.rows.column_names)
+        reward = combination.build(terms, setup.tokenizer, prompts.rows.column_names, setup.own_rewards)
+    measure = None if task is None else measure_of(task, prompts.rows.column_names)
     sampler = replace(setup.sampler(config.samples), top_k=config.top_k, top_p=config.top_p)
     program = _compile(setup.architecture.graphdef, reward, sampler)
     reward_params = jax.device_put(reward.params, replicated(setup.mesh))
@@ -88,7 +94,11 @@ def look_at(
                 terms |= score_texts(reward.host, setup.tokenizer, prompts, rows, rollout, state, logged)
             total = reward.total(terms) if whole else np.full(length.shape, np.nan)
             wide = jax.tree.map(lambda x: np.asarray(x, np.float64), (total, terms, kls, length))
-            parts.append(Sequences(*wide, prompts=texts[0], completions=texts[1], logged={}))
+            of_task = None
+            if measure is not None:
+                columns = prompts.columns(rows, config.samples)
+                of_task = measure(*prompts.texts(setup.tokenizer, rows, rollout), columns)
+            parts.append(Sequences(*wide, prompts=texts[0], completions=texts[1], logged={}, measured=of_task))
         return replace(_join(parts), logged=logged.means())
 
     return look
@@ -140,7 +150,8 @@ def _join(parts: list[Sequences]) -> Sequences:
     terms = {name: np.concatenate([part.terms[name] for part in parts]) for name in parts[0].terms}
     reward, length = (np.concatenate([getattr(part, name) for part in parts]) for name in ("reward", "length"))
     prompts, texts = ([text for part in parts for text in getattr(part, name)] for name in ("prompts", "completions"))
-    return Sequences(reward, terms, kls, length, prompts, texts, {})
+    measured = [part.measured for part in parts if part.measured is not None]
+    return Sequences(reward, terms, kls, length, prompts, texts, {}, Measured.join(measured) if measured else None)
 
 
 def check_parameters(run: RestoredRun, name: str, params: Params) -> None:

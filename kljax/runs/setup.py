@@ -2,8 +2,9 @@
 
 import hashlib
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,23 @@ import datasets
 import jax
 from jax.sharding import Mesh
 
-from kljax.config import WRITES, Config, DecoderConfig, EncoderConfig, HuggingFaceModel, PretrainedTokenizer, to_dict
+from kljax.config import (
+    WRITES,
+    Config,
+    DecoderConfig,
+    EncoderConfig,
+    HuggingFaceModel,
+    PretrainedTokenizer,
+    Target,
+    TextTask,
+    to_dict,
+)
 from kljax.config.run import BASES
 from kljax.config.validation import check_lengths, without_defaults
 from kljax.data import tokenizers
 from kljax.data.batches import PromptRows, prompt_rows
-from kljax.data.text import Splits, is_conversation, load_splits, whole_column
+from kljax.data.plain_files import Say
+from kljax.data.text import Splits, is_conversation, load_splits, silent, whole_column
 from kljax.devices import mesh as meshes
 from kljax.devices.resources import check_jax, divide_cpu
 from kljax.devices.state import Architecture, decoder_architecture
@@ -29,8 +41,11 @@ from kljax.models.sampling import Sampler
 from kljax.progress import say, working
 from kljax.runs import config_file, directory, trackers
 from kljax.runs.models import as_directory
+from kljax.tasks import rows as task_rows
+from kljax.tasks.task import Task
 from kljax.types import Tokenizer
 
+TASK = "task"  # the function of a reward term that is the task's own
 PROBE = 2**17  # bytes: a disk that has no room for them has none for a program
 HASHED_AT_ONCE = 1000  # rows: one by one, `datasets` takes ten times as long
 
@@ -56,7 +71,21 @@ class Setup:
     @cached_property
     def splits(self) -> Splits:
         """The rows of the config's data."""
-        return load_splits(self.config.data) if self.loaded is None else self.loaded
+        return _splits(self.config, self.task, silent) if self.loaded is None else self.loaded
+
+    @cached_property
+    def task(self) -> Task | None:
+        """The config's task; of a task of the user's own, its code is imported here."""
+        return task_rows.task_of(self.config)
+
+    @property
+    def own_rewards(self) -> dict[str, Callable[..., Any]]:
+        """What reward=task stands for. The task is found only where a term is its own."""
+        if all(term.function != TASK for term in self.config.reward.values()) or self.task is None:
+            return {}
+        if self.task.reward is None:
+            raise UserError(f"reward: the task '{self.config.task.function}' has no reward of its own, expected another.")  # pyright: ignore
+        return {TASK: self.task.reward}
 
     @property
     def decoder(self) -> DecoderConfig:
@@ -133,13 +162,21 @@ def prepare(config: Config) -> Setup:
         with working(f"looking at the files of {source.path}"):
             pretrained = huggingface.describe(source)
     with working("reading the data"):
-        splits = load_splits(config.data, say)
+        splits = _splits(config, task_rows.task_of(config), say)
     # Without need of one, a tokenizer that is trained here has no mask token: the policy could write it.
     masks = config.pretrain.objective.kind == "masked_token" or config.pretrain.augmentation.mask > 0
     special = tokenizers.SPECIAL | (tokenizers.MASK if masks else {})
     with working("making the tokenizer" if pretrained is None else "reading the tokenizer"):
         tokenizer = tokenizers.build(config.tokenizer, _to_train_on(config, splits), special)
     return make_setup(config, mesh, splits, tokenizer, pretrained)
+
+
+def _splits(config: Config, task: Task | None, say: Say) -> Splits:
+    """The rows of the config's data, as its task makes them, if it has one."""
+    if task is None:
+        return load_splits(config.data, say)
+    assert isinstance(config.task, TextTask)
+    return load_splits(config.data, say, partial(task_rows.apply, task, config.task.function, say=say))
 
 
 def _to_train_on(config: Config, splits: Splits) -> list[str]:
@@ -152,7 +189,18 @@ def _to_train_on(config: Config, splits: Splits) -> list[str]:
             f"tokenizer: got {config.tokenizer.kind} for conversations, expected a tokenizer with a chat template "
             "(tokenizer=pretrained)."
         )
-    return values
+    answers = _answers_in(config, splits)
+    more = [] if answers is None else whole_column(splits.train, answers)
+    return [*values, *(text for text in more if isinstance(text, str) and text)]
+
+
+def _answers_in(config: Config, splits: Splits) -> str | None:
+    """The column of answers that are written, too: a task's, or that of pretrain/objective=target."""
+    objective = config.pretrain.objective
+    if isinstance(objective, Target) and objective.column in splits.train.column_names:
+        return objective.column
+    of_task = splits.column == task_rows.PROMPT and config.task.kind != "none"
+    return task_rows.TARGET if of_task and task_rows.TARGET in splits.train.column_names else None
 
 
 def make_setup(
@@ -230,6 +278,8 @@ def base_identity(setup: Setup) -> dict[str, Any]:
     prompted = setup.config.pretrain.objective.kind == "target"  # other fits read texts, whatever the prompts of RL are
     data = {key: value for key, value in values["data"].items() if key != "prompt" or prompted}
     weights = {} if setup.pretrained is None else {"weights": setup.pretrained.fingerprint}
+    template = {"template": setup.tokenizer.chat_template} if setup.config.data.prompt.kind == "chat" else {}
+    asked = {"ends": list(setup.generation.ends)} | template if prompted else {}  # what stands around prompts and answers
     numerics = {"numerics": found} if (found := directory.numerics()) else {}
     if fits_in_float32(setup):  # older versions have fitted these in lower precision
         numerics |= {"fitted_in": "float32"}
@@ -237,5 +287,6 @@ def base_identity(setup: Setup) -> dict[str, Any]:
         {"format": config_file.NOW, "data": data, "rows": setup.rows_digest}
         | numerics
         | weights
+        | asked
         | {key: values[key] for key in ("tokenizer", "model", "pretrain")}
     )

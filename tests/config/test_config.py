@@ -21,6 +21,7 @@ from kljax.errors import UserError
 ROOT = Path(__file__).parents[2]
 EXPERIMENTS = sorted(file.stem for file in (CONFIGS / "experiment").glob("*.yaml"))
 REWARDS = sorted(file.stem for file in (CONFIGS / "reward").glob("*.yaml"))
+TASKS = sorted(file.stem for file in (CONFIGS / "task").glob("*.yaml"))
 MODELS = sorted(file.stem for file in (CONFIGS / "model").glob("*.yaml"))
 ABSENT = object()
 LLAMA3 = {"kind": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_context": 32}
@@ -91,13 +92,16 @@ def complaint(values, changes, wanted=Config):
     return sentence
 
 
+TASK = ["data/prompt=whole", "pretrain/objective=target"]
 NEEDED = {
     "reward=model": ["reward.model.arguments.path=x"],
     "reward=model_text": ["reward.model_text.arguments.path=x"],
     "reward=python": ["reward.python.function=x.y"],
     "reward=jax": ["reward.jax.function=x.y"],
     "model=huggingface": ["model.path=x"],
-}
+    "reward=task": [*TASK, "task=words"],
+    "task=python": [*TASK, "task.function=x.y"],
+} | {f"task={name}": TASK for name in TASKS if name not in ("none", "python")}
 """What a choice leaves to the user."""
 
 
@@ -106,7 +110,8 @@ NEEDED = {
     ["seed=0"]
     + [f"experiment={name}" for name in EXPERIMENTS]
     + [f"reward={name}" for name in [*REWARDS, f"[{','.join(REWARDS)}]"]]
-    + [f"model={name}" for name in MODELS],
+    + [f"model={name}" for name in MODELS]
+    + [f"task={name}" for name in TASKS],
 )
 def test_every_config_that_ships_is_valid_and_comes_back_from_its_dictionary(override):
     chosen = [override, *NEEDED.get(override, [])]
@@ -145,7 +150,9 @@ WHERE = {
     "ReferenceConfig": "config:reference",
     "EvaluationConfig": "config:evaluation",
     "ExportConfig": "export",
+    "JudgeConfig": "judge",
     "DecoderConfig": "model/gpt2",
+    "PretrainConfig": "config:pretrain",
 }
 """Sections with fields that came later, and where their values live."""
 
@@ -159,6 +166,8 @@ def test_values_live_in_configs_only(section):
         if default is not MISSING and repr(default) != "PydanticUndefined":  # a union's Field carries its discriminator alone
             file, _, key = WHERE[section.__name__].partition(":")
             values = yaml.safe_load((ROOT / "configs" / f"{file}.yaml").read_text())
+            if field.name == "task":  # a choice of its own
+                values = {"task": yaml.safe_load((ROOT / "configs/task/none.yaml").read_text())}
             assert (values[key] if key else values)[field.name] == (to_dict(default) if is_dataclass(default) else default)
 
 
@@ -282,7 +291,7 @@ def test_a_missing_value_is_named(defaults, key):
 @pytest.mark.parametrize("key", ["data.source", "data.prompt", "tokenizer"])
 def test_a_wrong_or_missing_kind_is_answered_with_the_right_ones(defaults, key):
     kinds = {
-        "data.source": "grammar, letters, random_words, text",
+        "data.source": "grammar, letters, random_words, questions, text",
         "data.prompt": "prefix, whole, chat",
         "tokenizer": "words, bpe, pretrained",
     }[key]

@@ -1,0 +1,116 @@
+"""An evaluation's figures of the task: of each model's completions, however they are read, and of the right answers."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from kljax.config import EvaluationConfig, TextTask
+from kljax.data.answered import Answered, answered, end_of_answer
+from kljax.data.batches import PromptRows
+from kljax.data.labelled import take
+from kljax.data.text import whole_column
+from kljax.devices.mesh import batch_sharding
+from kljax.kl.sequences import masked_sum
+from kljax.models.scoring import token_logp
+from kljax.runs.intervals import clustered, numbered
+from kljax.runs.looking import Sequences, look_at
+from kljax.runs.restore import RestoredRun
+from kljax.tasks.figures import Read, best_of, figures
+from kljax.tasks.measuring import Measured
+from kljax.tasks.rows import TARGET
+from kljax.tasks.task import Task
+from kljax.types import Params
+
+
+def of_task(
+    run: RestoredRun,
+    task: Task,
+    config: EvaluationConfig,
+    models: Mapping[str, Params],
+    found: Mapping[str, Sequences],
+    ids: list[str],
+    without: Collection[str] = (),
+) -> dict[str, dict[str, float]]:
+    """The task's figures of each model; completions of prompts with the same of `ids` are a group."""
+    chosen, greedy = run.setup.config.task, {}
+    assert isinstance(chosen, TextTask)
+    if "greedy" in chosen.readings:
+        likeliest = replace(config, samples=1, top_k=1, top_p=1.0)
+        look = look_at(run, run.held_out_prompts(), likeliest, without, task=task)
+        greedy = {name: look(params, ()) for name, params in models.items()}
+    groups, of_models = numbered(ids), {}
+    for name, of in found.items():
+        many, read = np.repeat(groups, config.samples), {}
+        if "sampled" in chosen.readings:
+            read["sampled"] = Read(_measured(of), many)
+        if name in greedy:
+            read["greedy"] = Read(_measured(greedy[name]), groups)
+        if "best_of_n" in chosen.readings and config.samples > 1 and np.isfinite(of.reward).all():
+            read["best_of_n"] = best_of(_measured(of), of.reward, config.samples, many)
+        of_models[name] = figures(task, chosen, read, config.samples)
+    return of_models
+
+
+def _measured(of: Sequences) -> Measured:
+    assert of.measured is not None
+    return of.measured
+
+
+def answers_of(run: RestoredRun, prompts: PromptRows) -> list[str | None] | None:
+    """The right answers: the task's, those of the column that was fitted to, or with which the conversations ended."""
+    config, objective = run.setup.config, run.setup.config.pretrain.objective
+    column = TARGET if config.task.kind != "none" else objective.column if objective.kind == "target" else None
+    answers: Any = whole_column(prompts.rows, column) if column in prompts.rows.column_names else prompts.targets
+    return None if answers is None or not any(isinstance(text, str) and text.strip() for text in answers) else answers
+
+
+def nats_of_answers(
+    run: RestoredRun, prompts: PromptRows, models: Mapping[str, Params], ids: list[str]
+) -> dict[str, dict[str, float]]:
+    """−log p(answer | prompt) of each model at temperature 1, its mean a sequence and a token; {} where there are no answers.
+
+    The mean over the data is the forward KL(data‖model) of answers up to their entropy. An answer that the model's context has
+    no room for is left out.
+    """
+    setup, count = run.setup, len(ids)
+    if (answers := answers_of(run, prompts)) is None:
+        return {}
+    first = replace(prompts, tokens=prompts.tokens[:count], mask=prompts.mask[:count])
+    longest = setup.decoder.context
+    in_template = setup.config.data.prompt.kind == "chat"
+    end = end_of_answer(setup.tokenizer, setup.generation.ends, in_template=in_template)
+    rows, kept = answered(setup.tokenizer, first, answers[:count], end, longest)
+    if not len(rows.tokens):
+        return {}
+    width = int(rows.mask.sum(axis=1).max())
+    rows = Answered(rows.tokens[:, :width], rows.mask[:, :width], rows.answer[:, :width])
+    program, tokens = _compile(setup.architecture.graphdef), rows.answer.sum(axis=1).astype(np.float64)
+    groups, of_models = numbered([ids[i] for i in kept]), {}
+    for name, params in models.items():
+        nats = _nats(run, program, params, rows)
+        each = {"seq": clustered(nats, np.ones_like(nats), groups), "tok": clustered(nats, tokens, groups)}
+        of_models[name] = {f"answers/nats_{unit}": found.mean for unit, found in each.items()}
+        of_models[name] |= {f"answers/nats_{unit}_se": found.se for unit, found in each.items() if np.isfinite(found.se)}
+    return of_models
+
+
+def _compile(graphdef: nnx.GraphDef) -> Callable[[Params, Answered], Any]:
+    @jax.jit
+    def program(params: Params, rows: Any):
+        return -masked_sum(token_logp(nnx.merge(graphdef, params), rows.tokens, rows.mask), rows.answer[:, 1:])
+
+    return program
+
+
+def _nats(run: RestoredRun, program: Callable[..., Any], params: Params, rows: Answered) -> Float[np.ndarray, "N"]:
+    size, total = run.setup.config.rollout.prompts, len(rows.tokens)
+    sharding, parts = batch_sharding(run.setup.mesh), []
+    for start in range(0, total, size):
+        batch = jax.device_put(take(rows, np.arange(start, start + size) % total), sharding)
+        parts.append(np.asarray(program(params, batch), np.float64))
+    return np.concatenate(parts)[:total]
