@@ -72,10 +72,10 @@ def takeaway(found: Sequence[Point]) -> str:
 
     lost = {kind: float(np.mean([p.lost_nats for p in top if p.method.startswith(kind)] or [np.nan])) for kind in ("RL", "SFT")}
     return (
-        f"Rise of the old task's loss, fitted to a KL on the new task, R² (linear / quadratic): {len(top)} runs at "
-        f"reward {top[0].level:g}, {pair(top, 'forward_kl')} for forward KL(base‖adapted), {pair(top, 'reverse_kl')} for "
-        f"the reverse; over all {len(found)} points, {pair(found, 'forward_kl')} and {pair(found, 'reverse_kl')}. At that reward "
-        f"RL has lost {lost['RL']:.2f} nats per answer of the old task, supervised runs {lost['SFT']:.2f}."
+        f"Rise of the old task's loss, fitted to a KL on the new task, R² (linear / quadratic): {len(top)} runs at reward "
+        f"{top[0].level:g}, {pair(top, 'forward_kl')} for forward KL(base‖adapted), {pair(top, 'reverse_kl')} for the "
+        f"reverse; all {len(found)} points, {pair(found, 'forward_kl')} and {pair(found, 'reverse_kl')}. At that reward RL "
+        f"has lost {lost['RL']:.2f} nats per answer of the old task, supervised runs {lost['SFT']:.2f}."
     )
 
 
