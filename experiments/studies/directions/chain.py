@@ -3,7 +3,7 @@
 Maximum likelihood minimises the forward KL(data‖model); RL for a reward is held to the fitted model by a reverse KL.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,11 @@ class Link:
     forward_kl_seq: float | None
 
 
-def chains(folders: Iterable[Path], metric: str | None = None) -> dict[str, list[Link]]:
+def chains(folders: Sequence[Path], metric: str | None = None) -> dict[str, list[Link]]:
     """Each experiment's stages, from the last evaluations of its fit and of its RL runs at or below the folders."""
     found: dict[str, list[Link]] = {}
+    if absent := next((folder for folder in folders if not folder.exists()), None):
+        raise UserError(f"{absent}: no such directory; expected folders of kljax pretrain and kljax train, as runs.")
     for path in sorted({file.parent for folder in folders for file in folder.rglob(CONFIG)}):
         config = read_run_config(path)
         there = evaluation_files.load_all(path) if config.task.kind != "none" else []
