@@ -5,14 +5,18 @@ kljax judge score=answers out=judging    # win rate, agreement, bias: the files 
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kljax.command_line import importing, launch
-from kljax.config import JudgeConfig
+from kljax.config import JudgeConfig, TextTask
 from kljax.errors import UserError
+
+if TYPE_CHECKING:
+    from kljax.analysis.judging.sources import Asked
 
 OF_A_PAGE = ("a", "b", "mode", "prompts", "repeats", "task", "question", "criteria")
 """Keys that say what page is written: a score has them from the page's key."""
-PROMPTS, REPEATS, SEED, TASK = 50, 0.1, 0, "continuation"
+PROMPTS, REPEATS, SEED = 50, 0.1, 0
 """Where nothing is said."""
 
 
@@ -48,7 +52,7 @@ def _write_page(config: JudgeConfig) -> None:
 
     use_compilation_cache(config.compilation_cache)
     first, second = sources.read(a, b)
-    mode, about = config.mode or PAIRWISE, QUESTIONS[config.task or TASK]
+    mode, about = config.mode or PAIRWISE, QUESTIONS[config.task or _task_of(a, b)]
     made = design(
         first,
         second,
@@ -72,6 +76,16 @@ def _write_page(config: JudgeConfig) -> None:
     reach = half.high - half.value
     say(f"An interval of the win rate will reach about ±{reach:.0%} with {differing} pairs; ±10% takes {needed}.")
     say(f"When their files are back, in a folder: kljax judge score=FOLDER out={folder}")
+
+
+def _task_of(a: "Asked", b: "Asked") -> str:
+    """The task of the first of the two that is a run, if people are asked about it; or continuation."""
+    from kljax.analysis.judging.questions import OF_TASKS
+    from kljax.runs.config_file import read_run_config
+
+    tasks = [read_run_config(one.path).task for one in (a, b) if one.step is not None]
+    found = next((task.function for task in tasks if isinstance(task, TextTask)), None)
+    return found if found in OF_TASKS else "continuation"
 
 
 def _question(config: JudgeConfig, usual: str) -> str:

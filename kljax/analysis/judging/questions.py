@@ -33,9 +33,16 @@ QUESTIONS = {
         "How good is the translation of the text?",
         ("It says all that the text says, and nothing else", "It is fluent in its language"),
     ),
-    "question_answering": Question(
+    "words": Question(
         "Which is the better answer to the question?",
         "How good is the answer to the question?",
-        ("Its final answer is right", "The way to it is right and clear", "Longer is not better"),
+        ("It is right", "It answers what is asked, and nothing else", "Longer is not better"),
+    ),
+    "numbers": Question(
+        "Which is the better answer to the question?",
+        "How good is the answer to the question?",
+        ("Its final number is right", "The way to it is right and clear", "Longer is not better"),
     ),
 }
+OF_TASKS = ("summarisation", "translation", "words", "numbers")
+"""Tasks (kljax/tasks/) whose completions people can judge by the question of that name: a class in a word is right or wrong."""
