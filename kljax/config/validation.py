@@ -272,6 +272,11 @@ def _check_task(config: Config) -> None:
             f"data.source.column: got '{source.column}', but the task makes the prompts; expected null, and the names of the "
             "data's columns in task.arguments."
         )
+    if prompt.kind == "chat" and prompt.words is not None:
+        raise UserError(
+            f"data.prompt.words: got {prompt.words}, which would cut the prompts that the task makes, their instruction "
+            "with them; expected null. Leave long ones out with data.prompt.too_long=drop, or cut texts in a task of your own."
+        )
     if config.pretrain.steps and objective.kind != "target":
         raise UserError(
             f"pretrain.objective: got {objective.kind}, which passes over a task's targets; expected target "

@@ -129,6 +129,11 @@ def bind(
             "another name for the argument."
         )
     takes = _parameters(name, term, function, columns)
+    if function in TEXT_REWARDS.values():  # a column that has the name of an option of it is another thing
+        options = {
+            key for key, parameter in inspect.signature(function).parameters.items() if parameter.kind.name == "KEYWORD_ONLY"
+        }
+        takes = frozenset(takes or ()) - (options - term.arguments.keys())
     return Function(name, function, takes, term.arguments)
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from kljax.config import (
     EncoderConfig,
     HuggingFaceModel,
     PretrainedTokenizer,
+    RewardTerm,
     TextTask,
     to_dict,
 )
@@ -77,10 +78,9 @@ class Setup:
         """The config's task; of a task of the user's own, its code is imported here."""
         return task_rows.task_of(self.config)
 
-    @property
-    def own_rewards(self) -> dict[str, Callable[..., Any]]:
-        """What reward=task stands for. The task is found only where a term is its own."""
-        if all(term.function != TASK for term in self.config.reward.values()) or self.task is None:
+    def own_rewards(self, terms: Mapping[str, RewardTerm]) -> dict[str, Callable[..., Any]]:
+        """What reward=task stands for in these terms. The task, which may be code of the user's, is found where one asks."""
+        if all(term.function != TASK for term in terms.values()) or self.task is None:
             return {}
         if self.task.reward is None:
             raise UserError(f"reward: the task '{self.config.task.function}' has no reward of its own, expected another.")  # pyright: ignore
