@@ -129,11 +129,9 @@ def bind(
             "another name for the argument."
         )
     takes = _parameters(name, term, function, columns)
-    if function in TEXT_REWARDS.values():  # a column that has the name of an option of it is another thing
-        options = {
-            key for key, parameter in inspect.signature(function).parameters.items() if parameter.kind.name == "KEYWORD_ONLY"
-        }
-        takes = frozenset(takes or ()) - (options - term.arguments.keys())
+    if function in TEXT_REWARDS.values():  # in a task: a column that has the name of one of its options is another thing
+        parameters = inspect.signature(function).parameters.items()
+        takes = frozenset(key for key, parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD)
     return Function(name, function, takes, term.arguments)
 
 
