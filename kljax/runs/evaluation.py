@@ -55,13 +55,11 @@ class Evaluation:
     samples: list[dict[str, Any]]
 
 
-def evaluate(
-    run: RestoredRun, config: EvaluationConfig, without: Mapping[str, str] = MappingProxyType({}), *, custom: bool = True
-) -> Evaluation:
+def evaluate(run: RestoredRun, config: EvaluationConfig, without: Mapping[str, str] = MappingProxyType({})) -> Evaluation:
     """Sample policy, reference and base on the first `config.prompts` held-out prompts and compare them.
 
     `without`: terms of the reward that are left out, and why. Where one of them has a
-    weight, nothing is said of the whole reward. `custom`: whether the code of a task of the run's own is imported.
+    weight, nothing is said of the whole reward. Of a task that may not be imported (`Setup.imports`) there are no figures.
 
     Raises:
         UserError: where a parameter, a reward, a KL or what a reward logs is not finite.
@@ -70,7 +68,8 @@ def evaluate(
     models = {"policy": run.policy, "reference": run.reference} | ({"base": run.base} if has_base(run) else {})
     for name, params in models.items():
         check_parameters(run, name, params)
-    prompts, task = run.held_out_prompts(), run.setup.task if custom or not is_own(run.setup.config) else None
+    prompts = run.held_out_prompts()
+    task = run.setup.task if run.setup.imports or not is_own(run.setup.config) else None
     look, whole = look_at(run, prompts, config, without, task=task), is_whole(run.setup.config, without)
     others = tuple(params for name, params in models.items() if name != "policy")
     count = min(config.prompts, len(prompts.tokens))

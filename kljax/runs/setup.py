@@ -55,7 +55,8 @@ class Setup:
     """The ingredients that base model, RLHF and analysis share.
 
     `pretrained` is where the model's weights are, if anywhere; `generation` says which tokens end a completion; `made_prompts`
-    are those to train on, where they have been made already.
+    are those to train on, where they have been made already; `imports`: whether code of the user's own, which the config names,
+    may be imported and run. That of a run directory, which anybody may have sent, is not unasked.
     """
 
     config: Config
@@ -67,6 +68,7 @@ class Setup:
     pretrained: huggingface.Pretrained | None
     generation: GenerationSettings
     made_prompts: PromptRows | None = None
+    imports: bool = True
 
     @cached_property
     def splits(self) -> Splits:
@@ -75,7 +77,12 @@ class Setup:
 
     @cached_property
     def task(self) -> Task | None:
-        """The config's task; of a task of the user's own, its code is imported here."""
+        """The config's task; of a task of the user's own, its code is imported here, or a `UserError` where it may not be."""
+        if not self.imports and task_rows.is_own(self.config):
+            raise UserError(
+                f"task.function: {self.config.task.function} is code of the run's own, of which its rows and figures are made; "  # pyright: ignore
+                "it is imported and run where it is asked for alone (kljax analyze … rewards=custom)."
+            )
         return task_rows.task_of(self.config)
 
     def own_rewards(self, terms: Mapping[str, RewardTerm]) -> dict[str, Callable[..., Any]]:

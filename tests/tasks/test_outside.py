@@ -108,6 +108,10 @@ def test_a_notebook_imports_nothing(folder, forgotten):
 
     policy = kljax.load_run(folder / "runs" / "shout" / "default").policy()
     assert policy.sample(["shout abc"], max_new_tokens=3)
+    assert kljax.load_run(folder / "runs" / "shout" / "default").evaluation_completions().texts
+    fit = next((folder / "runs" / "bases").iterdir())
+    with pytest.raises(UserError, match=r"task\.function: my_task\.TASK is code of the run's own"):  # its rows are made anew
+        kljax.load_run(fit).evaluation_completions()
     assert not (folder / "marker").exists() and "my_task" not in sys.modules
 
 
