@@ -23,7 +23,7 @@ class Measured:
     """Of some completions: each metric's values (NaN where it said None), each corpus metric's rows of sums."""
 
     metrics: dict[str, Values]
-    statistics: tuple[Float[np.ndarray, "B K"], ...] = ()
+    statistics: tuple[Float[np.ndarray, "B _"], ...] = ()  # each with a width of its own
 
     @staticmethod
     def join(parts: Sequence["Measured"]) -> "Measured":
