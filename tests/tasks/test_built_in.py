@@ -1,4 +1,4 @@
-"""The built-in tasks (words: tests/runs/test_task_figures.py): from files of a few lines to a run's figures, and on rows of real data."""
+"""The built-in tasks (words: tests/runs/test_task_figures.py): from a file to a run's figures, and on rows of real data."""
 
 import json
 from dataclasses import replace
