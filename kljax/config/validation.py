@@ -2,7 +2,7 @@
 
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar
 
@@ -61,7 +61,7 @@ def _defaults_of(schema: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for field in fields(schema):
         default = getattr(field.default, "default", field.default)
         if default is not MISSING and default is not PydanticUndefined:
-            yield prefix + field.name, default
+            yield prefix + field.name, asdict(default) if is_dataclass(default) else default  # pyright: ignore
         for member in members(typing.get_type_hints(schema)[field.name]):
             yield from _defaults_of(member, f"{prefix}{field.name}.")
 

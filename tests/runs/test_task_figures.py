@@ -7,19 +7,22 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 from flax import nnx
 from rich.console import Console
 
 from kljax.analysis import tables
 from kljax.command_line import compose
 from kljax.commands.train import evaluate
-from kljax.config import Config, MeshConfig
+from kljax.config import Config, MeshConfig, to_dict
+from kljax.config.validation import validate, without_defaults
 from kljax.data import tokenizers
 from kljax.errors import UserError
 from kljax.fitting.fit import ensure_base
 from kljax.models.decoder import causal_mask, positions_of
 from kljax.rewards.answers import exact_text, token_f1
 from kljax.runs import card, evaluation
+from kljax.runs.config_file import check_owner
 from kljax.runs.intervals import numbered
 from kljax.runs.looking import look_at
 from kljax.runs.restore import restore
@@ -253,6 +256,17 @@ def test_another_task_is_another_run(run, tiny_in):
     for override in ("task.arguments.prompt='Say: {text}'", "task.readings=[greedy]"):
         with pytest.raises(UserError, match=f"belongs to another config: {override.partition('=')[0]} is"):
             train(made(root, tiny_in, "pretrain.steps=60", "optimizer.learning_rate=0.01", override))
+
+
+def test_a_config_of_before_there_were_tasks_is_that_of_no_task(tiny, tmp_path):
+    """Its run is resumed, and known by the same name; with a task it would be another one."""
+    values = to_dict(tiny())
+    old = {key: value for key, value in values.items() if key != "task"}
+    assert without_defaults(values) == without_defaults(old) and validate(old, Config) == tiny()
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(old))
+    check_owner(tmp_path, values)
+    with pytest.raises(UserError, match=r"task\.kind is 'none' there, 'text' here"):
+        check_owner(tmp_path, values | {"task": {"kind": "text"}})
 
 
 def test_labels_are_of_the_policys_figures_alone():
