@@ -12,6 +12,8 @@
 #   make convergence  every penalty to its end, against the oracle      20 min
 #   make benchmark    the speed of a step beside what this machine could do (docs/performance.md)
 #   make scaling      how that grows with batch, length, model, runs and devices (docs/performance.md)
+#   make directions   both directions of KL on text (docs/directions.md)   14 min on 2 busy cores
+#   make overfitting  each measure against overfitting on too few rows; data: KLJAX_DATA (docs/models.md)          4 min
 #   make overoptimisation  a proxy reward model against a gold one; data and models: KLJAX_DATA, KLJAX_MODELS (docs/models.md)
 
 PYTHON ?= python3
@@ -19,7 +21,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test coverage lint docs faults readme versions claims estimators convergence benchmark scaling overoptimisation clean
+.PHONY: demo test coverage lint docs faults readme versions claims estimators convergence directions benchmark scaling overfitting overoptimisation clean
 
 demo: $(VENV)/base
 	$(BIN)/python experiments/train.py
@@ -60,6 +62,10 @@ estimators: $(VENV)/base
 convergence: $(VENV)/base
 	$(BIN)/python -m experiments.studies.convergence
 
+directions: $(VENV)/base
+	$(BIN)/python experiments/directions.py modes
+	$(BIN)/python experiments/directions.py forgetting
+
 benchmark: $(VENV)/base
 	$(BIN)/python -m experiments.benchmarks.speed --size xs --loop
 	$(BIN)/python -m experiments.benchmarks.speed --size s
@@ -67,6 +73,9 @@ benchmark: $(VENV)/base
 
 scaling: $(VENV)/base
 	$(BIN)/python -m experiments.benchmarks.growth
+
+overfitting: $(VENV)/test
+	$(BIN)/python -m experiments.studies.overfitting
 
 export KLJAX_MODELS ?= models
 overoptimisation: $(VENV)/test

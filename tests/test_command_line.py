@@ -13,7 +13,16 @@ from hydra.core.global_hydra import GlobalHydra
 
 from kljax import command_line
 from kljax.command_line import compose, launch, reporting_mistakes
-from kljax.config import AnalysisConfig, BpeTokenizer, Config, ExportConfig, PretrainedTokenizer, RewardTerm, TextSource
+from kljax.config import (
+    AnalysisConfig,
+    BpeTokenizer,
+    Config,
+    ExportConfig,
+    JudgeConfig,
+    PretrainedTokenizer,
+    RewardTerm,
+    TextSource,
+)
 from kljax.errors import UserError
 from kljax.overrides import jobs
 
@@ -232,14 +241,17 @@ def test_hydra_runs_what_asks_it_for_more_than_a_config(command, monkeypatch, ar
     assert [config.seed for config in seen] == ([] if "--cfg=job" in arguments else [2])
 
 
-@pytest.mark.parametrize(("schema", "config_name"), [(Config, "config"), (AnalysisConfig, "analyze"), (ExportConfig, "export")])
+SCHEMAS = [(Config, "config"), (AnalysisConfig, "analyze"), (ExportConfig, "export"), (JudgeConfig, "judge")]
+
+
+@pytest.mark.parametrize(("schema", "config_name"), SCHEMAS)
 def test_help_needs_no_values(command, capsys, schema, config_name):
     seen, code = command("--help", schema=schema, config_name=config_name)
     assert (seen, code) == ([], 0)
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("schema", "config_name"), [(Config, "config"), (AnalysisConfig, "analyze"), (ExportConfig, "export")])
+@pytest.mark.parametrize(("schema", "config_name"), SCHEMAS)
 def test_help_alone_names_help_for_a_key(command, capsys, schema, config_name):
     command("--help", schema=schema, config_name=config_name)
     assert "--help KEY" in capsys.readouterr().out
@@ -253,6 +265,7 @@ def test_help_alone_names_help_for_a_key(command, capsys, schema, config_name):
         (Config, "config", ["--help", "kl.controller", "kl/controller=adaptive"], "  kl/controller=adaptive   [chosen now]"),
         (AnalysisConfig, "analyze", ["--help", "run", "step=4", "step"], "step = 4"),
         (ExportConfig, "export", ["--help", "merge"], "merge = true"),
+        (JudgeConfig, "judge", ["--help", "out", "prompts=3", "prompts"], "prompts = 3"),
     ],
 )
 def test_help_for_a_key_has_the_value_of_this_command_line(command, capsys, schema, config_name, arguments, line):

@@ -10,7 +10,7 @@ from rich.text import Text
 from kljax.analysis.frontier import Point
 from kljax.progress import console
 from kljax.runs.evaluation import Evaluation, groups_of, of_model
-from kljax.runs.intervals import LEVEL, t_quantile
+from kljax.runs.intervals import LEVEL, OF_FIT, t_quantile
 from kljax.runs.task_figures import labels_of
 
 FIGURES = {"reward": "reward/mean", "tokens a completion": "rollout/length"}
@@ -78,6 +78,8 @@ def show_samples(evaluation: Evaluation, count: int) -> None:
     """Some prompts, each with a completion by every model."""
     for sample in evaluation.samples[:count]:
         console.print(Text(f"\n{sample['prompt']!r}"))
+        if sample.get("answer") is not None:
+            console.print(Text(f"  {'answer':9}  {sample['answer']!r}"))
         for who in ("base", "reference", "policy"):
             if who in sample:
                 reward = f"{sample[f'{who}_reward']:+.2f}  " if f"{who}_reward" in sample else ""
@@ -92,9 +94,13 @@ def show_base(result: Mapping[str, Any], path: Path) -> None:
         table.add_column(column, justify="right" if column else "left")
     for name, value in result.items():
         if not name.startswith(TEST) and not isinstance(value, list):
-            test = result.get(TEST + name.removeprefix(HELD_OUT)) if name.startswith(HELD_OUT) else None
-            table.add_row(name.removeprefix(HELD_OUT), _figure(value), *[_figure(test)] * (len(table.columns) - 2))
+            test = TEST + name.removeprefix(HELD_OUT) if name.startswith(HELD_OUT) else ""
+            row = [_fitted(result, each) for each in (name, test)]
+            table.add_row(name.removeprefix(HELD_OUT), *row[: len(table.columns) - 1])
     console.print(table)
+    if any(name.endswith(OF_FIT) for name in result):
+        said = f"[low, high]: {LEVEL:.0%} of what other rows from the same source would give (bootstrap)"
+        console.print(said, soft_wrap=True, markup=False)
     for prefix, part in ((HELD_OUT, "held out"), (TEST, "test")):
         if f"{prefix}confusion_matrix" in result and len(result["labels"]) <= MOST_CLASSES:
             _show_confusion(result, prefix, part)
@@ -113,6 +119,13 @@ def _show_confusion(result: Mapping[str, Any], prefix: str, part: str) -> None:
         counts = [str(number) for number in result[f"{prefix}confusion_matrix"][i]]
         table.add_row(Text(label), *counts, *(f"{result[f'{prefix}{name}_of_each'][i]:.3f}" for name in of_each))
     console.print(table)
+
+
+def _fitted(result: Mapping[str, Any], name: str) -> Text:
+    """A fitted model's figure, with its interval where it has one."""
+    low_and_high = result.get(name + OF_FIT)
+    reach = "" if low_and_high is None else " [{:.3g}, {:.3g}]".format(*low_and_high)
+    return Text(_figure(result.get(name)) + reach)
 
 
 def _figure(value: float | int | None) -> str:

@@ -20,6 +20,7 @@ COMMANDS = {
     "analyze": "restore any step of a run and evaluate it on held-out prompts",
     "export": "write a step of a run as a Hugging Face directory, or its LoRA as PEFT's",
     "frontier": "reward against KL over finished runs: a table, a CSV and a PNG",
+    "judge": "a blinded page on which people judge completions of two runs, and what came back",
     "runs": "list the runs and fits below a folder: what varies, how far, reward, KL, damage",
     "completion": 'the lines by which bash, zsh or fish complete all of this: eval "$(kljax completion bash)"',
 }

@@ -19,7 +19,7 @@ from kljax.errors import MISTAKE, did_you_mean
 from kljax.interrupt import INTERRUPTED
 
 QUERY = "query"
-OF_HYDRA = ("train", "pretrain", "analyze", "export")
+OF_HYDRA = ("train", "pretrain", "analyze", "export", "judge")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from kljax.command_line import importing, launch
 from kljax.config import Config
 from kljax.errors import UserError
-from kljax.progress import console
+from kljax.progress import console, say
 
 
 def main() -> None:
@@ -32,6 +32,8 @@ def run(config: Config) -> None:
     set_up_process(config)
     setup = prepare(config)
     check_export(setup)
+    if config.adapter.kind == "lora":
+        say("adapter: lora is for kljax train; a fit changes every parameter.")
     path = ensure_base(setup)
     export_base(setup, path)
     tables.show_base(read_result(path), path)

@@ -5,7 +5,7 @@ Values live in `configs/` (Hydra), types and docs here, each once. `validation.v
 """
 
 from kljax.config.base import AboveZero, Positive, to_dict
-from kljax.config.commands import AnalysisConfig, ExportConfig
+from kljax.config.commands import AnalysisConfig, ExportConfig, JudgeConfig
 from kljax.config.data import (
     ChatPrompt,
     DataConfig,
@@ -80,6 +80,7 @@ __all__ = [
     "GrammarSource",
     "HuggingFaceModel",
     "JensenShannon",
+    "JudgeConfig",
     "KeepConfig",
     "KlConfig",
     "LettersSource",

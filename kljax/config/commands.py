@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from kljax.config.base import Dtype, Mass, Natural, Positive, Seed, Two, strict
+from kljax.config.base import Dtype, Folder, Mass, Natural, Positive, Seed, Share, Two, strict
 from kljax.config.run import MeshConfig
 
 
@@ -52,5 +52,35 @@ class ExportConfig:
     """The type of the numbers in the files."""
     mesh: MeshConfig
     """The devices that the run is restored on."""
+    compilation_cache: str
+    """The folder of JAX's cache of compiled programs, which later launches take them from; ~ is the home folder."""
+
+
+@strict
+class JudgeConfig:
+    """A blinded page on which people judge completions of a and b, or with score= what came back says (kljax judge)."""
+
+    a: str | None
+    """A run (runs/x@40 is its step 40), a file of JSON Lines with prompt and completion, or reference or base: those of b."""
+    b: str | None
+    """The same; reference and base are those of a."""
+    out: Folder
+    """The folder of the page and its key, and of the result."""
+    mode: Literal["pairwise", "rating"] | None
+    """Whether a page shows two completions to choose from, or one to rate from 1 to 5; null: pairwise."""
+    prompts: Positive | None
+    """How many pairs are taken, at most; null: 50."""
+    repeats: Share | None
+    """The share of items that are shown again, with places exchanged, to see how a judge agrees with themselves; null: 0.1."""
+    task: Literal["continuation", "sentiment", "summarisation", "translation", "question_answering"] | None
+    """Whose question and criteria judges are shown; null: continuation."""
+    question: str | None
+    """The question that judges answer; null: the task's."""
+    criteria: list[str] | None
+    """What judges are told to look at, a line each; null: the task's, or none where a question is given."""
+    seed: Seed | None
+    """Makes the order of the page, and the noise of bootstraps; null: 0."""
+    score: str | list[str] | None
+    """Files of answers to score, a folder of such, or a pattern; null: writes a page."""
     compilation_cache: str
     """The folder of JAX's cache of compiled programs, which later launches take them from; ~ is the home folder."""

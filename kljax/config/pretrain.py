@@ -82,6 +82,23 @@ class RatedPairs:
     """Pairs whose ratings differ by no more are not drawn."""
 
 
+Watched = Literal[
+    "loss",
+    "accuracy",
+    "precision",
+    "recall",
+    "f1",
+    "macro_f1",
+    "brier",
+    "calibration_error",
+    "rmse",
+    "pearson",
+    "spearman",
+    "agreement",
+]
+"""Held-out figures that early stopping can go by; each objective has some."""
+
+
 @strict
 class Augmentation:
     """Noise on the training texts' tokens, anew each epoch; each is the probability for a token."""
@@ -112,7 +129,9 @@ class PretrainConfig:
     """Noise on the training texts' tokens."""
     eval_every: Positive
     """Steps between looks at the held-out rows."""
-    watch: Literal["loss", "accuracy", "f1", "agreement"]
+    train_rows: Natural = 0
+    """Training rows that a look takes beside the held-out ones, without dropout and noise; 0: none."""
+    watch: Watched
     """The held-out figure by which the best parameters are known."""
     patience: Positive
     """Looks without a better figure before stopping; the best parameters are kept."""

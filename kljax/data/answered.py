@@ -6,7 +6,9 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from kljax.data.batches import PromptRows
-from kljax.data.tokenizers import encode
+from kljax.data.conversations import Message
+from kljax.data.tokenizers import chat_tokens, encode
+from kljax.errors import UserError
 from kljax.types import Tokenizer, struct
 
 
@@ -29,6 +31,25 @@ def answered(
     kept = [i for i, pair in enumerate(zip(asked, given, strict=True)) if sum(map(len, pair)) <= length]
     rows = _padded([asked[i] for i in kept], [given[i] for i in kept], length, tokenizer.pad_token_id)  # pyright: ignore
     return rows, np.array([there[i] for i in kept], np.int64)
+
+
+def end_of_answer(tokenizer: Tokenizer, ends: Sequence[int], *, in_template: bool) -> int:
+    """The token that an answer ends with, of `ends`, which end a completion.
+
+    In a chat template the one that it closes an answer with (Llama 3's own end token ends a text, and <|eot_id|> an answer); or
+    else the tokenizer's own, where it is among them.
+    """
+    own = tokenizer.eos_token_id
+    plain = int(own) if own in ends else ends[0]  # pyright: ignore
+    if not (in_template and tokenizer.chat_template):
+        return plain
+    asked: list[Message] = [{"role": "user", "content": "a"}]
+    try:
+        before = chat_tokens(tokenizer, asked, begin_answer=True)
+        whole = chat_tokens(tokenizer, [*asked, {"role": "assistant", "content": "a"}], begin_answer=False)
+    except UserError:  # a template that wants other messages
+        return plain
+    return next((token for token in whole[len(before) :] if token in ends), plain)
 
 
 def _padded(asked: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], length: int, pad: int) -> Answered:

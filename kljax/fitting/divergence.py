@@ -44,9 +44,9 @@ class FitChecks:
         if not check.made:
             self._refuse(number, "loss and gradient are finite, but the parameters or the optimiser's moments after it are not")
 
-    def held_out(self, done: int, outputs: np.ndarray) -> None:
+    def outputs(self, done: int, outputs: np.ndarray, part: str) -> None:
         """UserError where the model after `done` updates, whose training loss is finite, gives no number for a row."""
-        if (found := no_number(outputs, "held-out")) is not None:
+        if (found := no_number(outputs, part)) is not None:
             self._refuse(done, f"the training loss is finite, but the model gives {found}")
 
     def state(self, done: int, state: Any) -> None:

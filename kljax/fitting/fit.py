@@ -31,6 +31,7 @@ from kljax.devices.state import Leaf, finite, make_optimizer, opt_shardings
 from kljax.errors import UserError
 from kljax.fitting import divergence, objectives
 from kljax.fitting.divergence import FitChecks, UpdateCheck
+from kljax.fitting.intervals import intervals
 from kljax.fitting.metrics import Figures
 from kljax.fitting.objective import Objective, Rows, in_units
 from kljax.fitting.objectives import kind_of, watched
@@ -45,6 +46,7 @@ from kljax.runs.adapter import cast
 from kljax.runs.checkpoints import FITTED, REFERENCE, Checkpoints, Keep, load_fitted, save_params
 from kljax.runs.config_file import FIT, IDENTITY
 from kljax.runs.export import beginning_of
+from kljax.runs.intervals import OF_FIT
 from kljax.runs.lock import only_once
 from kljax.runs.models import HUGGINGFACE, RESULT
 from kljax.runs.setup import Setup, base_identity, base_path, fits_in_float32, is_as_it_is
@@ -52,7 +54,8 @@ from kljax.runs.trackers import tracking
 from kljax.runs.trackers.tracker import Tracked
 from kljax.types import Params, Tokenizer, struct
 
-LOWER_IS_BETTER = ("loss",)  # of what pretrain.watch can name
+TITLES = {"held_out": "held-out", "train_rows": "training"}
+LOWER_IS_BETTER = ("loss", "rmse", "brier", "calibration_error")  # of what pretrain.watch can name
 
 
 @struct
@@ -307,7 +310,7 @@ def _take_steps(
             checks.update(*unchecked.pop(0))
         if look:
             values = {name: float(value) for name, value in metrics.items()}
-            values |= _look(objective, program, trained.params, partial(checks.held_out, step + 1))
+            values |= _look(objective, program, trained.params, partial(checks.outputs, step + 1), config.train_rows)
             state = _remember(state, values[f"fit/held_out_{watched(setup, objective)}"], setup)
             log.write(step, values | {"time/seconds": time.perf_counter() - started} | compiling)
             compiling = {}
@@ -337,7 +340,7 @@ def _begin(setup: Setup, objective: Objective, program: Program) -> FitState:
     """The state before the first update, whose parameters are the best so far."""
     state, name = program.init(), watched(setup, objective)
     with working("compiling the held-out figures"):
-        values = _look(objective, program, state.best_params, partial(divergence.check_as_it_is, setup, part="held-out"))
+        values = _look(objective, program, state.best_params, partial(divergence.check_as_it_is, setup))
     figure = values[f"fit/held_out_{name}"]
     if not math.isfinite(figure):
         raise UserError(
@@ -347,12 +350,21 @@ def _begin(setup: Setup, objective: Objective, program: Program) -> FitState:
     return replace(state, best=jax.device_put(_signed(figure, setup), replicated(setup.mesh)))
 
 
-def _look(objective: Objective, program: Program, params: Params, check: Callable[[np.ndarray], None]) -> dict[str, float]:
-    """The held-out figures that are single numbers, of outputs that passed the check; matrices wait for the result."""
-    outputs = program.outputs(params, objective.held_out)
-    check(outputs)
-    figures = objective.figures(outputs, objective.held_out)
-    return {f"fit/held_out_{name}": value for name, value in figures.items() if not isinstance(value, list)}
+def _look(
+    objective: Objective, program: Program, params: Params, check: Callable[[np.ndarray, str], None], train_rows: int = 0
+) -> dict[str, float]:
+    """The figures that are single numbers, held out and of `train_rows` training rows; matrices wait for the result.
+
+    `check` is called with all outputs and what their rows are.
+    """
+    parts = {"held_out": objective.held_out} | ({"train_rows": objective.train(train_rows)} if train_rows else {})
+    values = {}
+    for part, rows in parts.items():
+        outputs = program.outputs(params, rows)
+        check(outputs, TITLES[part])
+        figures = objective.figures(outputs, rows)
+        values |= {f"fit/{part}_{name}": value for name, value in figures.items() if not isinstance(value, list)}
+    return values
 
 
 def _remember(state: FitState, figure: float, setup: Setup) -> FitState:
@@ -440,15 +452,24 @@ def _compile_outputs(setup: Setup, objective: Objective) -> Callable[[Params, Ro
 
 
 def _result(setup: Setup, objective: Objective, outputs: Callable[[Params, Rows], np.ndarray], params: Params) -> Figures:
-    """Figures of the parameters that were kept: held_out_… and test/…; one that is not defined is null."""
+    """Figures of the parameters that were kept: held_out_… and test/…, with …_interval; one that is not defined is null."""
     held_out = outputs(params, objective.held_out)
     divergence.check_as_it_is(setup, held_out, "held-out")
-    figures = {f"held_out_{name}": value for name, value in objective.figures(held_out, objective.held_out).items()}
-    figures |= objective.summary(held_out)
+    figures = _with_intervals("held_out_", objective, held_out, objective.held_out) | objective.summary(held_out)
     if objective.test is not None:
         of_test = outputs(params, objective.test)
         divergence.check_as_it_is(setup, of_test, "test")
-        figures |= {f"test/{name}": value for name, value in objective.figures(of_test, objective.test).items()}
+        figures |= _with_intervals("test/", objective, of_test, objective.test)
     if objective.labels:
         figures["labels"] = list(objective.labels)
     return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in figures.items()}
+
+
+def _with_intervals(prefix: str, objective: Objective, outputs: np.ndarray, rows: Rows) -> Figures:
+    """The figures of some rows, each followed by its interval, where it has one."""
+    drawn, found = intervals(objective.resampled, outputs, rows), {}
+    for name, value in objective.figures(outputs, rows).items():
+        found[prefix + name] = value
+        if name in drawn:
+            found[prefix + name + OF_FIT] = drawn[name]
+    return found

@@ -18,8 +18,10 @@ from kljax.data.text import is_conversation, whole_column
 from kljax.devices.state import architecture
 from kljax.errors import UserError
 from kljax.fitting import masked_tokens
+from kljax.fitting.intervals import Counts
 from kljax.fitting.metrics import Figures
-from kljax.fitting.objective import Objective, Rows, each_split
+from kljax.fitting.objective import Objective, Rows, each_split, first_of
+from kljax.fitting.resampled import ratio
 from kljax.kl.sequences import masked_sum
 from kljax.models.encoder import MaskedLm
 from kljax.models.scoring import token_logp
@@ -59,11 +61,13 @@ def next_token(setup: Setup) -> Objective:
     return Objective(
         architecture=arch,
         batch=lambda step: Texts(*train.batch(config.seed, step, config.batch)),
+        train=lambda n: first_of(Texts(train.tokens, train.mask), n),
         held_out=Texts(held_out.tokens, held_out.mask),
         test=None if test is None else Texts(test.tokens[seen], test.mask[seen]),
         loss=lambda model, rows, key: nats(model, rows, key).sum() / rows.mask[:, 1:].sum(),
         outputs=nats,
         figures=lambda outputs, rows: {"nats_tok": mean(outputs, rows)},
+        resampled=lambda outputs, rows, counts: {"nats_tok": ratio(outputs, rows.mask[:, 1:].sum(axis=1), counts)},
         loss_name="nats_tok",
         summary=summary,
     )
@@ -127,13 +131,18 @@ def masked_token(setup: Setup) -> Objective:
         nats, right, chosen = outputs.sum(axis=0, dtype=np.float64)
         return {"loss": float(nats / max(chosen, 1)), "accuracy": float(right / max(chosen, 1))}
 
+    def drawn_again(outputs: np.ndarray, rows: Rows, counts: Counts) -> dict[str, np.ndarray]:
+        return {name: ratio(outputs[:, i], outputs[:, 2], counts) for i, name in enumerate(("loss", "accuracy"))}
+
     train, held_out, test = each_split(setup, pieces)
     return Objective(
         architecture=architecture(lambda rngs: MaskedLm(model, setup.vocab_size, rngs=rngs), setup.mesh),
         batch=lambda step: labelled.batch(train, config.seed, step, config.batch),
+        train=lambda n: hidden_once(first_of(train, n)),
         held_out=hidden_once(held_out),
         test=None if test is None else hidden_once(test),
         loss=loss,
         outputs=masked_tokens.found,
         figures=figures,
+        resampled=drawn_again,
     )

@@ -34,8 +34,8 @@ def require_sklearn() -> Any:
 def classification(logits: Float[np.ndarray, "rows classes"], labels: Int[np.ndarray, "rows"]) -> Figures:
     """Of the class that is most probable; `loss` is the cross-entropy, in nats a row.
 
-    Two classes: precision, recall and F1 of the second. More: their means over the classes, and those of each class in lists.
-    The confusion matrix has true classes as rows and predicted ones as columns.
+    Two classes: precision, recall and F1 of the second. More: their means over the classes. `macro_f1` is that mean always, and
+    those of each class are in lists. The confusion matrix has true classes as rows and predicted ones as columns.
     """
     from scipy import special
 
@@ -48,13 +48,14 @@ def classification(logits: Float[np.ndarray, "rows classes"], labels: Int[np.nda
     names = ("precision", "recall", "f1")
     two = len(classes) == 2
     summary = {name: float(part[1] if two else part.mean()) for name, part in zip(names, parts, strict=True)}
-    each = {} if two else {f"{name}_of_each": part.tolist() for name, part in zip(names, parts, strict=True)}
+    each = {f"{name}_of_each": part.tolist() for name, part in zip(names, parts, strict=True)}
     known = np.eye(len(classes))[labels]
     brier = ((np.exp(logp) - known) ** 2).sum(axis=1).mean()
     return {
         "loss": float(-logp[np.arange(len(labels)), labels].mean()),
         "accuracy": float(sklearn.accuracy_score(labels, predicted)),
         **summary,
+        "macro_f1": float(parts[2].mean()),
         "calibration_error": calibration_error(np.exp(logp.max(axis=1)), (predicted == labels).astype(np.float64)),
         "brier": float(brier / 2 if two else brier),
         **each,
@@ -66,6 +67,7 @@ def regression(predicted: Float[np.ndarray, "rows"], ratings: Float[np.ndarray, 
     """Root mean squared error in the ratings' units, two correlations, and agreement on which of two rows is rated higher."""
     from scipy import stats
 
+    predicted = predicted.astype(np.float64)
     return {
         "rmse": float(np.sqrt(np.mean((predicted - ratings) ** 2))),
         "pearson": _correlation(stats.pearsonr, predicted, ratings),
@@ -94,9 +96,13 @@ def pairs(scores: Float[np.ndarray, "pairs 2"]) -> Figures:
 
 def calibration_error(confidence: Float[np.ndarray, "rows"], right: Float[np.ndarray, "rows"]) -> float:
     """Expected calibration error: Σ share of bin · |how often right − mean confidence|, 10 bins of equal width (Guo 2017)."""
-    place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)  # a bin holds its upper bound
-    gap = np.bincount(place, weights=right - confidence, minlength=BINS)
+    gap = (right - confidence) @ bins_of(confidence)
     return float(np.abs(gap).sum() / len(confidence))
+
+
+def bins_of(confidence: Float[np.ndarray, "rows"]) -> Float[np.ndarray, "rows bins"]:
+    """1 in the bin that each confidence is in, which holds its upper bound."""
+    return np.eye(BINS)[np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)]
 
 
 def agreement(predicted: Float[np.ndarray, "rows"], ratings: Float[np.ndarray, "rows"]) -> float:

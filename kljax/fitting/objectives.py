@@ -22,10 +22,10 @@ def build(setup: Setup) -> Objective:
             f"pretrain.watch: got {config.watch}, a figure that pretrain/objective={config.objective.kind} does not have; "
             f"expected {' or '.join(row.watch)}."
         )
-    if row.kind != "classifier" and not augmentation.is_off(config.augmentation):
+    if row.no_noise and not augmentation.is_off(config.augmentation):
         raise UserError(
-            f"pretrain.augmentation: pretrain/objective={config.objective.kind} would learn to write the noise; expected 0 "
-            "for delete, swap and mask."
+            f"pretrain.augmentation: pretrain/objective={config.objective.kind} {row.no_noise}; expected 0 for delete, swap "
+            "and mask."
         )
     return row.build(setup)
 
@@ -43,20 +43,28 @@ def watched(setup: Setup, objective: Objective) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """How an objective is built, what its model is called in a file, and which held-out figures can be watched."""
+    """How an objective is built, what its model is called in a file, and which held-out figures can be watched.
+
+    `no_noise` says why its texts get no augmentation; "" where they do.
+    """
 
     build: Callable[[Setup], Objective]
     kind: Kind
     watch: tuple[str, ...]
+    no_noise: str = ""
 
+
+HIDES = "has noise of its own, anew at each step (pretrain.objective.probability), and would learn that of others"
+OF_CLASSES = ("loss", "accuracy", "precision", "recall", "f1", "macro_f1", "brier", "calibration_error")
+OF_PAIRS = ("loss", "agreement", "brier", "calibration_error")
 
 OBJECTIVES = {
-    "next_token": Row(next_token, "decoder", ("loss",)),
-    "target": Row(target, "decoder", ("loss",)),
-    "masked_token": Row(masked_token, "masked_lm", ("loss", "accuracy")),
-    "classification": Row(classification, "classifier", ("loss", "accuracy", "f1")),
-    "regression": Row(regression, "classifier", ("loss", "agreement")),
-    "preference": Row(preference, "classifier", ("loss", "agreement")),
-    "rated_pairs": Row(rated_pairs, "classifier", ("loss", "agreement")),
+    "next_token": Row(next_token, "decoder", ("loss",), "would learn to write the noise"),
+    "target": Row(target, "decoder", ("loss",), "would answer prompts that nobody asks, or learn to write the noise"),
+    "masked_token": Row(masked_token, "masked_lm", ("loss", "accuracy"), HIDES),
+    "classification": Row(classification, "classifier", OF_CLASSES),
+    "regression": Row(regression, "classifier", ("loss", "rmse", "pearson", "spearman", "agreement")),
+    "preference": Row(preference, "classifier", OF_PAIRS),
+    "rated_pairs": Row(rated_pairs, "classifier", OF_PAIRS),
 }
 """`pretrain.objective.kind` → what it is."""

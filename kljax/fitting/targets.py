@@ -8,13 +8,15 @@ import numpy as np
 from jaxtyping import Array
 
 from kljax.config import ChatPrompt, PrefixPrompt, Target
-from kljax.data.answered import Answered, answered
+from kljax.data.answered import Answered, answered, end_of_answer
 from kljax.data.batches import PromptRows, prompt_rows
 from kljax.data.labelled import batch
 from kljax.data.text import whole_column
 from kljax.errors import UserError, did_you_mean
+from kljax.fitting.intervals import Counts
 from kljax.fitting.metrics import Figures
-from kljax.fitting.objective import Objective, each_split
+from kljax.fitting.objective import Objective, each_split, first_of
+from kljax.fitting.resampled import ratio
 from kljax.kl.sequences import masked_sum
 from kljax.models.scoring import token_logp
 from kljax.progress import say
@@ -46,14 +48,20 @@ def target(setup: Setup) -> Objective:
         total = outputs.sum(dtype=np.float64)
         return {"nats_tok": float(total / rows.answer.sum()), "nats_seq": float(total / len(outputs))}
 
+    def drawn_again(outputs: np.ndarray, rows: Answered, counts: Counts) -> dict[str, np.ndarray]:
+        tokens = {"nats_tok": rows.answer.sum(axis=1), "nats_seq": np.ones(len(outputs))}
+        return {name: ratio(outputs, below, counts) for name, below in tokens.items()}
+
     return Objective(
         architecture=setup.architecture,
         batch=lambda step: batch(train, config.seed, step, config.batch),
+        train=lambda n: first_of(train, n),
         held_out=held_out,
         test=test,
         loss=lambda model, rows, key: nats(model, rows, key).sum() / rows.answer.sum(),
         outputs=nats,
         figures=figures,
+        resampled=drawn_again,
         loss_name="nats_tok",
         summary=lambda outputs: {"held_out_perplexity_tok": math.exp(figures(outputs, held_out)["nats_tok"])},  # pyright: ignore
     )
@@ -65,15 +73,17 @@ def answered_rows(setup: Setup, rows: datasets.Dataset, part: str) -> Answered:
     prompts = prompt_rows(setup.tokenizer, rows, data.prompt, data.seed, setup.splits.column, say)
     answers = _answers(setup, prompts, part)
     there = sum(text is not None and bool(text.strip()) for text in answers)
-    found, kept = answered(setup.tokenizer, prompts, answers, setup.generation.ends[0], length)
+    end = end_of_answer(setup.tokenizer, setup.generation.ends, in_template=isinstance(data.prompt, ChatPrompt))
+    found, kept = answered(setup.tokenizer, prompts, answers, end, length)
     if lacking := len(answers) - there:
         say(f"{FIELD}: {lacking} of {len(answers)} {part} rows have no answer and are left out.")
     if too_long := there - len(kept):
         say(f"pretrain.length: {too_long} of {there} {part} rows have more than {length} tokens and are left out.")
+    if not there:
+        raise UserError(f"{FIELD}: no {part} row has an answer; expected a column of texts, or conversations with answers.")
     if not len(kept):
         raise UserError(
-            f"pretrain.length: no {part} row has an answer and at most {length} tokens with its prompt; raise it, or name "
-            "another column of answers (pretrain.objective.column)."
+            f"pretrain.length: no {part} row has at most {length} tokens, its prompt and its answer together; raise it."
         )
     return found
 
@@ -93,7 +103,7 @@ def _answers(setup: Setup, prompts: PromptRows, part: str) -> list[str | None]:
         return prompts.targets
     if name not in there:
         near = did_you_mean(name, there)
-        raise UserError(f"{FIELD}: the data have no column '{name}'; they have: {', '.join(there)}.{near}")
+        raise UserError(f"{FIELD}: the {part} rows have no column '{name}'; they have: {', '.join(there)}.{near}")
     values = whole_column(prompts.rows, name)
     for i, value in enumerate(values):
         if value is not None and not isinstance(value, str):

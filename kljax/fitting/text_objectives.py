@@ -16,8 +16,10 @@ from kljax.data.labelled import Labelled, Texts, take
 from kljax.devices.state import Architecture, architecture
 from kljax.errors import UserError
 from kljax.fitting import metrics as supervised_metrics
+from kljax.fitting import resampled
+from kljax.fitting.intervals import Counts
 from kljax.fitting.metrics import Figures
-from kljax.fitting.objective import Objective, each_split
+from kljax.fitting.objective import Objective, each_split, first_of
 from kljax.models.classifier import Classifier
 from kljax.runs.setup import Setup
 
@@ -47,11 +49,13 @@ def classification(setup: Setup) -> Objective:
     return Objective(
         architecture=_classifier(setup, len(classes)),
         batch=_labelled_batches(setup, train),
+        train=lambda n: first_of(train, n),
         held_out=held_out,
         test=test,
         loss=loss,
         outputs=lambda model, rows: model(rows.texts.tokens, rows.texts.mask),
         figures=lambda outputs, rows: supervised_metrics.classification(outputs, rows.label),
+        resampled=lambda outputs, rows, counts: resampled.classification(outputs, rows.label, counts),
         labels=classes,
     )
 
@@ -93,16 +97,22 @@ def regression(setup: Setup) -> Objective:
         loss = {"loss": float(np.mean((outputs - rows.label) ** 2, dtype=np.float64))}
         return loss | supervised_metrics.regression(outputs * deviation + mean, rows.label * deviation + mean)
 
+    def drawn_again(outputs: np.ndarray, rows: Labelled, counts: Counts) -> resampled.Draws:
+        found = resampled.regression(outputs * deviation + mean, rows.label * deviation + mean, counts)
+        return {"loss": (found["rmse"] / deviation) ** 2} | found
+
     train, held_out, test = each_split(setup, rows_of)
     offset = 0.0 if isinstance(setup.model, EncoderConfig) else mean  # a decoder's head has no bias that could hold it
     return Objective(
         architecture=_classifier(setup, 1),
         batch=_labelled_batches(setup, train),
+        train=lambda n: first_of(train, n),
         held_out=held_out,
         test=test,
         loss=lambda model, rows, key: jnp.mean((score(model, rows, key) - rows.label) ** 2),
         outputs=score,
         figures=figures,
+        resampled=drawn_again,
         summary=lambda outputs: {"rating_mean": mean, "rating_deviation": deviation, "rating_minus_score": offset},
         labels=("score",),
         units=(deviation, mean),
@@ -121,7 +131,8 @@ def preference(setup: Setup) -> Objective:
 
     train, held_out, test = each_split(setup, pairs)
     config = setup.config.pretrain
-    return _bradley_terry(setup, lambda step: labelled.batch(train, config.seed, step, config.batch), held_out, test)
+    batch = lambda step: labelled.batch(train, config.seed, step, config.batch)  # noqa: E731
+    return _bradley_terry(setup, batch, train, held_out, test)
 
 
 def rated_pairs(setup: Setup) -> Objective:
@@ -146,7 +157,7 @@ def rated_pairs(setup: Setup) -> Objective:
         first = labelled.batch(found.first, config.seed, step, config.batch)
         return take(texts, found.draw(first, np.random.default_rng((config.seed, step, PARTNERS))))
 
-    return _bradley_terry(setup, batch, once(held_out), None if test is None else once(test))
+    return _bradley_terry(setup, batch, once((texts, found)), once(held_out), None if test is None else once(test))
 
 
 def bradley_terry(scores: Float[Array, "B 2"]) -> Float[Array, ""]:
@@ -173,7 +184,7 @@ def _check_as_it_is(setup: Setup, problem: str, classes: tuple[str, ...] = ()) -
         )
 
 
-def _bradley_terry(setup: Setup, batch: Callable[[int], Texts], held_out: Texts, test: Texts | None) -> Objective:
+def _bradley_terry(setup: Setup, batch: Callable[[int], Texts], train: Texts, held_out: Texts, test: Texts | None) -> Objective:
     _check_as_it_is(setup, "regression")
 
     def scores(model: Any, rows: Any, key: Any = None) -> Array:
@@ -184,11 +195,13 @@ def _bradley_terry(setup: Setup, batch: Callable[[int], Texts], held_out: Texts,
     return Objective(
         architecture=_classifier(setup, 1),
         batch=lambda step: noisy(batch(step), step),
+        train=lambda n: first_of(train, n),
         held_out=held_out,
         test=test,
         loss=lambda model, rows, key: bradley_terry(scores(model, rows, key)),
         outputs=scores,
         figures=lambda outputs, rows: supervised_metrics.pairs(outputs),
+        resampled=lambda outputs, rows, counts: resampled.pairs(outputs, counts),
         labels=("score",),
     )
 

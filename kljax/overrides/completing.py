@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from kljax.config import AnalysisConfig, Config, ExportConfig
+from kljax.config import AnalysisConfig, Config, ExportConfig, JudgeConfig
 from kljax.config.mistakes import hint_of, leaf_keys
 from kljax.errors import UserError
 from kljax.runs import index
 from kljax.runs.best import BEST_FILE
 from kljax.runs.config_file import BEST, CONFIG, LATEST, chosen_step
 
-SCHEMAS = {"train": Config, "pretrain": Config, "analyze": AnalysisConfig, "export": ExportConfig}
+SCHEMAS = {"train": Config, "pretrain": Config, "analyze": AnalysisConfig, "export": ExportConfig, "judge": JudgeConfig}
 """Commands whose command line is a config, and its schema."""
 
 
@@ -24,8 +24,9 @@ def values(command: str, words: Sequence[str]) -> list[str] | None:
     key = written.lstrip("+")
     if key not in leaf_keys(schema):
         return None
-    if schema is not Config and key in ("run", "step"):
-        found = _runs(typed) if key == "run" else _steps(words[:-1])
+    if schema is not Config and key in ("run", "step", "a", "b"):
+        named = ("reference", "base") if key in ("a", "b") else ()
+        found = _steps(words[:-1]) if key == "step" else [*named, *_runs(typed)]
         return [f"{written}={one}" for one in found if one.startswith(typed)]
     names, in_list = _names(hint_of(key, schema))
     if in_list:

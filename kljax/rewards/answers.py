@@ -126,7 +126,7 @@ def normalised(text: str) -> str:
     return " ".join((short if short.strip() else plain).split())
 
 
-def prepare_number(reading: str = "last") -> None:
+def prepare_number(reading: Any = "last") -> None:
     """Check how numbers are to be read."""
     if reading not in READINGS:
         raise UserError(

@@ -15,9 +15,9 @@ from kljax.data.tokenizers import completion_ids
 from kljax.errors import UserError
 from kljax.rewards import model
 from kljax.rewards.device import DEVICE_REWARDS, DeviceReward
-from kljax.rewards.functions import PASSED, Logged, Samples, TrainerState, bind, call, named
+from kljax.rewards.functions import Logged, Samples, TrainerState, bind, call
 from kljax.rewards.model import ModelReward
-from kljax.rewards.user_code import one_line, raised_at, resolve
+from kljax.rewards.user_code import PASSED, named, one_line, raised_at, resolve
 from kljax.types import Params, Rollout, Tokenizer
 
 LARGEST = float(np.finfo(np.float32).max)

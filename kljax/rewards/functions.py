@@ -28,13 +28,11 @@ from jaxtyping import Float
 from kljax.config import RewardTerm
 from kljax.data.conversations import Message
 from kljax.errors import UserError, did_you_mean
-from kljax.rewards.text import PREPARATIONS, TEXT_REWARDS
-from kljax.rewards.user_code import one_line, raised_at, resolve
+from kljax.rewards import built_in
+from kljax.rewards.text import TEXT_REWARDS
+from kljax.rewards.user_code import PASSED, named, one_line, raised_at, resolve
 
-PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra")
-"""Names that every function may ask for, beside the columns."""
-
-
+LOOKED_AT = 1000  # rows of a column, before anything compiles
 MOST_DIGITS = 10**40  # the largest whole number that a message shows
 
 
@@ -115,7 +113,8 @@ def bind(
     """
     function = own[term.function] if term.function in own else resolve(name, term.function, TEXT_REWARDS)
     if "." not in term.function and term.function not in own:
-        return _built_in(name, term, function, columns)
+        reads, arguments = built_in.bound(name, term, function, columns)
+        return Function(name, function, frozenset({"prompts", "completions", *reads.values()}), arguments, reads)
     if clash := next((argument for argument in term.arguments if argument in PASSED), None):
         raise UserError(f"{name}.arguments: '{clash}' is what kljax passes itself; expected another name.")
     if clash := next((column for column in columns or () if column in PASSED), None):
@@ -135,40 +134,20 @@ def bind(
     return Function(name, function, takes, term.arguments)
 
 
-def _built_in(name: str, term: RewardTerm, function: Callable[..., Any], columns: Collection[str] | None) -> Function:
-    """One of kljax's own. It reads the columns that have its parameters' names, or those that the arguments name for them."""
-    parameters = inspect.signature(function).parameters
-    for argument in term.arguments:
-        if argument not in parameters or argument in PASSED:
-            raise UserError(f"{name}.arguments: '{term.function}' takes no '{argument}'.{did_you_mean(argument, parameters)}")
-    for argument, parameter in parameters.items():
-        needed = parameter.kind is parameter.KEYWORD_ONLY and parameter.default is parameter.empty
-        if needed and argument not in term.arguments:
-            raise UserError(
-                f"{name}.arguments: '{term.function}' needs '{argument}'; give it as +{name}.arguments.{argument}=…"
-            )
-    asked = [key for key, parameter in parameters.items() if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-    reads = {key: term.arguments.get(key, key) for key in asked if key not in PASSED}
-    for parameter, column in reads.items():
-        _check_column(name, term, parameter, column, columns)
-    arguments = {key: value for key, value in term.arguments.items() if key not in reads}
-    try:
-        PREPARATIONS[term.function](**arguments)
-    except UserError as error:
-        raise UserError(named(name, error)) from None
-    return Function(name, function, frozenset({"prompts", "completions", *reads.values()}), arguments, reads)
+def try_columns(terms: Mapping[str, RewardTerm], rows: Any, own: Collection[str] = ()) -> None:
+    """Give each built-in function the first of these rows with empty completions: a column that it cannot read is an error.
 
-
-def _check_column(name: str, term: RewardTerm, parameter: str, column: Any, columns: Collection[str] | None) -> None:
-    field = f"{name}.arguments.{parameter}"
-    if not isinstance(column, str) or column in PASSED:
-        raise UserError(f"{field}: got {column!r}, expected the name of a column of the data, which is its {parameter}.")
-    if columns is not None and column not in columns:
-        add = "" if parameter in term.arguments else "+"
-        raise UserError(
-            f"{name}.function: '{term.function}' reads its {parameter} from the column '{column}', which the data do not have; "
-            f"they have: {', '.join(columns)}. Give the name of another as {add}{field}=…{did_you_mean(column, columns)}"
-        )
+    `rows` are a `Dataset`. For what a reward says or refuses of a column before anything compiles, not in the midst of a run.
+    Functions of the user's or of the task's (`own`) are not called.
+    """
+    for name, term in terms.items():
+        if term.kind != "python" or "." in term.function or term.function in own:
+            continue
+        function = bind(f"reward.{name}", term, rows.column_names)
+        if function.columns and len(rows):
+            columns = rows.select_columns(list(dict.fromkeys(function.columns.values())))[:LOOKED_AT]
+            empty = [""] * len(next(iter(columns.values())))
+            call([function], Samples(empty, empty, columns), Logged())
 
 
 def _parameters(
@@ -176,8 +155,7 @@ def _parameters(
 ) -> frozenset[str] | None:
     """Names that the function takes by keyword; None: everything."""
     try:
-        # Not that of what a decorator wraps: it is the wrapper that is called.
-        parameters = inspect.signature(function, follow_wrapped=False).parameters
+        parameters = parameters_of(function)
     except (TypeError, ValueError):  # of some functions written in C
         return None
     if inspect.isclass(function) or "self" in parameters:
@@ -204,6 +182,12 @@ def _parameters(
     if unknown := next((argument for argument in term.arguments if argument not in takes and not everything), None):
         raise UserError(f"{name}.arguments: '{term.function}' takes no '{unknown}'.{did_you_mean(unknown, takes)}")
     return None if everything else frozenset(takes)
+
+
+def parameters_of(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The parameters of a call. Of what a user's decorator wraps not its own: it is the wrapper that is called."""
+    ours = str(getattr(function, "__module__", "")).startswith("kljax.")
+    return inspect.signature(function, follow_wrapped=ours).parameters
 
 
 def call(
@@ -378,8 +362,3 @@ def _writable(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _writable(one) for key, one in value.items()}
     return str(value).encode("utf-8", "replace").decode()
-
-
-def named(name: str, error: UserError) -> str:
-    """The sentence of a reward that does not know by what name the config calls it."""
-    return f"{name}{'.' if str(error).startswith('arguments.') else ': '}{error}"

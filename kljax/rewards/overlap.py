@@ -30,7 +30,7 @@ def rouge_1(
 
     By the package rouge-score. use_stemmer: words without their English endings, as most papers have it (ROUGE-1.5.5's option
     -m). tokenizer: `ascii`, the package's own, whose words are of a–z and 0–9: other letters end a word and are lost, so that
-    größer is gr and er. This is said once, and refused where less than half of a target would be left. `unicode` keeps all
+    größer is gr and er. This is said once, and refused where most words of a target would be. `unicode` keeps all
     letters, equals it on ASCII text, and takes the characters of scripts without spaces as words.
     """
     return _rouge("rouge1", completions, target, use_stemmer, tokenizer)
@@ -97,7 +97,7 @@ def novelty(prompts: list[Any], completions: Texts, source: list[Any], *, n: int
     return each(completions, source, share, name="source")
 
 
-def prepare_rouge(use_stemmer: bool = True, tokenizer: str = "ascii") -> None:
+def prepare_rouge(use_stemmer: Any = True, tokenizer: Any = "ascii") -> None:
     """Check that the package is there and that the arguments are such."""
     if not isinstance(use_stemmer, bool):
         raise UserError(f"arguments.use_stemmer: got {use_stemmer!r}, expected true or false.")
@@ -109,18 +109,18 @@ def prepare_rouge(use_stemmer: bool = True, tokenizer: str = "ascii") -> None:
     _scorer("rougeL", use_stemmer, tokenizer)
 
 
-def prepare_chrf(word_order: int = 0) -> None:
+def prepare_chrf(word_order: Any = 0) -> None:
     """Check that the package is there, and the order."""
     check_count("word_order", word_order, least=0)
     chrf_of(word_order=word_order)
 
 
-def prepare_bleu(tokenize: str = "13a") -> None:
+def prepare_bleu(tokenize: Any = "13a") -> None:
     """Check that the package is there, and the tokenizer with what it needs."""
     bleu_of(tokenize=tokenize, effective_order=True)
 
 
-def prepare_novelty(n: int = 2) -> None:
+def prepare_novelty(n: Any = 2) -> None:
     """Check the length of the n-grams."""
     check_count("n", n, least=1)
 
@@ -132,7 +132,7 @@ def check_count(name: str, value: Any, *, least: int) -> None:
 
 
 @lru_cache
-def bleu_of(*, tokenize: str, effective_order: bool) -> Any:
+def bleu_of(*, tokenize: Any, effective_order: bool) -> Any:
     """sacrebleu's BLEU with a tokenizer of its own, whose packages are there."""
     sacrebleu = _sacrebleu()
     if tokenize not in (known := list(sacrebleu.BLEU.TOKENIZERS)):
@@ -154,8 +154,9 @@ def chrf_of(*, word_order: int) -> Any:
 
 
 def check_script(tokenize: str, target: str) -> None:
-    """UserError where more than half of the letters are of a script that sacrebleu's tokenizer leaves in one piece."""
-    if tokenize not in BLIND or target.isascii() or 2 * letters(target, BLIND[tokenize]) <= letters(target):
+    """UserError where more than half of the words are characters of a script that sacrebleu's tokenizer leaves in one piece."""
+    found = [] if tokenize not in BLIND or target.isascii() else words(target)
+    if 2 * sum(letters(word, BLIND[tokenize]) > 0 for word in found) <= len(found):
         return
     way = "zh or char" if letters(target, HAN) and tokenize != "zh" else "char"
     raise UserError(
@@ -188,13 +189,15 @@ def _rouge(kind: str, completions: Texts, target: list[Any], use_stemmer: bool, 
 
 
 def _check_ascii(target: str) -> None:
-    """Say once that letters are lost, and refuse a target of which less than half would be left."""
-    if target.isascii() or (read := letters(target.lower(), "a-z0-9")) == (count := letters(target)):
+    """Say once that letters are lost, and refuse a target of which they make up the most of more than half of the words."""
+    found = [] if target.isascii() else words(target)
+    read = [letters(word, "a-z0-9") / max(letters(word), 1) for word in found]
+    if all(part == 1 for part in read):
         return
-    if 2 * read < count:
+    if 2 * (most := sum(part >= 0.5 for part in read)) < len(found):
         raise UserError(
-            f"arguments.tokenizer: of the target {shown(target)} ROUGE's own tokenizer, ascii, reads {read} of {count} letters "
-            "(a–z and 0–9 alone), expected unicode."
+            f"arguments.tokenizer: of the target {shown(target)} ROUGE's own tokenizer, ascii, can read {most} of {len(found)} "
+            "words (a–z and 0–9 alone), expected unicode."
         )
     if "ascii" not in _said:
         _said.add("ascii")

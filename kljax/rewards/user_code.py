@@ -18,6 +18,9 @@ from kljax.errors import UserError, did_you_mean
 OURS = str(Path(__file__).parents[1])
 LIBRARIES = tuple({sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")})
 
+PASSED = ("prompts", "completions", "completion_ids", "trainer_state", "log_metric", "log_extra")
+"""Names that every function may ask for, beside the columns."""
+
 
 def resolve(field: str, name: str, table: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
     """The built-in reward of this name, or what a dotted path leads to: a module's function, or an attribute of a class."""
@@ -122,3 +125,8 @@ def _file_of(function: Callable[..., Any] | None) -> str | None:
         except TypeError:
             continue
     return None
+
+
+def named(name: str, error: UserError) -> str:
+    """The sentence of a reward that does not know by what name the config calls it."""
+    return f"{name}{'.' if str(error).startswith('arguments.') else ': '}{error}"

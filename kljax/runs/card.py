@@ -9,6 +9,7 @@ from kljax.config import Config, HuggingFaceModel, TextSource
 from kljax.data.beginnings import Beginning
 from kljax.runs import evaluation_files
 from kljax.runs.evaluation import of_model
+from kljax.runs.intervals import OF_FIT
 from kljax.runs.markdown import bullets, code, front_matter, plain, table
 from kljax.runs.task_figures import labels_of
 
@@ -26,6 +27,10 @@ HOW_MEASURED = """\
 Each ± is one standard error over distinct prompts. A KL is exact over the vocabulary in each state, no estimate from the tokens
 that were drawn; the states of KL(policy‖reference) are those that the policy visits, of KL(reference‖policy) those that the
 reference visits."""
+
+RESAMPLED = """\
+In brackets: the 95 % interval of a bootstrap over rows, of what other rows from the same source would have given. Held-out rows
+chose the step that was kept, so their figures are a little too good; test rows chose nothing."""
 
 GENERATE = """\
 ```python
@@ -103,7 +108,8 @@ def of_fit(config: Config, kind: str, result: Mapping[str, Any], beginning: Begi
         "data": _data(config),
         "seed": f"{fit.seed} (data: {config.data.seed})",
     }
-    figures = {code(name): f"{value:.6g}" for name, value in result.items() if isinstance(value, int | float)}
+    figures = {code(name): _fitted(result, name) for name, value in result.items() if isinstance(value, int | float)}
+    how_sure = [RESAMPLED] if any(name.endswith(OF_FIT) for name in result) else []
     sampling = "no distribution but the model's own is named: it is fitted, not trained on samples"
     use = (
         GENERATE.format(tokens=config.rollout.max_new_tokens, sampling=sampling)
@@ -122,12 +128,19 @@ def of_fit(config: Config, kind: str, result: Mapping[str, Any], beginning: Begi
         bullets(how),
         "## Held-out figures",
         bullets(figures) if figures else "There are none.",
+        *how_sure,
         "## How to use it",
         use,
         "## What to be careful of",
         "\n".join(f"- {line}" for line in cautions),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _fitted(result: Mapping[str, Any], name: str) -> str:
+    """A figure, with its interval where it has one."""
+    low_and_high = result.get(name + OF_FIT)
+    return f"{result[name]:.6g}" + ("" if low_and_high is None else " [{:.3g}, {:.3g}]".format(*low_and_high))
 
 
 def _front(config: Config, kind: str, tags: list[str], base: str | None) -> str:

@@ -29,7 +29,7 @@ from kljax.runs.looking import Sequences, Values, check_figures, check_parameter
 from kljax.runs.regularisation import ablation_note
 from kljax.runs.restore import RestoredRun
 from kljax.runs.setup import TASK
-from kljax.runs.task_figures import nats_of_answers, notes_of_task, of_task
+from kljax.runs.task_figures import answers_of, nats_of_answers, notes_of_task, of_task
 from kljax.tasks.rows import is_own
 
 WHEN = ("every", "best")
@@ -110,7 +110,15 @@ def evaluate(run: RestoredRun, config: EvaluationConfig, without: Mapping[str, s
     if task is None and is_own(run.setup.config):
         said.append("task: its figures are left out: it is code of the run's own, which is imported with rewards=custom alone.")
     said += on_answers + (notes_of_task(run.setup.config, config.samples) if task else []) + notes(run, config, of)
-    return Evaluation(run.step, settings_of(config), of, metrics, said, by_prompt, _samples(found, config.samples, whole))
+    return Evaluation(
+        run.step,
+        settings_of(config),
+        of,
+        metrics,
+        said,
+        by_prompt,
+        _samples(found, config.samples, whole, answers_of(run, prompts)),
+    )
 
 
 def of_policy(config: Config, found: Mapping[str, Sequences], prompts: PromptRows) -> dict[str, float]:
@@ -277,13 +285,22 @@ def _by_prompt(columns: Mapping[str, Column], ids: list[str], prompts: list[str]
     ]
 
 
-def _samples(found: Mapping[str, Sequences], samples: int, whole: bool) -> list[dict[str, Any]]:
-    """The first completion of each prompt by each model, with its reward, where that is known."""
+def _samples(
+    found: Mapping[str, Sequences], samples: int, whole: bool, answers: list[str | None] | None
+) -> list[dict[str, Any]]:
+    """The first completion of each prompt by each model, with its reward and the task's metrics, where these are known."""
+
+    def metrics(name: str, of: Sequences, i: int) -> dict[str, float]:
+        each = of.measured.metrics if of.measured else {}
+        return {f"{name}_{metric}": float(values[i]) for metric, values in each.items() if not np.isnan(values[i])}
+
     prompts = found["policy"].prompts
     return [
         {"prompt": prompts[i]}
         | {name: of.completions[i] for name, of in found.items()}
+        | ({"answer": answers[i // samples]} if answers else {})
         | {f"{name}_reward": float(of.reward[i]) for name, of in found.items() if whole}
+        | {key: value for name, of in found.items() for key, value in metrics(name, of, i).items()}
         for i in range(0, len(prompts), samples)
     ]
 

@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 
 LEVEL = 0.95
 """Of every interval that is shown."""
+OF_FIT = "_interval"
+"""Ends the name of [low, high], which a fitted model has of its figure of that name."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from kljax.config import (
     HuggingFaceModel,
     PretrainedTokenizer,
     RewardTerm,
+    Target,
     TextTask,
     to_dict,
 )
@@ -195,9 +196,18 @@ def _to_train_on(config: Config, splits: Splits) -> list[str]:
             f"tokenizer: got {config.tokenizer.kind} for conversations, expected a tokenizer with a chat template "
             "(tokenizer=pretrained)."
         )
-    if splits.column == task_rows.PROMPT and task_rows.TARGET in splits.train.column_names and config.task.kind != "none":
-        return [*values, *(text for text in whole_column(splits.train, task_rows.TARGET) if text)]
-    return values
+    answers = _answers_in(config, splits)
+    more = [] if answers is None else whole_column(splits.train, answers)
+    return [*values, *(text for text in more if isinstance(text, str) and text)]
+
+
+def _answers_in(config: Config, splits: Splits) -> str | None:
+    """The column of answers that are written, too: a task's, or that of pretrain/objective=target."""
+    objective = config.pretrain.objective
+    if isinstance(objective, Target) and objective.column in splits.train.column_names:
+        return objective.column
+    of_task = splits.column == task_rows.PROMPT and config.task.kind != "none"
+    return task_rows.TARGET if of_task and task_rows.TARGET in splits.train.column_names else None
 
 
 def make_setup(
@@ -275,6 +285,8 @@ def base_identity(setup: Setup) -> dict[str, Any]:
     prompted = setup.config.pretrain.objective.kind == "target"  # other fits read texts, whatever the prompts of RL are
     data = {key: value for key, value in values["data"].items() if key != "prompt" or prompted}
     weights = {} if setup.pretrained is None else {"weights": setup.pretrained.fingerprint}
+    template = {"template": setup.tokenizer.chat_template} if setup.config.data.prompt.kind == "chat" else {}
+    asked = {"ends": list(setup.generation.ends)} | template if prompted else {}  # what stands around prompts and answers
     numerics = {"numerics": found} if (found := directory.numerics()) else {}
     if fits_in_float32(setup):  # older versions have fitted these in lower precision
         numerics |= {"fitted_in": "float32"}
@@ -282,5 +294,6 @@ def base_identity(setup: Setup) -> dict[str, Any]:
         {"format": config_file.NOW, "data": data, "rows": setup.rows_digest}
         | numerics
         | weights
+        | asked
         | {key: values[key] for key in ("tokenizer", "model", "pretrain")}
     )

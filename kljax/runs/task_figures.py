@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Float
 
 from kljax.config import Config, EvaluationConfig, TextTask
-from kljax.data.answered import Answered, answered
+from kljax.data.answered import Answered, answered, end_of_answer
 from kljax.data.batches import PromptRows
 from kljax.data.labelled import take
 from kljax.data.text import whole_column
@@ -88,7 +88,9 @@ def nats_of_answers(
         return {}, []
     first = replace(prompts, tokens=prompts.tokens[:count], mask=prompts.mask[:count])
     longest = setup.decoder.context
-    rows, kept = answered(setup.tokenizer, first, answers[:count], setup.generation.ends[0], longest)
+    in_template = setup.config.data.prompt.kind == "chat"
+    end = end_of_answer(setup.tokenizer, setup.generation.ends, in_template=in_template)
+    rows, kept = answered(setup.tokenizer, first, answers[:count], end, longest)
     notes = []
     if len(kept) < count:
         notes.append(

@@ -41,7 +41,7 @@ def chrf(*, word_order: int = 0) -> CorpusMetric:
     return _by_sacrebleu("chrf", chrf_of(word_order=word_order), lambda target: None)
 
 
-def classification(labels: Sequence[str]) -> CorpusMetric:
+def classification(labels: Sequence[Any]) -> CorpusMetric:
     """Accuracy, precision, recall and F1 of the classes that completions name, as scikit-learn has them, 0 to 1.
 
     A completion names the label with which it begins (answers.named). One that names none is wrong for its class: it lowers
@@ -90,7 +90,7 @@ def _sentence(metric: Any, text: str, target: str) -> list[int]:
     return metric._extract_corpus_statistics([text], [[target]])[0]
 
 
-def _checked(labels: Sequence[str]) -> list[str]:
+def _checked(labels: Sequence[Any]) -> list[str]:
     if isinstance(labels, str) or len(labels) < 2 or not all(isinstance(one, str) and one.strip() for one in labels):
         raise UserError(f"labels: got {labels!r}, expected a list of at least two texts.")
     for i, label in enumerate(labels):

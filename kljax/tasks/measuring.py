@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from kljax.config import RewardTerm
 from kljax.errors import UserError
-from kljax.rewards.functions import Function, Logged, Samples, bind, call
+from kljax.rewards.functions import Function, Logged, Samples, bind, call, parameters_of
 from kljax.rewards.user_code import one_line, raised_at
 from kljax.tasks.task import Task
 
@@ -46,7 +46,14 @@ def measure_of(task: Task, columns: Collection[str]) -> Measure:
 def _bound(name: str, function: Callable[..., Any], columns: Collection[str]) -> Function:
     said = getattr(function, "__qualname__", type(function).__name__)
     term = RewardTerm(kind="python", function=said, weight=1.0, arguments={})
-    return bind(f"task.{name}", term, columns, {said: function})
+    bound = bind(f"task.{name}", term, columns, {said: function})
+    return bound if bound.takes is None else replace(bound, takes=bound.takes - _options(function))
+
+
+def _options(function: Callable[..., Any]) -> set[str]:
+    """Its own options, which no column fills: parameters by keyword alone that have a default."""
+    parameters = parameters_of(function)
+    return {key for key, each in parameters.items() if each.kind is each.KEYWORD_ONLY and each.default is not each.empty}
 
 
 def _measured(

@@ -43,7 +43,8 @@ def _made(chosen: TextTask, factory: Callable[..., Any]) -> Task:
     try:
         task = factory(**chosen.arguments)
     except UserError as error:
-        raise UserError(f"task.{error}") from None
+        where = "task." if str(error).startswith("arguments") else f"{FIELD}: '{chosen.function}': "
+        raise UserError(f"{where}{error}") from None
     except (Exception, SystemExit) as error:
         raise UserError(f"{FIELD}: '{chosen.function}' raised {one_line(error)}{raised_at(error, factory)}.") from error
     if not isinstance(task, Task):

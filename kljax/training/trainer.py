@@ -20,7 +20,7 @@ from kljax.policy.scaling import REWARD_SCALES
 from kljax.progress import working
 from kljax.rewards import combination
 from kljax.rewards.combination import score_texts
-from kljax.rewards.functions import Logged, TrainerState
+from kljax.rewards.functions import Logged, TrainerState, try_columns
 from kljax.runs.adapter import Frozen, adaptation, cast, freeze, make_refresh, moving_shapes
 from kljax.runs.regularisation import make_controller, make_divergence
 from kljax.runs.setup import Setup
@@ -114,7 +114,10 @@ def build_trainer(setup: Setup) -> Trainer:
     held_out = setup.splits.held_out.column_names  # a file of its own may have others, and its rows are rewarded, too
     columns = [name for name in setup.splits.prompts.column_names if name in held_out]
     with working("reading the rewards"):
-        reward = combination.build(config.reward, setup.tokenizer, columns, setup.own_rewards(config.reward))
+        own = setup.own_rewards(config.reward)
+        reward = combination.build(config.reward, setup.tokenizer, columns, own)
+        for rows in (setup.splits.prompts, setup.splits.held_out):
+            try_columns(config.reward, rows, own)
     form = form_of(unrolls(config.run.unroll_layers, setup.decoder.layers, config.steps), setup.decoder.layers)
     parts = Parts(
         adaptation=adapted,

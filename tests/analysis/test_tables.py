@@ -42,3 +42,12 @@ def test_many_classes_are_left_to_the_file(shown):
     count = tables.MOST_CLASSES + 1
     lines = shown({"labels": [str(i) for i in range(count)], "held_out_confusion_matrix": [[0] * count] * count})
     assert not any("predicted" in line for line in lines)
+
+
+def test_an_interval_stands_behind_its_figure_and_is_no_row(shown):
+    figures = {"held_out_loss": 0.25, "held_out_loss_interval": [0.2, 0.31], "test/loss": 0.5, "test/loss_interval": [0.4, 0.6]}
+    lines = shown(figures)
+    assert ["loss", "0.25", "[0.2,", "0.31]", "0.5", "[0.4,", "0.6]"] in lines
+    assert not any("loss_interval" in word for line in lines for word in line)
+    assert any("bootstrap" in word for word in lines[-1])
+    assert not any("bootstrap" in word for line in shown({"held_out_loss": 0.25}) for word in line)

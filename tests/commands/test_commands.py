@@ -82,12 +82,13 @@ def test_help_has_a_line_for_each_command(kljax, asked):
     [
         (
             ["trian"],
-            "kljax: trian: no such command, expected one of train, pretrain, analyze, export, frontier, runs, completion.",
+            "kljax: trian: no such command, expected one of "
+            "train, pretrain, analyze, export, frontier, judge, runs, completion.",
         ),
         (["xyz"], "kljax: xyz: no such command, expected one of "),
         (["trian", "-sc", "install=bash"], "kljax: trian: no such command, expected one of "),
         ([""], "kljax: : no such command, expected one of "),
-        (["TRAIN"], "kljax: TRAIN: no such command, expected one of train, pretrain, analyze, export, frontier, runs, comp"),
+        (["TRAIN"], "kljax: TRAIN: no such command, expected one of train, pretrain, analyze, export, frontier, judge, runs, "),
         (["--verison"], "kljax: --verison: no such option, expected --help, --version or a command: train, "),
         (
             ["train", "-sc"],

@@ -79,6 +79,10 @@ def test_bash_completes_commands_keys_options_and_own_configs(kljax, tmp_path):
         ("kljax train run.unroll_layers=", [f"run.unroll_layers={word}" for word in ("true", "false", "null")]),
         ("kljax train kl.beta=", ["kl.beta=0.5"]),
         ("kljax analyze step=", ["step=latest", "step=best"]),
+        ("kljax judge sc", ["score="]),
+        ("kljax judge b=ref", ["b=reference"]),
+        ("kljax judge mode=", ["mode=pairwise", "mode=rating", "mode=null"]),
+        ("kljax judge score=", []),  # files, which a shell knows
     ],
 )
 def test_the_rest_of_a_line_is_known(kljax, line, expected):

@@ -150,7 +150,9 @@ WHERE = {
     "ReferenceConfig": "config:reference",
     "EvaluationConfig": "config:evaluation",
     "ExportConfig": "export",
+    "JudgeConfig": "judge",
     "DecoderConfig": "model/gpt2",
+    "PretrainConfig": "config:pretrain",
 }
 """Sections with fields that came later, and where their values live."""
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from kljax.analysis.judging.files import checksum, read_key
+
 ROOT = Path(__file__).parents[2]
 MOVIES = ROOT.parent / "shared" / "data" / "movie_reviews.parquet"
 
@@ -58,7 +60,7 @@ def sweep(tiny_overrides, tmp_path):
     return tmp_path / "runs"
 
 
-def test_sweep_analysis_and_frontier(sweep, cache):
+def test_sweep_analysis_and_frontier(sweep, cache, tmp_path):
     runs = sorted((sweep / "grammar").iterdir())
     assert len(runs) == 4
     assert len(list((sweep / "bases").iterdir())) == 1  # the runs share their base model
@@ -79,7 +81,29 @@ def test_sweep_analysis_and_frontier(sweep, cache):
     earlier = json.loads((runs[0] / "evaluation" / "step_000002_prompts-8.json").read_text())["metrics"]
     assert 0 < earlier["kl/reverse_exact_seq"] < at_end["kl/reverse_exact_seq"]
 
+    judged(tmp_path / "judging", cache, f"a={runs[0]}@4", f"b={runs[2]}@4")
+    assert (runs[2] / "evaluation" / "step_000004.json").exists()  # as step 4 of the other has been
     assert "has no checkpoint of step 3; it has: 2, 4, 6" in call("analyze.py", cache, f"run={runs[0]}", "step=3", code=2)
+
+
+def judged(out, cache, *which):
+    """A page of two steps of which none was evaluated, a judge who likes reward, and the verdict."""
+    assert "completed now" in call("judge.py", cache, *which, f"out={out}", "prompts=12", "repeats=0.25")
+    made = read_key(out)
+    assert len(made.pairs) == 12
+    answers = []
+    for i, item in enumerate(made.items, start=1):
+        first, second = (made.pairs[item.pair].figures[of]["reward"] for of in item.shows)
+        choice = "tie" if first == second else "first" if first > second else "second"
+        answers.append({"item": i, "choice": choice, "note": ""})
+    lines = "".join(f"{one['item']}\t{one['choice']}\t\n" for one in answers)
+    saved = {"kljax_judgments": 1, "page": made.page, "judge": "Ann", "answers": answers}
+    (out / "ann.json").write_text(json.dumps(saved | {"checksum": checksum(f"{made.page}\n{lines}")}))
+    assert "reward prefers what judges prefer" in call("judge.py", f"score={out}", f"out={out}")
+    result = json.loads((out / "result.json").read_text())
+    assert result["figures"]["reward"]["share"]["value"] == 1.0
+    assert result["judges"][0]["repeats"]["same"] == result["judges"][0]["repeats"]["pairs"] > 0
+    assert "prompts: got it beside score=" in call("judge.py", f"score={out}", f"out={out}", "prompts=50", code=2)
 
 
 def test_pretrain_makes_the_base_model_that_train_starts_from(tiny_overrides, tmp_path):

@@ -32,7 +32,8 @@ def test_two_classes_are_counted_by_hand():
     }
     assert {name: figures[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert figures["confusion_matrix"] == [[1, 1], [1, 2]]
-    assert not any(name.endswith("_of_each") for name in figures)
+    assert figures["f1_of_each"] == pytest.approx([1 / 2, 2 / 3])
+    assert figures["macro_f1"] == pytest.approx((1 / 2 + 2 / 3) / 2)
 
 
 def test_three_classes_have_means_and_figures_of_each():
@@ -43,7 +44,7 @@ def test_three_classes_have_means_and_figures_of_each():
     assert figures["precision_of_each"] == pytest.approx([1 / 2, 2 / 3, 0])
     assert figures["recall_of_each"] == pytest.approx([1 / 2, 1, 0])
     assert figures["f1_of_each"] == pytest.approx([1 / 2, 4 / 5, 0])
-    assert figures["f1"] == pytest.approx((1 / 2 + 4 / 5 + 0) / 3)
+    assert figures["f1"] == figures["macro_f1"] == pytest.approx((1 / 2 + 4 / 5 + 0) / 3)
     assert figures["accuracy"] == pytest.approx(3 / 5)
     right, wrong, other = 0.2**2 + 2 * 0.1**2, 0.8**2 + 0.9**2 + 0.1**2, 0.8**2 + 0.1**2 + 0.9**2
     assert figures["brier"] == pytest.approx((3 * right + wrong + other) / 5, rel=1e-5)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 from flax import nnx
 
 from kljax.config import HuggingFaceModel
+from kljax.config.pretrain import Watched
 from kljax.data import tokenizers
 from kljax.data.labelled import take
 from kljax.errors import UserError
@@ -240,9 +242,27 @@ def test_held_out_words_are_hidden_once_for_all(toy):
 @pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "next_token"])
 def test_a_figure_that_an_objective_does_not_have_is_refused_with_those_it_has(toy, objective):
     known = OBJECTIVES[objective].watch
-    for watch in {"loss", "accuracy", "f1", "agreement"} - set(known):
+    setup = prepare(toy(objective, model="gpt2"))
+    for watch in set(get_args(Watched)) - set(known):
+        other = replace(setup.config, pretrain=replace(setup.config.pretrain, watch=watch))
         with pytest.raises(UserError, match=f"^pretrain.watch: got {watch}, .*expected {' or '.join(known)}"):
-            objectives.build(prepare(toy(objective, f"pretrain.watch={watch}")))
+            objectives.build(replace(setup, config=other))
+
+
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name not in ("next_token", "target")])
+def test_every_figure_that_can_be_watched_is_there_and_has_an_interval(toy, objective):
+    """Of random parameters, and of the first 24 training rows as of the held-out ones: the loss's rows without noise."""
+    setup = prepare(toy(objective, "pretrain.augmentation.delete=0.3" if objective != "masked_token" else "seed=0"))
+    made = objectives.build(masked(setup) if objective == "masked_token" else setup)
+    model = nnx.merge(made.architecture.graphdef, made.architecture.init(3))
+    outputs = jax.jit(lambda rows: made.outputs(model, rows))
+    for rows in (take(made.held_out, np.arange(24)), made.train(24)):
+        figures = made.figures(of := np.asarray(outputs(rows)), rows)
+        drawn = made.resampled(of, rows, np.ones((1, 24)))
+        assert set(OBJECTIVES[objective].watch) <= figures.keys()
+        assert drawn.keys() == figures.keys() - {"confusion_matrix"}
+        for name, values in drawn.items():
+            np.testing.assert_allclose(values[0], figures[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +271,8 @@ def test_a_figure_that_an_objective_does_not_have_is_refused_with_those_it_has(t
         ("masked_token", "gpt2", "seed=0", r"model: got a decoder, .* expected an encoder"),
         ("next_token", "bert", "rollout.max_new_tokens=4", r"model: got an encoder, .* expected a decoder"),
         ("next_token", "gpt2", "pretrain.augmentation.delete=0.1", r"pretrain.augmentation: .* would learn to write the noise"),
+        ("target", "gpt2", "pretrain.augmentation.swap=0.1", r"pretrain.augmentation: .* prompts that nobody asks"),
+        ("masked_token", "bert", "pretrain.augmentation.mask=0.1", r"pretrain.augmentation: .* has noise of its own"),
         ("classification", "bert", "pretrain.objective.label=lable", r"pretrain.objective.label: .* Did you mean 'label'"),
         ("classification", "bert", "pretrain.objective.label=rating", None),
         ("regression", "bert", "pretrain.objective.label=text", r"pretrain.objective.label: 'text' holds .* a finite number"),

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from kljax.command_line import CONFIGS, compose
-from kljax.config import AnalysisConfig, Config, ExportConfig, RewardTerm, to_dict
+from kljax.config import AnalysisConfig, Config, ExportConfig, JudgeConfig, RewardTerm, to_dict
 from kljax.config.in_words import description, in_words
 from kljax.config.mistakes import leaf_keys, members
 from kljax.errors import UserError
@@ -23,7 +23,9 @@ def sections(schema):
             yield from sections(part)
 
 
-EVERY_SECTION = sorted({*sections(Config), *sections(AnalysisConfig), *sections(ExportConfig), RewardTerm}, key=str)
+EVERY_SECTION = sorted(
+    {*sections(Config), *sections(AnalysisConfig), *sections(ExportConfig), *sections(JudgeConfig), RewardTerm}, key=str
+)
 
 
 @pytest.mark.parametrize("section", EVERY_SECTION, ids=lambda section: section.__name__)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 BEGINS = re.compile(r"(\w+=\S+ )*(python3?|bash|make|pip|tensorboard|kljax(?= ))\b")
 CONSOLE = re.compile(rf"^kljax ({'|'.join(name for name in COMMANDS if (ROOT / 'experiments' / f'{name}.py').exists())})\b")
 """The console command where it is what a script is."""
-NAMED = re.compile(r"kljax (analyze|export|frontier|mine)")
+NAMED = re.compile(r"kljax (analyze|export|frontier|judge|mine)")
 
 
 @dataclass(frozen=True)

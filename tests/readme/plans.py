@@ -9,12 +9,14 @@ from tests.readme.fixtures import MODEL, REWARD_MODEL
 
 NOT_RUN = {
     # what the command has in it: why it is composed and checked, but not run
-    r"experiment=(sst2|smollm2|headlines|multi30k|gsm8k|movie_reviews|overoptimisation|review_)": "data and models beside the repository",
+    r"experiment=(sst2|smollm2|headlines|multi30k|gsm8k|movie_reviews|overoptimisation|review_)": "data or models elsewhere",
+    r"experiments\.studies\.overfitting": "data beside the repository, and minutes",
     r"experiments\.studies\.overoptimisation": "runs of experiment=overoptimisation",
     r"--(trl|tunix)-python": "environments of other libraries",
     r"experiments[./]benchmarks[./]gpu": "an accelerator, or 8 minutes",
     r"experiments\.benchmarks\.memory": "the memory of a whole process",
     r"run=runs/mine|runs/mine ": "a run of the reader's own",
+    r"judge.* score=": "answers of people",
     r"^make (test|lint|coverage|demo)\b": "what CI runs; a part of other commands here",
     r"^make ": "its recipe is among the commands",
     r"\.\[(cuda|tpu|parity)\]": "a device, or gigabytes",
@@ -24,6 +26,7 @@ NOT_RUN = {
 LONG = {
     # run as printed in a fresh clone only: minutes, or programs of its own that nothing here shares
     r"-m experiments\.": "minutes",
+    r"experiments/directions\.py": "minutes",
     r"^tensorboard ": "a server, which does not end",
     r"^pip ": "a fresh environment",
     r"--out /tmp/": "another folder for the same",

@@ -129,7 +129,8 @@ class Accepted(Exception):
         given = list(getattr(found, "overrides", []))
         if isinstance(size := getattr(found, "size", None), list):
             return [[f"experiment=benchmark_{one}", *given] for one in size]
-        return [[f"experiment=benchmark_{size}" if size else "experiment=enumerable", *given]]
+        experiment = getattr(found, "experiment", "enumerable")
+        return [[f"experiment=benchmark_{size}" if size else f"experiment={experiment}", *given]]
 
 
 def accept_make(words):
@@ -229,6 +230,8 @@ def run_short(one, monkeypatch, cache):
         if target is not None and target.exists():
             shutil.rmtree(target)
         call(script, *given, where, *(["prompts=4", "samples=2"] if script == "analyze.py" else []))
+    elif script == "judge.py":
+        call(script, *given, where, "mode=rating")  # of policies that hardly differ, too, whose pairs would be the same text
     elif script in ("frontier.py", "runs.py"):
         call(script, *given)
     else:

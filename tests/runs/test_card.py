@@ -114,6 +114,12 @@ def test_what_reads_texts_says_so(tiny, kind, task):
     assert f'pipeline("{task}", model="DIR")' in page and "`held_out_f1`: 0.5" in page
 
 
+def test_a_fits_intervals_are_in_its_card_with_what_they_are_of(tiny):
+    _, page = front(card.of_fit(tiny(), "classifier", {"test/f1": 0.5, "test/f1_interval": [0.4, 0.625]}, None))
+    assert "- `test/f1`: 0.5 [0.4, 0.625]" in page and "bootstrap over rows" in page
+    assert "bootstrap" not in front(card.of_fit(tiny(), "classifier", {"test/f1": 0.5}, None))[1]
+
+
 def test_a_cut_evaluation_is_not_called_untruncated(run):
     config, make = run
     path = make(**{"kl/reverse_exact_seq": 4.31})

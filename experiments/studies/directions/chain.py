@@ -1,0 +1,167 @@
+"""The chain that a practitioner runs, from finished runs: a model as it is, fitted to answers, then RL at several betas.
+
+Maximum likelihood minimises the forward KL(data‖model); RL for a reward is held to the fitted model by a reverse KL.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from kljax.errors import UserError
+from kljax.progress import console
+from kljax.runs import evaluation_files
+from kljax.runs.config_file import CONFIG, FIT, kind_of, read_run_config
+from kljax.runs.evaluation import of_model
+
+FIRST = {
+    "summarisation": "rouge_l",
+    "translation": "bleu",
+    "numbers": "exact_match",
+    "words": "token_f1",
+    "sentiment": "accuracy",
+}
+"""The figure of a built-in task that a line shows, unless another is asked for."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with its 95 % interval; None where it is not known."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f}" + ("" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]")
+
+
+@dataclass(frozen=True)
+class Link:
+    """A stage of the chain of one task. KLs, nats per sequence, are to and from the model of the stage before it."""
+
+    name: str  # of the experiment
+    stage: str
+    beta: float | None
+    metric: str
+    sampled: Figure | None
+    greedy: Figure | None
+    answers_nats_tok: float | None  # −log p(right answer): the forward KL of the data up to its entropy
+    reverse_kl_seq: float | None  # KL(this stage‖the one before)
+    forward_kl_seq: float | None
+
+
+def chains(folders: Sequence[Path], metric: str | None = None) -> dict[str, list[Link]]:
+    """Each experiment's stages, from the last evaluations of its fit and of its RL runs at or below the folders."""
+    found: dict[str, list[Link]] = {}
+    if absent := next((folder for folder in folders if not folder.exists()), None):
+        raise UserError(f"{absent}: no such directory; expected folders of kljax pretrain and kljax train, as runs.")
+    for path in sorted({file.parent for folder in folders for file in folder.rglob(CONFIG)}):
+        config = read_run_config(path)
+        there = evaluation_files.load_all(path) if config.task.kind != "none" else []
+        if there:
+            metrics, name = there[-1]["metrics"], metric or FIRST.get(config.task.function, "")  # pyright: ignore
+            if not name:
+                raise UserError(f"{path}: the task is none of {', '.join(FIRST)}; name the figure to show with --metric.")
+            stages = [("as it is", None, "reference")] if kind_of(path) == FIT else []
+            stages += [("fitted", None, "policy")] if kind_of(path) == FIT else [("RL", config.kl.beta, "policy")]
+            links = [_link(config.name, stage, beta, name, metrics, model) for stage, beta, model in stages]
+            found.setdefault(config.name, []).extend(links)
+    if not found:
+        raise UserError("no evaluation of a run with a task here; expected folders of kljax pretrain and kljax train, as runs.")
+    return {name: sorted(links, key=_place) for name, links in found.items()}
+
+
+def _place(link: Link) -> tuple[int, float]:
+    return ["as it is", "fitted", "RL"].index(link.stage), -(link.beta or 0.0)
+
+
+def _link(name: str, stage: str, beta: float | None, metric: str, metrics: dict[str, Any], model: str) -> Link:
+    moved = model == "policy"
+    sampled, greedy = (_figure(metrics, of_model(model, f"task/{reading}{metric}")) for reading in ("", "greedy_"))
+    if sampled is None and greedy is None:
+        raise UserError(f"--metric: the evaluations of {name} have no task/{metric}.")
+    return Link(
+        name,
+        stage,
+        beta,
+        metric,
+        sampled,
+        greedy,
+        metrics.get(of_model(model, "answers/nats_tok")),
+        metrics["kl/reverse_exact_seq"] if moved else None,
+        metrics["kl/forward_exact_seq"] if moved else None,
+    )
+
+
+def _figure(metrics: dict[str, Any], name: str) -> Figure | None:
+    if name not in metrics:
+        return None
+    ends = [metrics.get(f"{name}{end}") for end in ("_low", "_high")]
+    return Figure(metrics[name], *ends)
+
+
+def show(found: dict[str, list[Link]]) -> None:
+    """A table a task; it fits into 80 columns."""
+    for name, links in found.items():
+        table = Table(title=f"{name}: {links[0].metric}", title_justify="left")
+        for column in ("", "sampled", "greedy", "answers", "KL(π‖ρ)", "KL(ρ‖π)"):
+            table.add_column(column, justify="right" if column else "left", no_wrap=True)
+        for link in links:
+            stage = link.stage if link.beta is None else f"{link.stage}, beta {link.beta:g}"
+            numbers = link.greedy and link.greedy.value, link.answers_nats_tok, link.reverse_kl_seq, link.forward_kl_seq
+            table.add_row(stage, str(link.sampled or "–"), *("–" if n is None else f"{n:.3f}" for n in numbers))
+        console.print(table)
+    console.print(
+        "answers: −log p of the right ones, nats per token. KL in nats per sequence; π: the stage, ρ: the one before it."
+    )
+
+
+def plot(found: dict[str, list[Link]], file: Path) -> None:
+    """A panel a task: the figure against KL(RL‖fitted), with the levels before RL."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # files only: no display needed
+    import matplotlib.pyplot as plt
+
+    from kljax.disk import whole_file
+
+    figure, panels = plt.subplots(
+        1, len(found), figsize=(3.6 * len(found) + 0.4, 3.4), dpi=150, layout="constrained", squeeze=False
+    )
+    for axes, (name, links) in zip(panels[0], found.items(), strict=True):
+        _draw(axes, links)
+        axes.set_title(name, fontsize=10)
+        axes.set_ylabel(f"{links[0].metric}, sampled")
+        axes.set_xlabel("KL(RL‖fitted), nats per sequence")
+        axes.grid(alpha=0.2)
+        axes.margins(x=0.2, y=0.12)
+        axes.set_xlim(left=0)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=len(labels))
+    with whole_file(file) as beside:
+        figure.savefig(beside, format="png")
+    plt.close(figure)
+
+
+def _draw(axes: Any, links: Sequence[Link]) -> None:
+    colors = {"as it is": "0.6", "fitted": "C0"}
+    for link in links:
+        if link.beta is None and link.sampled is not None:
+            axes.axhline(link.sampled.value, color=colors[link.stage], linewidth=1, label=link.stage)
+            if link.sampled.low is not None:
+                axes.axhspan(link.sampled.low, link.sampled.high, color=colors[link.stage], alpha=0.12, linewidth=0)
+    trained = [link for link in links if link.beta is not None and link.sampled is not None]
+    for link in trained:
+        figure, kl = link.sampled, link.reverse_kl_seq
+        assert figure is not None and kl is not None
+        ends = (
+            None if figure.low is None or figure.high is None else [[figure.value - figure.low], [figure.high - figure.value]]
+        )
+        label = "RL" if link is trained[0] else None
+        axes.errorbar(
+            kl, figure.value, yerr=ends, color="C1", marker="o", markersize=4, capsize=2, linestyle="none", label=label
+        )
+        axes.annotate(f"β={link.beta:g}", (kl, figure.value), xytext=(5, 5), textcoords="offset points", fontsize=8)

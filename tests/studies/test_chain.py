@@ -1,0 +1,57 @@
+"""The chain of a task, from a model as it is to RL: its stages against the evaluations that they are read from."""
+
+import json
+
+import pytest
+
+from experiments.studies.directions import chain
+from kljax.command_line import compose
+from kljax.commands.pretrain import run as pretrain
+from kljax.commands.train import run as train
+from kljax.config import Config
+from kljax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_in, tmp_path_factory):
+    """A fit and two RL runs on short questions, of seconds."""
+    root = tmp_path_factory.mktemp("chain") / "runs"
+    given = [one for one in tiny_in(root) if not one.startswith("data.source.sentences")]
+    given += ["experiment=questions", "reward=token_f1", "data.source.largest=3", "track=[]"]
+    for beta in (0.5, 0.1):
+        config = compose([*given, f"kl.beta={beta}", f"run.variant=beta{beta}"], Config)
+        if beta == 0.5:
+            pretrain(config)
+        train(config)
+    return root
+
+
+def test_stages_are_those_of_the_evaluations(folder):
+    ((name, links),) = chain.chains([folder]).items()
+    assert name == "questions"
+    assert [(link.stage, link.beta) for link in links] == [
+        ("as it is", None), ("fitted", None), ("RL", 0.5), ("RL", 0.1)]  # fmt: skip
+    own = json.loads((folder / "questions" / "beta0.1" / "evaluation" / "step_000006.json").read_text())["metrics"]
+    last = links[-1]
+    assert last.sampled is not None and last.sampled.value == own["task/token_f1"]
+    assert last.reverse_kl_seq == own["kl/reverse_exact_seq"]
+    assert last.answers_nats_tok == own["answers/nats_tok"]
+    assert links[0].reverse_kl_seq is None
+    # The fitted model is the reference of the runs: one model, looked at with the same noise.
+    assert links[1].answers_nats_tok == pytest.approx(own["answers/reference_nats_tok"], rel=1e-5)
+    assert links[0].answers_nats_tok > links[1].answers_nats_tok
+
+
+def test_the_table_and_the_picture_have_every_stage(folder, tmp_path, capsys):
+    found = chain.chains([folder])
+    chain.show(found)
+    assert "fitted" in (said := capsys.readouterr().out) and "RL, beta 0.1" in said
+    chain.plot(found, tmp_path / "chain.png")
+    assert (tmp_path / "chain.png").stat().st_size > 5_000
+
+
+def test_other_figures_are_asked_for_by_name(folder):
+    links = chain.chains([folder], "exact_match")["questions"]
+    assert {link.metric for link in links} == {"exact_match"}
+    with pytest.raises(UserError, match="have no task/bleu"):
+        chain.chains([folder], "bleu")
