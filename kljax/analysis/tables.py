@@ -1,6 +1,5 @@
 """Tables and sentences that a script prints when it is done."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from kljax.analysis.frontier import Point
 from kljax.progress import console
 from kljax.runs.evaluation import Evaluation, groups_of, of_model
 from kljax.runs.intervals import LEVEL, OF_FIT, t_quantile
+from kljax.runs.task_figures import labels_of
 
 FIGURES = {"reward": "reward/mean", "tokens a completion": "rollout/length"}
 """Label and metric of what each model has."""
@@ -33,9 +33,6 @@ EXACT_ROWS = {
 }
 """Where every completion can be listed."""
 
-ANSWERS = {"answers/nats_seq": "−log p(right answer), nats/seq", "answers/nats_tok": "−log p(right answer), nats/tok"}
-"""Figures of the right answers: their forward KL to a model, up to their entropy."""
-
 HELD_OUT, TEST = "held_out_", "test/"  # how the figures of a fitted model begin
 
 MOST_CLASSES = 12  # of a confusion matrix that is shown; larger ones are in result.json
@@ -56,7 +53,7 @@ def show_evaluation(evaluation: Evaluation, path: Path) -> None:
     figures = FIGURES | {f"reward term {name.rpartition('/')[2]}": name for name in (terms if len(terms) > 1 else [])}
     for label, name in figures.items():
         table.add_row(Text(label), *(_interval(metrics, of_model(model, name), reach) for model in ("policy", *others)))
-    for name, label in task_figures(metrics).items():
+    for name, label in labels_of(metrics).items():
         table.add_row(Text(label), *(_within(metrics, of_model(model, name), reach) for model in ("policy", *others)))
     for label, names in COMPARED.items():
         table.add_row(label, "", *(_interval(metrics, name, reach) for name in names[: len(others)]))
@@ -66,23 +63,6 @@ def show_evaluation(evaluation: Evaluation, path: Path) -> None:
     console.print(table)
     for note in evaluation.notes:
         console.print(f"Note: {note}", soft_wrap=True, markup=False)
-
-
-def task_figures(metrics: Mapping[str, float]) -> dict[str, str]:
-    """The figures of the task and of its right answers: their names without model, and what the table calls them."""
-    ours = [name for name in metrics if name.startswith(("task/", "answers/")) and of_model("reference", name) in metrics]
-    return {name: _label(name) for name in ours if not name.endswith(("_se", "_low", "_high"))}
-
-
-def _label(name: str) -> str:
-    """task/best_of_4_rouge_l → rouge_l, best of 4; task/exact_match_pass_4 → exact_match, pass@4."""
-    if name in ANSWERS:
-        return ANSWERS[name]
-    figure = name.removeprefix("task/")
-    if found := re.fullmatch(r"(greedy|best_of_\d+)_(.+)", figure):
-        return f"{found[2]}, {found[1].replace('_', ' ')}"
-    found = re.fullmatch(r"(.+)_pass_(\d+)", figure)
-    return f"{found[1]}, pass@{found[2]}" if found else figure
 
 
 def what_of(of: Mapping[str, Any]) -> str:

@@ -29,11 +29,11 @@ def run(config: AnalysisConfig) -> None:
         from kljax.runs.setup import use_compilation_cache
 
     use_compilation_cache(config.compilation_cache)
-    restored = restore(path, step, config.mesh)
+    restored = restore(path, step, config.mesh, custom=config.rewards == "custom")
     own = restored.setup.config.evaluation
     asked = {name: value for name in evaluation.settings_of(own) if (value := getattr(config, name)) is not None}
     without = evaluation.left_out(restored, custom=config.rewards == "custom")
-    result = evaluation.evaluate(restored, replace(own, **asked), without, custom=config.rewards == "custom")
+    result = evaluation.evaluate(restored, replace(own, **asked), without)
     saved, refused = "It is not saved.", None
     if not without:  # without a part of the reward it is no evaluation that others could be compared with
         try:

@@ -47,8 +47,9 @@ def evaluate(path: Path, config: Config) -> None:
     from kljax.runs import evaluation, evaluation_files
     from kljax.runs.restore import restore
 
-    restored = restore(path, "latest", config.mesh)
-    asked = replace(restored.setup.config, reward=config.reward, rollout=config.rollout)  # whoever has fitted it
+    restored = restore(path, "latest", config.mesh, custom=True)
+    given = {"reward": config.reward, "rollout": config.rollout, "task": config.task}  # whoever has fitted it
+    asked = replace(restored.setup.config, **given)
     restored = replace(restored, setup=replace(restored.setup, config=asked))
     try:
         result = evaluation.evaluate(restored, config.evaluation, evaluation.left_out(restored, custom=True))

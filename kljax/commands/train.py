@@ -50,7 +50,7 @@ def evaluate(config: Config, path: Path) -> Mapping[str, float]:
     from kljax.runs.restore import restore
 
     with evaluating(path):
-        result = evaluation.evaluate(restore(path, "latest", config.mesh), config.evaluation)
+        result = evaluation.evaluate(restore(path, "latest", config.mesh, custom=True), config.evaluation)
         tables.show_evaluation(result, path)
         evaluation_files.save_own(result, path)
     tables.show_paths(path, config.track)

@@ -2,7 +2,7 @@
 
 import typing
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar
 
@@ -61,7 +61,7 @@ def _defaults_of(schema: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for field in fields(schema):
         default = getattr(field.default, "default", field.default)
         if default is not MISSING and default is not PydanticUndefined:
-            yield prefix + field.name, default
+            yield prefix + field.name, asdict(default) if is_dataclass(default) else default  # pyright: ignore
         for member in members(typing.get_type_hints(schema)[field.name]):
             yield from _defaults_of(member, f"{prefix}{field.name}.")
 
@@ -271,6 +271,11 @@ def _check_task(config: Config) -> None:
         raise UserError(
             f"data.source.column: got '{source.column}', but the task makes the prompts; expected null, and the names of the "
             "data's columns in task.arguments."
+        )
+    if prompt.kind == "chat" and prompt.words is not None:
+        raise UserError(
+            f"data.prompt.words: got {prompt.words}, which would cut the prompts that the task makes, their instruction "
+            "with them; expected null. Leave long ones out with data.prompt.too_long=drop, or cut texts in a task of your own."
         )
     if config.pretrain.steps and objective.kind != "target":
         raise UserError(

@@ -128,6 +128,9 @@ def bind(
             "another name for the argument."
         )
     takes = _parameters(name, term, function, columns)
+    if str(getattr(function, "__module__", "")).startswith("kljax."):  # in a task: a column may have the name of an option
+        parameters = inspect.signature(function).parameters.items()
+        takes = frozenset(key for key, parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD)
     return Function(name, function, takes, term.arguments)
 
 

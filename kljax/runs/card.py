@@ -11,6 +11,7 @@ from kljax.runs import evaluation_files
 from kljax.runs.evaluation import of_model
 from kljax.runs.intervals import OF_FIT
 from kljax.runs.markdown import bullets, code, front_matter, plain, table
+from kljax.runs.task_figures import labels_of
 
 TASKS = {"decoder": "text-generation", "classifier": "text-classification", "masked_lm": "fill-mask"}
 """Names on the hub for what a model of a kind does."""
@@ -219,6 +220,8 @@ def _evaluation(own: Mapping[str, Any]) -> str:
     rows = [["", "policy", "reference"]]
     for label, name in figures.items():
         rows.append([label, _figure(metrics, name), _figure(metrics, of_model("reference", name))])
+    for name, label in labels_of(metrics).items():
+        rows.append([plain(label), _figure(metrics, name), _figure(metrics, of_model("reference", name))])
     rows += [[label, _figure(metrics, name), ""] for label, name in KLS.items()]
     cut = "".join(f", {each}" for each in _cut(of))
     what = f"{of['samples']} completion(s) of each of {of['prompts']} held-out prompts, seed {of['seed']}{cut}. {HOW_MEASURED}"

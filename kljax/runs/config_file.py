@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, is_dataclass
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -80,8 +80,11 @@ def _said(field: str, values: Mapping[str, Any]) -> str:
         return spelled(values[field])
     section, default = field.rpartition(".")[0], default_of(field)
     if not section or any(key.startswith(f"{section}.") for key in values):
-        return "nothing" if default is MISSING or is_dataclass(default) else spelled(default)
-    return f"nothing ({section}=null)" if values.get(section, default_of(section)) is None else "nothing"
+        return "nothing" if default is MISSING or isinstance(default, Mapping) else spelled(default)
+    whole, name = values.get(section, default_of(section)), field.rpartition(".")[2]
+    if isinstance(whole, Mapping) and name in whole:
+        return spelled(whole[name])
+    return f"nothing ({section}=null)" if whole is None else "nothing"
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from kljax.config import Config, EvaluationConfig, to_dict
+from kljax.config import Config, EvaluationConfig, TextTask, to_dict
 from kljax.data.batches import PromptRows
 from kljax.errors import UserError
 from kljax.progress import working
@@ -29,7 +29,7 @@ from kljax.runs.looking import Sequences, Values, check_figures, check_parameter
 from kljax.runs.regularisation import ablation_note
 from kljax.runs.restore import RestoredRun
 from kljax.runs.setup import TASK
-from kljax.runs.task_figures import answers_of, nats_of_answers, of_task
+from kljax.runs.task_figures import answers_of, nats_of_answers, notes_of_task, of_task
 from kljax.tasks.rows import is_own
 
 WHEN = ("every", "best")
@@ -55,13 +55,11 @@ class Evaluation:
     samples: list[dict[str, Any]]
 
 
-def evaluate(
-    run: RestoredRun, config: EvaluationConfig, without: Mapping[str, str] = MappingProxyType({}), *, custom: bool = True
-) -> Evaluation:
+def evaluate(run: RestoredRun, config: EvaluationConfig, without: Mapping[str, str] = MappingProxyType({})) -> Evaluation:
     """Sample policy, reference and base on the first `config.prompts` held-out prompts and compare them.
 
     `without`: terms of the reward that are left out, and why. Where one of them has a
-    weight, nothing is said of the whole reward. `custom`: whether the code of a task of the run's own is imported.
+    weight, nothing is said of the whole reward. Of a task that may not be imported (`Setup.imports`) there are no figures.
 
     Raises:
         UserError: where a parameter, a reward, a KL or what a reward logs is not finite.
@@ -70,7 +68,8 @@ def evaluate(
     models = {"policy": run.policy, "reference": run.reference} | ({"base": run.base} if has_base(run) else {})
     for name, params in models.items():
         check_parameters(run, name, params)
-    prompts, task = run.held_out_prompts(), run.setup.task if custom or not is_own(run.setup.config) else None
+    prompts = run.held_out_prompts()
+    task = run.setup.task if run.setup.imports or not is_own(run.setup.config) else None
     look, whole = look_at(run, prompts, config, without, task=task), is_whole(run.setup.config, without)
     others = tuple(params for name, params in models.items() if name != "policy")
     count = min(config.prompts, len(prompts.tokens))
@@ -85,18 +84,17 @@ def evaluate(
     metrics = _means(columns, np.repeat(numbered(ids), config.samples))
     for name, of in found.items():
         metrics |= {of_model(name, metric): mean for metric, mean in of.logged.items()}
-    of_models = [nats_of_answers(run, prompts, models, ids)]
-    of_models += [of_task(run, task, config, models, found, ids, without)] if task else []
+    of_answers, on_answers = nats_of_answers(run, prompts, models, ids)
+    of_models = [of_answers, of_task(run, task, config, models, found, prompts, ids) if task else {}]
     for name, metric, value in ((name, *each) for part in of_models for name, of in part.items() for each in of.items()):
         metrics[of_model(name, metric)] = value
     metrics["kl/beta"] = run.beta
     if whole:
         metrics["reward/reference_std"] = float(found["reference"].reward.std(ddof=1))
     if run.setup.config.run.oracle_every and not without:
-        trained = run.prompts()
-        reward = combination.build(
-            run.setup.config.reward, run.setup.tokenizer, trained.rows.column_names, run.setup.own_rewards
-        )
+        trained, terms = run.prompts(), run.setup.config.reward
+        own = run.setup.own_rewards(terms)
+        reward = combination.build(terms, run.setup.tokenizer, trained.rows.column_names, own)
         metrics |= enumerate_task(run.setup, trained, reward, run.reference).metrics(run.policy, run.beta)
     for name, value in metrics.items():
         if not math.isfinite(value):
@@ -111,7 +109,7 @@ def evaluate(
     said += [f"reward.{name} is left out, and with it what it is a part of: {why}" for name, why in without.items()]
     if task is None and is_own(run.setup.config):
         said.append("task: its figures are left out: it is code of the run's own, which is imported with rewards=custom alone.")
-    said += notes(run, config, of)
+    said += on_answers + (notes_of_task(run.setup.config, config.samples) if task else []) + notes(run, config, of)
     return Evaluation(
         run.step,
         settings_of(config),
@@ -160,7 +158,8 @@ def left_out(run: RestoredRun, *, custom: bool) -> dict[str, str]:
         return found
     rest = {name: term for name, term in terms.items() if name not in found}
     try:
-        combination.build(rest, run.setup.tokenizer, run.held_out_prompts().rows.column_names, run.setup.own_rewards)
+        own = run.setup.own_rewards(rest)
+        combination.build(rest, run.setup.tokenizer, run.held_out_prompts().rows.column_names, own)
     except UserError as error:
         return found | dict.fromkeys(rest, str(error))
     return found
@@ -221,7 +220,8 @@ def _own_columns(config: Config, found: Mapping[str, Sequences], name: str) -> d
     """Figures that a model has whatever it is compared with: rewards and lengths."""
     of, left = found[name], without_value(config, found)
     columns: dict[str, Column] = {"reward/mean": (of.reward, None), "rollout/length": (of.length, None)}
-    for metric, values in (of.measured.metrics if of.measured else {}).items():
+    sampled = isinstance(config.task, TextTask) and "sampled" in config.task.readings
+    for metric, values in (of.measured.metrics if of.measured and sampled else {}).items():
         applies = ~np.isnan(values)
         columns[f"task/{metric}"] = np.where(applies, values, 0.0), None if applies.all() else applies.astype(np.float64)
     for term, values in of.terms.items():

@@ -78,7 +78,7 @@ def look_at(
     terms = {name: term for name, term in setup.config.reward.items() if name not in without}
     whole = is_whole(setup.config, without)
     if reward is None:
-        reward = combination.build(terms, setup.tokenizer, prompts.rows.column_names, setup.own_rewards)
+        reward = combination.build(terms, setup.tokenizer, prompts.rows.column_names, setup.own_rewards(terms))
     measure = None if task is None else measure_of(task, prompts.rows.column_names)
     sampler = replace(setup.sampler(config.samples), top_k=config.top_k, top_p=config.top_p)
     program = _compile(setup.architecture.graphdef, reward, sampler)

@@ -68,8 +68,11 @@ def _of_fit(config: Config) -> Config:
     return replace(config, adapter=NoAdapter(kind="none"), reference=reference, reward_scale="none", kl=kl, run=run)
 
 
-def restore(path: Path, step: Step, mesh: MeshConfig) -> RestoredRun:
-    """The run's `step`, on a mesh of one's own choice: it need not be that of training."""
+def restore(path: Path, step: Step, mesh: MeshConfig, *, custom: bool = False) -> RestoredRun:
+    """The run's `step`, on a mesh of one's own choice: it need not be that of training.
+
+    `custom`: whether a task that is code of the run's own may be imported, of which a fit's rows, too, are made.
+    """
     check_jax()
     config = replace(read_run_config(path), mesh=mesh)
     if kind_of(path) == FIT:
@@ -83,5 +86,5 @@ def restore(path: Path, step: Step, mesh: MeshConfig) -> RestoredRun:
         models = restore_models(path, step, built)
     tokenizer = directory.load_tokenizer(path)
     generation = GenerationSettings(directory.read_ends(path), directory.MODEL, {})
-    setup = Setup(config, built, None, tokenizer, model, vocab_size, None, generation)
+    setup = Setup(config, built, None, tokenizer, model, vocab_size, None, generation, imports=custom)
     return RestoredRun(path, models.step, setup, models.policy, models.reference, models.beta, models.base, models.adapters)

@@ -2,7 +2,7 @@
 
 import hashlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from kljax.config import (
     EncoderConfig,
     HuggingFaceModel,
     PretrainedTokenizer,
+    RewardTerm,
     Target,
     TextTask,
     to_dict,
@@ -55,7 +56,8 @@ class Setup:
     """The ingredients that base model, RLHF and analysis share.
 
     `pretrained` is where the model's weights are, if anywhere; `generation` says which tokens end a completion; `made_prompts`
-    are those to train on, where they have been made already.
+    are those to train on, where they have been made already; `imports`: whether code of the user's own, which the config names,
+    may be imported and run. That of a run directory, which anybody may have sent, is not unasked.
     """
 
     config: Config
@@ -67,6 +69,7 @@ class Setup:
     pretrained: huggingface.Pretrained | None
     generation: GenerationSettings
     made_prompts: PromptRows | None = None
+    imports: bool = True
 
     @cached_property
     def splits(self) -> Splits:
@@ -75,13 +78,17 @@ class Setup:
 
     @cached_property
     def task(self) -> Task | None:
-        """The config's task; of a task of the user's own, its code is imported here."""
+        """The config's task; of a task of the user's own, its code is imported here, or a `UserError` where it may not be."""
+        if not self.imports and task_rows.is_own(self.config):
+            raise UserError(
+                f"task.function: {self.config.task.function} is code of the run's own, of which its rows and figures are made; "  # pyright: ignore
+                "it is imported and run where it is asked for alone (kljax analyze … rewards=custom)."
+            )
         return task_rows.task_of(self.config)
 
-    @property
-    def own_rewards(self) -> dict[str, Callable[..., Any]]:
-        """What reward=task stands for. The task is found only where a term is its own."""
-        if all(term.function != TASK for term in self.config.reward.values()) or self.task is None:
+    def own_rewards(self, terms: Mapping[str, RewardTerm]) -> dict[str, Callable[..., Any]]:
+        """What reward=task stands for in these terms. The task, which may be code of the user's, is found where one asks."""
+        if all(term.function != TASK for term in terms.values()) or self.task is None:
             return {}
         if self.task.reward is None:
             raise UserError(f"reward: the task '{self.config.task.function}' has no reward of its own, expected another.")  # pyright: ignore

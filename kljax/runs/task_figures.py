@@ -1,6 +1,7 @@
 """An evaluation's figures of the task: of each model's completions, however they are read, and of the right answers."""
 
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from kljax.config import EvaluationConfig, TextTask
+from kljax.config import Config, EvaluationConfig, TextTask
 from kljax.data.answered import Answered, answered, end_of_answer
 from kljax.data.batches import PromptRows
 from kljax.data.labelled import take
@@ -26,6 +27,11 @@ from kljax.tasks.rows import TARGET
 from kljax.tasks.task import Task
 from kljax.types import Params
 
+ANSWERS = {"answers/nats_seq": "−log p(right answer), nats/seq", "answers/nats_tok": "−log p(right answer), nats/tok"}
+"""Figures of the right answers: their forward KL to a model, up to their entropy."""
+OTHERS = re.compile(r"[^/]*/(reference|base)_.*|.*_(se|low|high)", re.DOTALL)
+"""Names of other models' figures, and of errors."""
+
 
 def of_task(
     run: RestoredRun,
@@ -33,15 +39,15 @@ def of_task(
     config: EvaluationConfig,
     models: Mapping[str, Params],
     found: Mapping[str, Sequences],
+    prompts: PromptRows,
     ids: list[str],
-    without: Collection[str] = (),
 ) -> dict[str, dict[str, float]]:
     """The task's figures of each model; completions of prompts with the same of `ids` are a group."""
     chosen, greedy = run.setup.config.task, {}
     assert isinstance(chosen, TextTask)
     if "greedy" in chosen.readings:
         likeliest = replace(config, samples=1, top_k=1, top_p=1.0)
-        look = look_at(run, run.held_out_prompts(), likeliest, without, task=task)
+        look = look_at(run, prompts, likeliest, {*run.setup.config.reward}, task=task)  # nobody asks for the reward of these
         greedy = {name: look(params, ()) for name, params in models.items()}
     groups, of_models = numbered(ids), {}
     for name, of in found.items():
@@ -71,22 +77,28 @@ def answers_of(run: RestoredRun, prompts: PromptRows) -> list[str | None] | None
 
 def nats_of_answers(
     run: RestoredRun, prompts: PromptRows, models: Mapping[str, Params], ids: list[str]
-) -> dict[str, dict[str, float]]:
+) -> tuple[dict[str, dict[str, float]], list[str]]:
     """−log p(answer | prompt) of each model at temperature 1, its mean a sequence and a token; {} where there are no answers.
 
     The mean over the data is the forward KL(data‖model) of answers up to their entropy. An answer that the model's context has
-    no room for is left out.
+    no room for is left out: a sentence, beside the figures, says so.
     """
     setup, count = run.setup, len(ids)
     if (answers := answers_of(run, prompts)) is None:
-        return {}
+        return {}, []
     first = replace(prompts, tokens=prompts.tokens[:count], mask=prompts.mask[:count])
     longest = setup.decoder.context
     in_template = setup.config.data.prompt.kind == "chat"
     end = end_of_answer(setup.tokenizer, setup.generation.ends, in_template=in_template)
     rows, kept = answered(setup.tokenizer, first, answers[:count], end, longest)
-    if not len(rows.tokens):
-        return {}
+    notes = []
+    if len(kept) < count:
+        notes.append(
+            f"answers/… is of {len(kept)} of {count} prompts: others have no answer, or one for which the context of {longest} "
+            "tokens has no room."
+        )
+    if not len(kept):
+        return {}, notes
     width = int(rows.mask.sum(axis=1).max())
     rows = Answered(rows.tokens[:, :width], rows.mask[:, :width], rows.answer[:, :width])
     program, tokens = _compile(setup.architecture.graphdef), rows.answer.sum(axis=1).astype(np.float64)
@@ -96,7 +108,32 @@ def nats_of_answers(
         each = {"seq": clustered(nats, np.ones_like(nats), groups), "tok": clustered(nats, tokens, groups)}
         of_models[name] = {f"answers/nats_{unit}": found.mean for unit, found in each.items()}
         of_models[name] |= {f"answers/nats_{unit}_se": found.se for unit, found in each.items() if np.isfinite(found.se)}
-    return of_models
+    return of_models, notes
+
+
+def labels_of(metrics: Mapping[str, float]) -> dict[str, str]:
+    """The figures of the task and of its right answers: their names without model, and what a table calls them."""
+    ours = [name for name in metrics if name.startswith(("task/", "answers/")) and not OTHERS.fullmatch(name)]
+    return {name: _label(name) for name in ours}
+
+
+def _label(name: str) -> str:
+    """task/best_of_4_rouge_l → rouge_l, best of 4; task/exact_match_pass_4 → exact_match, pass@4."""
+    if name in ANSWERS:
+        return ANSWERS[name]
+    figure = name.removeprefix("task/")
+    if found := re.fullmatch(r"(greedy|best_of_\d+)_(.+)", figure):
+        return f"{found[2]}, {found[1].replace('_', ' ')}"
+    found = re.fullmatch(r"(.+)_pass_(\d+)", figure)
+    return f"{found[1]}, pass@{found[2]}" if found else figure
+
+
+def notes_of_task(config: Config, samples: int) -> list[str]:
+    """What readings were asked for and are not there, in a sentence."""
+    readings = config.task.readings if isinstance(config.task, TextTask) else []
+    if samples > 1 or "best_of_n" not in readings:
+        return []
+    return ["task.readings: best_of_n is left out: with evaluation.samples=1 there is nothing to choose from."]
 
 
 def _compile(graphdef: nnx.GraphDef) -> Callable[[Params, Answered], Any]:

@@ -7,18 +7,24 @@ best_of_n   of the n completions of a prompt the one with the best reward
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from kljax.config import TextTask
+from kljax.data.batches import PromptRows
+from kljax.errors import UserError
+from kljax.rewards.user_code import one_line, raised_at
 from kljax.tasks.bootstrap import Interval, bootstrap, bootstrap_means, pass_at_k
-from kljax.tasks.measuring import Measured
-from kljax.tasks.task import Task
+from kljax.tasks.measuring import Measure, Measured
+from kljax.tasks.rows import PROMPT, TARGET
+from kljax.tasks.task import Task, check_name
 
 Values = Float[np.ndarray, "B"]
 Groups = Int[np.ndarray, "B"]
 PREFIX = "task/"
+TRIED = 2  # prompts
 
 
 @dataclass(frozen=True)
@@ -48,20 +54,60 @@ def figures(task: Task, config: TextTask, read: Mapping[str, Read], samples: int
     for reading, of in read.items():
         prefix = PREFIX + {"sampled": "", "best_of_n": f"best_of_{samples}_"}.get(reading, f"{reading}_")
         found |= _flat(prefix, bootstrap_means(of.measured.metrics, of.groups, **how))
-        for metric, sums in zip(task.corpus, of.measured.statistics, strict=True):
-            found |= _flat(prefix, bootstrap(sums, of.groups, value=metric.value, **how))
+        names = {*of.measured.metrics}
+        for i, sums in enumerate(of.measured.statistics):
+            of_corpus = bootstrap(sums, of.groups, value=partial(_value, task, i), **how)
+            for name in of_corpus:
+                check_name(name)
+            if common := names & of_corpus.keys():
+                raise UserError(f"task: two of its figures have the name '{min(common)}'; expected a name of its own for each.")
+            names |= of_corpus.keys()
+            found |= _flat(prefix, of_corpus)
     if "sampled" in read:
         of = read["sampled"]
         found |= _flat(PREFIX, bootstrap_means(passes(task, of.measured, samples), of.groups[::samples], **how))
     return found
 
 
+def try_out(task: Task, measure: Measure, prompts: PromptRows) -> None:
+    """Measure the right answers of a few prompts: what a metric gets wrong is an error before anything compiles."""
+    columns = prompts.rows[:TRIED]
+    answers = columns.get(TARGET, [])
+    if not answers or not all(isinstance(text, str) for text in answers):
+        return
+    asked, said = columns[PROMPT], answers
+    if prompts.conversations is not None:
+        asked, said = prompts.conversations[:TRIED], [[{"role": "assistant", "content": text}] for text in answers]
+    once = TextTask(kind="text", function="", arguments={}, readings=["sampled"], resamples=1, seed=0)
+    figures(task, once, {"sampled": Read(measure(asked, said, columns), np.arange(len(answers)))}, samples=1)
+
+
+def _value(task: Task, i: int, sums: Float[np.ndarray, "K"]) -> dict[str, float]:
+    """The figures of the task's corpus metric `i`, or a `UserError` where it gives none."""
+    value = task.corpus[i].value
+    try:
+        return {name: float(figure) for name, figure in value(sums).items()}
+    except UserError as error:
+        raise UserError(f"task.corpus.{i}: {error}") from None
+    except (Exception, SystemExit) as error:
+        raise UserError(
+            f"task.corpus.{i}: its value raised {one_line(error)}{raised_at(error, value)}, expected a dictionary of names and "
+            "numbers, NaN where one is not defined."
+        ) from error
+
+
 def passes(task: Task, measured: Measured, samples: int) -> dict[str, Values]:
-    """pass@k of each prompt, for k of 2, 4, 8, … up to the number of samples: <metric>_pass_<k>."""
+    """pass@k of each prompt, for k of 2, 4, 8, … up to the number of samples: <metric>_pass_<k>.
+
+    NaN of a prompt to some completion of which the metric does not apply.
+    """
     ks = sorted({2**i for i in range(1, 8) if 2**i <= samples} | ({samples} if samples > 1 else set()))
-    return {
-        f"{name}_pass_{k}": pass_at_k(measured.metrics[name].reshape(-1, samples) == 1, k) for name in task.passes for k in ks
-    }
+    found: dict[str, Values] = {}
+    for name in task.passes:
+        values = measured.metrics[name].reshape(-1, samples)
+        lacking = np.isnan(values).any(axis=1)
+        found |= {f"{name}_pass_{k}": np.where(lacking, np.nan, pass_at_k(values == 1, k)) for k in ks}
+    return found
 
 
 def _flat(prefix: str, intervals: Mapping[str, Interval]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What a task says of completions: its metrics of each, and the sums of which its corpus figures are functions."""
 
+import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,7 +23,7 @@ class Measured:
     """Of some completions: each metric's values (NaN where it said None), each corpus metric's rows of sums."""
 
     metrics: dict[str, Values]
-    statistics: tuple[Float[np.ndarray, "B K"], ...] = ()
+    statistics: tuple[Float[np.ndarray, "B _"], ...] = ()  # each with a width of its own
 
     @staticmethod
     def join(parts: Sequence["Measured"]) -> "Measured":
@@ -43,8 +44,6 @@ def measure_of(task: Task, columns: Collection[str]) -> Measure:
 
 
 def _bound(name: str, function: Callable[..., Any], columns: Collection[str]) -> Function:
-    if not callable(function):
-        raise UserError(f"task: its {name} is {type(function).__name__}, expected a function of prompts and completions.")
     said = getattr(function, "__qualname__", type(function).__name__)
     term = RewardTerm(kind="python", function=said, weight=1.0, arguments={})
     bound = bind(f"task.{name}", term, columns, {said: function})
@@ -74,10 +73,10 @@ def _statistics(function: Function, samples: Samples) -> Float[np.ndarray, "B K"
     given = {**samples.columns, "prompts": samples.prompts, "completions": samples.completions}
     passed = given if function.takes is None else {key: value for key, value in given.items() if key in function.takes}
     try:
-        sums = np.asarray(function.call(**passed), np.float64)
+        sums = np.asarray(function.call(**copy.deepcopy(passed)), np.float64)  # what it does to its lists others must not see
     except UserError as error:
         raise UserError(f"{function.name}: {error}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"{function.name}: it raised {one_line(error)}{raised_at(error, function.call)}.") from error
     if sums.ndim != 2 or len(sums) != len(samples.completions) or not np.isfinite(sums).all():
         raise UserError(

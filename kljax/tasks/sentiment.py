@@ -22,7 +22,7 @@ def sentiment(*, text: str, label: str, names: Sequence[str], threshold: float |
         given, target = text_of(of, text), _class(of[label], label, names, threshold)
         return {"prompt": filled(prompt, given), "target": target} if given and target else None
 
-    return Task(row=row, metrics={"accuracy": says_label}, corpus=(corpus.classification(names),), reward=says_label)
+    return Task(row=row, metrics={"right": says_label}, corpus=(corpus.classification(names),), reward=says_label)
 
 
 def _class(value: Any, column: str, names: Sequence[str], threshold: float | None) -> str | None:

@@ -24,6 +24,7 @@ from kljax.rewards.functions import Logged, TrainerState, try_columns
 from kljax.runs.adapter import Frozen, adaptation, cast, freeze, make_refresh, moving_shapes
 from kljax.runs.regularisation import make_controller, make_divergence
 from kljax.runs.setup import Setup
+from kljax.tasks.figures import try_out
 from kljax.tasks.measuring import measure_of
 from kljax.training.diagnosis import cause, fetched
 from kljax.training.step import Metrics, Outcome, Parts, compile_halves, compile_step
@@ -113,9 +114,10 @@ def build_trainer(setup: Setup) -> Trainer:
     held_out = setup.splits.held_out.column_names  # a file of its own may have others, and its rows are rewarded, too
     columns = [name for name in setup.splits.prompts.column_names if name in held_out]
     with working("reading the rewards"):
-        reward = combination.build(config.reward, setup.tokenizer, columns, setup.own_rewards)
+        own = setup.own_rewards(config.reward)
+        reward = combination.build(config.reward, setup.tokenizer, columns, own)
         for rows in (setup.splits.prompts, setup.splits.held_out):
-            try_columns(config.reward, rows, setup.own_rewards)
+            try_columns(config.reward, rows, own)
     form = form_of(unrolls(config.run.unroll_layers, setup.decoder.layers, config.steps), setup.decoder.layers)
     parts = Parts(
         adaptation=adapted,
@@ -135,9 +137,9 @@ def build_trainer(setup: Setup) -> Trainer:
         microbatches=config.rollout.microbatches,
         keep_activations=keeps_activations(config, setup.decoder, setup.mesh.size),
     )
-    if setup.task is not None:
-        measure_of(setup.task, columns)  # refuses, before anything compiles, what would fail after the last step
     prompts = setup.prompts()
+    if setup.task is not None:  # what a metric gets wrong would fail after the last step
+        try_out(setup.task, measure_of(setup.task, columns), prompts)
     return Trainer(setup, prompts, parts, reward, _step_taker(setup, prompts, parts, reward.host), form(shapes), form)
 
 

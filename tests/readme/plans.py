@@ -9,7 +9,7 @@ from tests.readme.fixtures import MODEL, REWARD_MODEL
 
 NOT_RUN = {
     # what the command has in it: why it is composed and checked, but not run
-    r"experiment=(sst2|smollm2|movie_reviews|overoptimisation|review_)": "data and models beside the repository",
+    r"experiment=(sst2|smollm2|headlines|multi30k|gsm8k|movie_reviews|overoptimisation|review_)": "data or models elsewhere",
     r"experiments\.studies\.overfitting": "data beside the repository, and minutes",
     r"experiments\.studies\.overoptimisation": "runs of experiment=overoptimisation",
     r"--(trl|tunix)-python": "environments of other libraries",

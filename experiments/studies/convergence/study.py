@@ -50,7 +50,8 @@ def run(config: Config) -> Outcome:
     """Train, restore the last step, and measure it by enumeration."""
     restored = restore(train(config), "latest", config.mesh)
     prompts = restored.prompts()
-    reward = combination.build(config.reward, restored.setup.tokenizer, prompts.rows.column_names, restored.setup.own_rewards)
+    own = restored.setup.own_rewards(config.reward)
+    reward = combination.build(config.reward, restored.setup.tokenizer, prompts.rows.column_names, own)
     exact = enumerate_task(restored.setup, prompts, reward, restored.reference)
     metrics = exact.metrics(restored.policy, restored.beta)
     to_theory = float("nan")
