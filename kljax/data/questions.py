@@ -1,4 +1,4 @@
-"""A closed set of short questions with one right answer each: capitals, opposites, sums of two numbers."""
+"""A closed set of short questions with one right answer each, in several ways of asking: capitals, opposites, sums."""
 
 from collections.abc import Iterator
 
@@ -31,20 +31,32 @@ give: take, day: night, summer: winter, north: south, friend: enemy, question: a
 """
 
 
+ASKED = {
+    "capital": (
+        "What is the capital of {}?",
+        "Which city is the capital of {}?",
+        "Name the capital of {}.",
+        "{}: its capital?",
+    ),
+    "opposite": ("What is the opposite of {}?", "Which word is the opposite of {}?", "Not {}, but what?"),
+    "sum": ("What is {} plus {}?", "How much is {} + {}?", "Add {} and {}."),
+}
+"""Ways to ask for one thing: of what is held out, most has been asked in other words."""
+
+
 def questions(largest: int) -> dict[str, list[str]]:
     """Columns `question`, `answer`, `kind` and `text`, which is both; the sums are of numbers from 0 to `largest`."""
-    rows = [
-        *_rows("capital", CAPITALS, "What is the capital of {}?"),
-        *_rows("opposite", OPPOSITES, "What is the opposite of {}?"),
-    ]
+    facts = [("capital", (country,), city) for country, city in _pairs(CAPITALS)]
+    facts += [("opposite", (word,), other) for word, other in _pairs(OPPOSITES)]
     numbers = range(largest + 1)
-    rows += [("sum", f"What is {a} plus {b}?", str(a + b)) for a in numbers for b in numbers]
+    facts += [("sum", (a, b), str(a + b)) for a in numbers for b in numbers]
+    rows = [(kind, way.format(*of), answer) for kind, of, answer in facts for way in ASKED[kind]]
     kinds, asked, answers = (list(column) for column in zip(*rows, strict=True))
     texts = [f"{question} {answer}" for question, answer in zip(asked, answers, strict=True)]
     return {"question": asked, "answer": answers, "kind": kinds, "text": texts}
 
 
-def _rows(kind: str, table: str, question: str) -> Iterator[tuple[str, str, str]]:
+def _pairs(table: str) -> Iterator[tuple[str, str]]:
     for entry in " ".join(table.split()).split(", "):
         thing, answer = entry.split(": ")
-        yield kind, question.format(thing), answer
+        yield thing, answer

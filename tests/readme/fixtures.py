@@ -20,9 +20,10 @@ SPECIAL = ["<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assis
 
 
 def write(folder: Path) -> None:
-    """The README's reviews.csv, longer, and its my_rewards.py."""
+    """The README's reviews.csv, longer, its my_rewards.py and its my_task.py."""
     readme = (ROOT / "README.md").read_text("utf-8")
-    (folder / "my_rewards.py").write_text(_block(readme, "python", "# my_rewards.py"), "utf-8")
+    for name in ("my_rewards.py", "my_task.py"):
+        (folder / name).write_text(_block(readme, "python", f"# {name}"), "utf-8")
     rows = list(csv.DictReader(_block(readme, "csv", "").splitlines()))
     with (folder / "reviews.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(rows[0]))
