@@ -50,6 +50,16 @@ def test_the_table_and_the_picture_have_every_stage(folder, tmp_path, capsys):
     assert (tmp_path / "chain.png").stat().st_size > 5_000
 
 
+def test_samples_stand_beside_the_right_answer(folder, tmp_path):
+    found = chain.chains([folder])
+    chain.write_samples(found, tmp_path / "chain.md", 3)
+    text = (tmp_path / "chain.md").read_text()
+    assert text.count("| right answer | ") == 3 and text.count("| RL, beta 0.1 | ") == 3
+    sample = found["questions"][0].samples[0]
+    assert f"**1.** {sample.prompt}" in text and f"| right answer | {sample.answer} |" in text
+    assert chain._quoted("a|b <script> `x`\n*y*") == r"a\|b \<script\> \`x\` \*y\*"
+
+
 def test_other_figures_are_asked_for_by_name(folder):
     links = chain.chains([folder], "exact_match")["questions"]
     assert {link.metric for link in links} == {"exact_match"}
