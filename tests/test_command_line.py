@@ -23,6 +23,7 @@ from kljax.config import (
     RewardTerm,
     TextSource,
 )
+from kljax.config.mistakes import leaf_keys
 from kljax.errors import UserError
 from kljax.overrides import jobs
 
@@ -249,6 +250,15 @@ def test_help_needs_no_values(command, capsys, schema, config_name):
     seen, code = command("--help", schema=schema, config_name=config_name)
     assert (seen, code) == ([], 0)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("key", [key for key in leaf_keys(JudgeConfig) if key not in ("score", "criteria")])
+def test_every_key_of_a_page_can_be_given(command, key):
+    """Hydra takes a key that is called as a folder of configs/ for a choice of files."""
+    values = {"mode": "rating", "about": "words", "prompts": "3", "repeats": "0.2", "seed": "1"}
+    seen, code = command(f"{key}={values.get(key, 'text')}", schema=JudgeConfig, config_name="judge")
+    assert code == 0
+    assert str(getattr(seen[0], key)) == values.get(key, "text")
 
 
 @pytest.mark.parametrize(("schema", "config_name"), SCHEMAS)
