@@ -69,7 +69,17 @@ def complaint(*overrides):
             ["kl.beta=0.1,0.3"],
             "kl.beta=0.1,0.3: several values; to sweep over them give -m, for a list write 'kl.beta=[0.1,0.3]'.",
         ),
+        (["name=a b, c"], "name=a b, c: several values; to sweep over them give -m, for a text write 'name=\"a b, c\"'."),
         (["seed=range(3)"], "seed=range(3): several values; to sweep over them give -m."),
+        (
+            ["task=python", "task.function=a.B", "task.arguments={column: word}"],
+            "task.arguments: the chosen task has no such argument; to give one to a task of your own, write +task.arguments=…",
+        ),
+        (
+            ["task=words", "task.arguments.names=[a]"],
+            "task.arguments.names: the chosen task has no such argument; to give one to a task of your own, write +task.arg",
+        ),
+        (["task=mine.TASK"], "task: no option 'mine.TASK', expected one of none, numbers, python, sentiment, summarisation, "),
         (["kl=0.1"], "kl=0.1: kl is a section, expected a value for one of its keys."),
         (["data=reviews.csv"], "data: a section, expected a value for one of its keys: data.source=…, data.prompt=…, "),
         (["model=null"], "model=null: expected the name of an option of model: bert, gpt2, huggingface, llama."),
