@@ -177,7 +177,7 @@ def _parameters(
         if needed and columns is not None and key not in (*PASSED, *columns, *term.arguments):
             raise UserError(
                 f"{name}.function: '{term.function}' asks for '{key}', which no column of the data has; they have: "
-                f"{', '.join(columns)}. Rename it, or give it as +{name}.arguments.{key}=…{did_you_mean(key, columns)}"
+                f"{', '.join(columns)}. Rename it{_given(name, key)}{did_you_mean(key, columns)}"
             )
     if unknown := next((argument for argument in term.arguments if argument not in takes and not everything), None):
         raise UserError(f"{name}.arguments: '{term.function}' takes no '{unknown}'.{did_you_mean(unknown, takes)}")
@@ -289,6 +289,11 @@ def _checked(function: Function, result: Any, samples: Samples) -> Float[np.ndar
                 f"not apply; its prompt is {samples.prompts[i]!r}, its completion {samples.completions[i]!r}."
             )
     return np.asarray(numbers, np.float32)
+
+
+def _given(name: str, key: str) -> str:
+    """The other way out of a parameter that no column fills: a task's metrics have no arguments in the config."""
+    return f", or give it as +{name}.arguments.{key}=…" if name.startswith("reward.") else ", or give it a default."
 
 
 def _listed(name: str, rewards: Any, count: int) -> list[Any]:

@@ -1,6 +1,7 @@
 """The chain of a task, from a model as it is to RL: its stages against the evaluations that they are read from."""
 
 import json
+import shutil
 
 import pytest
 
@@ -65,3 +66,9 @@ def test_other_figures_are_asked_for_by_name(folder):
     assert {link.metric for link in links} == {"exact_match"}
     with pytest.raises(UserError, match="have no task/bleu"):
         chain.chains([folder], "bleu")
+
+
+def test_a_run_that_was_not_evaluated_is_named(folder, tmp_path, capsys):
+    copy = shutil.copytree(folder / "questions" / "beta0.1", tmp_path / "later", ignore=shutil.ignore_patterns("evaluation"))
+    assert [link.beta for link in chain.chains([folder, copy])["questions"]] == [None, None, 0.5, 0.1]
+    assert f"Left out, not evaluated yet: {copy}; kljax analyze run={copy} evaluates it." in capsys.readouterr().out

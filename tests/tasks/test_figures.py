@@ -156,7 +156,7 @@ WRONG = {
     "raised": ({"metrics": {"m": raises}}, "task.metrics.m: the reward function raised ZeroDivisionError"),
     "left": ({"metrics": {"m": lambda completions: exit()}}, "task.metrics.m: the reward function raised SystemExit"),
     "column": ({"metrics": {"m": lambda prompts, targets: []}}, "asks for 'targets', which no column of the data has; they "
-               "have: target."),
+               "have: target. Rename it, or give it a default. Did you mean 'target'?"),
     "sums' column": ({"corpus": (CorpusMetric(lambda goal: [], dict),)}, "task.corpus.0.function: "),
     "few rows": ({"corpus": (sums([1.0]),)}, "task.corpus.0: its statistics have the shape (1, 1), expected"),
     "flat": ({"corpus": (sums(1.0, 2.0, 3.0, 4.0),)}, "have the shape (4,)"),

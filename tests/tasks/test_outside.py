@@ -19,8 +19,8 @@ PAGE = (ROOT / "docs" / "tasks.md").read_text("utf-8")
 CODE = re.search(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)[1]  # pyright: ignore
 COMMAND = re.search(r"^kljax train (task=python .*?)\n```$", PAGE, re.DOTALL | re.MULTILINE)[1]  # pyright: ignore
 SHORT = [
-    *("data.prompt.max_tokens=16", "data.prompt_fraction=0.4", "data.held_out_fraction=0.3", "tokenizer=bpe"),
-    *("tokenizer.vocab_size=300", "pretrain.length=24", "run.variant=default", "task.resamples=20"),
+    *("data.prompt.max_tokens=16", "data.prompt_fraction=0.4", "data.held_out_fraction=0.3"),
+    *("pretrain.length=24", "run.variant=default", "task.resamples=20"),
 ]
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from kljax.disk import whole_file
 from kljax.errors import UserError
-from kljax.progress import console
+from kljax.progress import console, say
 from kljax.runs import evaluation_files
 from kljax.runs.config_file import CONFIG, FIT, kind_of, read_run_config
 from kljax.runs.evaluation import of_model
@@ -78,6 +78,8 @@ def chains(folders: Sequence[Path], metric: str | None = None) -> dict[str, list
     for path in sorted({file.parent for folder in folders for file in folder.rglob(CONFIG)}):
         config = read_run_config(path)
         there = evaluation_files.load_all(path) if config.task.kind != "none" else []
+        if config.task.kind != "none" and not there:
+            say(f"Left out, not evaluated yet: {path}; kljax analyze run={path} evaluates it.")
         if there:
             name = metric or FIRST.get(config.task.function, "")  # pyright: ignore
             if not name:
