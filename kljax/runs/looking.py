@@ -72,8 +72,8 @@ def look_at(
     """How models are looked at on the first `config.prompts` of these prompts; compiled once for each number of others.
 
     `without`: terms of the reward that are not computed. `reward`: that of the run, where it is made already. `task`: that by
-    which completions are measured. `temperature`: of sampling, where it is not the run's; at 0 the first of the likeliest tokens
-    is taken, and no noise matters.
+    which completions are measured. `temperature`: of sampling, where it is not the run's; at 0 the first of the likeliest
+    tokens is taken, and no noise matters.
     The noise follows from both seeds, that of the evaluation and that of the run, and is the same for every model.
     """
     setup = run.setup
