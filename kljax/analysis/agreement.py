@@ -94,24 +94,33 @@ def mean_over_prompts(values: Float[np.ndarray, "N"], groups: Int[np.ndarray, "N
     return Interval(float(values.mean()), *bootstrap(ratio, sums[used], counts[used], seed))
 
 
-def corrected_for_side(scores: Float[np.ndarray, "N"], a_first: Float[np.ndarray, "N"], seed: int) -> tuple[Interval, Interval]:
+def corrected_for_side(
+    scores: Float[np.ndarray, "N"], a_first: Float[np.ndarray, "N"], groups: Int[np.ndarray, "N"], seed: int
+) -> tuple[Interval, Interval]:
     """The win rate of a without a bias for a place, (w₁ + w₂)/2, and the bias, (w₁ − w₂)/2, with bootstrap intervals.
 
     w₁ is the mean score of pairs that show a first, w₂ of those that show it second. Where a place adds the same δ to every
-    probability, w₁ = p + δ and w₂ = p − δ: the two are p and δ, however many pairs each place has. Pairs are drawn within
-    their place, which the design has fixed.
+    probability, w₁ = p + δ and w₂ = p − δ: the two are p and δ, however many pairs each place has. Groups (prompts) are drawn
+    whole, with their pairs of both places. The intervals are nan where a place has the pairs of one prompt alone.
     """
-    first, second = scores[a_first == 1], scores[a_first == 0]
-    if not len(first) or not len(second):
+    rows = [np.flatnonzero(a_first == place) for place in (1, 0)]
+    if not all(len(each) for each in rows):
         return NOTHING, NOTHING
-    random = np.random.default_rng(seed)
-    w1, w2 = (x[random.integers(len(x), size=(RESAMPLES, len(x)))].mean(axis=1) for x in (first, second))
-    m1, m2, known = first.mean(), second.mean(), len(first) > 1 and len(second) > 1
-    both = []
-    for value, drawn in (((m1 + m2) / 2, (w1 + w2) / 2), ((m1 - m2) / 2, (w1 - w2) / 2)):
-        low, high = np.quantile(drawn, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2]) if known else (math.nan, math.nan)
-        both.append(Interval(float(value), float(low), float(high)))
-    return both[0], both[1]
+    w1, w2 = (scores[each].mean() for each in rows)
+    values = (w1 + w2) / 2, (w1 - w2) / 2
+    if any(len(np.unique(groups[each])) < 2 for each in rows):
+        return Interval(float(values[0]), math.nan, math.nan), Interval(float(values[1]), math.nan, math.nan)
+    count = groups.max() + 1
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    sums, counts = (
+        [drawn @ np.bincount(groups[each], weights, minlength=count) for each, weights in zip(rows, of, strict=True)]
+        for of in ([scores[each] for each in rows], [None, None])
+    )
+    there = (counts[0] > 0) & (counts[1] > 0)  # of few pairs a draw may lack those of a place
+    m1, m2 = (of_place[there] / many[there] for of_place, many in zip(sums, counts, strict=True))
+    ends = [np.quantile(each, [0.5 - LEVEL / 2, 0.5 + LEVEL / 2]) for each in ((m1 + m2) / 2, (m1 - m2) / 2)]
+    rate, bias = (Interval(float(value), *map(float, end)) for value, end in zip(values, ends, strict=True))
+    return rate, bias
 
 
 def share_of_first(first: int, second: int) -> tuple[Interval, float]:

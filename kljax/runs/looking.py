@@ -67,11 +67,13 @@ def look_at(
     without: Collection[str] = (),
     reward: Reward | None = None,
     task: Task | None = None,
+    temperature: float | None = None,
 ) -> Look:
     """How models are looked at on the first `config.prompts` of these prompts; compiled once for each number of others.
 
     `without`: terms of the reward that are not computed. `reward`: that of the run, where it is made already. `task`: that by
-    which completions are measured.
+    which completions are measured. `temperature`: of sampling, where it is not the run's; at 0 the first of the likeliest
+    tokens is taken, and no noise matters.
     The noise follows from both seeds, that of the evaluation and that of the run, and is the same for every model.
     """
     setup = run.setup
@@ -81,6 +83,7 @@ def look_at(
         reward = combination.build(terms, setup.tokenizer, prompts.rows.column_names, setup.own_rewards(terms))
     measure = None if task is None else measure_of(task, prompts.rows.column_names)
     sampler = replace(setup.sampler(config.samples), top_k=config.top_k, top_p=config.top_p)
+    sampler = sampler if temperature is None else replace(sampler, temperature=temperature)
     program = _compile(setup.architecture.graphdef, reward, sampler)
     reward_params = jax.device_put(reward.params, replicated(setup.mesh))
 

@@ -46,8 +46,9 @@ def of_task(
     chosen, greedy = run.setup.config.task, {}
     assert isinstance(chosen, TextTask)
     if "greedy" in chosen.readings:
-        likeliest = replace(config, samples=1, top_k=1, top_p=1.0)
-        look = look_at(run, prompts, likeliest, {*run.setup.config.reward}, task=task)  # nobody asks for the reward of these
+        # By temperature 0: top_k=1 would draw among logits that are equal, which in bfloat16 they often are.
+        once, nothing = replace(config, samples=1, top_k=0, top_p=1.0), {*run.setup.config.reward}  # no reward is asked for
+        look = look_at(run, prompts, once, nothing, task=task, temperature=0.0)
         greedy = {name: look(params, ()) for name, params in models.items()}
     groups, of_models = numbered(ids), {}
     for name, of in found.items():

@@ -96,7 +96,7 @@ def firsts(scores, a_first):
 
 def test_a_judge_who_always_says_the_first_is_found_and_says_nothing_of_a():
     scores, a_first = simulated(0.7, 1.0, 60, 0)
-    rate, bias = agreement.corrected_for_side(scores, a_first, 0)
+    rate, bias = agreement.corrected_for_side(scores, a_first, np.arange(60), 0)
     assert rate == Interval(0.5, 0.5, 0.5)
     assert bias == Interval(0.5, 0.5, 0.5)
     share, p = agreement.share_of_first(*firsts(scores, a_first))
@@ -105,7 +105,7 @@ def test_a_judge_who_always_says_the_first_is_found_and_says_nothing_of_a():
 
 def test_a_judge_who_is_right_with_70_percent_and_leans_to_the_first_is_found_and_corrected():
     """A third of the time the first: w₁ = ⅔·0.7 + ⅓, w₂ = ⅔·0.7, so that rate and bias are ⅔·0.7 + ⅙ and ⅙."""
-    found = [agreement.corrected_for_side(*simulated(0.7, 1 / 3, 400, seed), seed) for seed in range(12)]
+    found = [agreement.corrected_for_side(*simulated(0.7, 1 / 3, 400, seed), np.arange(400), seed) for seed in range(12)]
     rates, biases = zip(*found, strict=True)
     expected = 2 / 3 * 0.7 + 1 / 6
     assert np.mean([rate.value for rate in rates]) == pytest.approx(expected, abs=0.02)
@@ -118,10 +118,21 @@ def test_a_judge_who_is_right_with_70_percent_and_leans_to_the_first_is_found_an
 def test_the_correction_needs_no_equal_number_of_each_place():
     """Of nine pairs with a first and one with a second the plain win rate of who always says the first is 0.9."""
     a_first = np.array([1.0] * 9 + [0.0])
-    rate, bias = agreement.corrected_for_side(a_first, a_first, 0)
+    rate, bias = agreement.corrected_for_side(a_first, a_first, np.arange(10), 0)
     assert (a_first.mean(), rate.value, bias.value) == (0.9, 0.5, 0.5)
-    unknown = agreement.corrected_for_side(np.ones(3), np.ones(3), 0)
+    unknown = agreement.corrected_for_side(np.ones(3), np.ones(3), np.arange(3), 0)
     assert all(math.isnan(one.value) for one in unknown)
+
+
+def test_the_correction_draws_prompts_whole():
+    """Of 25 prompts four pairs each, all judged alike: their interval is that of 25 pairs, not of 100."""
+    held = 0
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        scores, groups = np.repeat(random.random(25) < 0.6, 4).astype(float), np.repeat(np.arange(25), 4)
+        rate, _ = agreement.corrected_for_side(scores, random.permutation(np.arange(100) % 2).astype(float), groups, seed)
+        held += rate.low <= 0.6 <= rate.high
+    assert held >= 88  # of 95 that are expected; with pairs drawn one by one it holds 70
 
 
 def test_an_unbiased_judge_is_seldom_called_biased():

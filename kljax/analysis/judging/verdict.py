@@ -60,9 +60,10 @@ def _pairwise(made: Design, answers: Sequence[Answers], seed: int) -> dict[str, 
     judged = np.flatnonzero(~np.isnan(scores).all(axis=0))
     mean = np.nanmean(scores[:, judged], axis=0)
     first = {item.pair: float(item.shows[0] == "a") for item in made.items if item.again is None}
-    corrected, bias = agreement.corrected_for_side(mean, np.array([first[int(pair)] for pair in judged]), seed)
+    groups = _groups(made, judged)
+    corrected, bias = agreement.corrected_for_side(mean, np.array([first[int(pair)] for pair in judged]), groups, seed)
     same = sum(pair.is_identical for pair in made.pairs)
-    rates = _rates(mean, _groups(made, judged), seed)
+    rates = _rates(mean, groups, seed)
     known = scores[~np.isnan(scores)]
     return {
         "judged_pairs": len(judged),
