@@ -9,7 +9,8 @@ from rich.text import Text
 
 from kljax.analysis.frontier import Point
 from kljax.progress import console
-from kljax.runs.evaluation import Evaluation, groups_of, of_model
+from kljax.runs.columns import of_model
+from kljax.runs.evaluation import Evaluation, groups_of
 from kljax.runs.intervals import LEVEL, OF_FIT, t_quantile
 from kljax.runs.task_figures import labels_of
 

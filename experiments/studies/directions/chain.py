@@ -15,8 +15,8 @@ from kljax.disk import whole_file
 from kljax.errors import UserError
 from kljax.progress import console, say
 from kljax.runs import evaluation_files
+from kljax.runs.columns import of_model
 from kljax.runs.config_file import CONFIG, FIT, kind_of, read_run_config
-from kljax.runs.evaluation import of_model
 
 FIRST = {
     "summarisation": "rouge_l",
