@@ -11,6 +11,7 @@ from kljax.commands.pretrain import run as pretrain
 from kljax.commands.train import run as train
 from kljax.config import Config
 from kljax.errors import UserError
+from kljax.runs import digests
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,23 @@ def test_samples_stand_beside_the_right_answer(folder, tmp_path):
     sample = found["questions"][0].samples[0]
     assert f"**1.** {sample.prompt}" in text and f"| right answer | {sample.answer} |" in text
     assert chain._quoted("a|b <script> `x`\n*y*") == r"a\|b \<script\> \`x\` \*y\*"
+
+
+def test_an_analysis_with_other_settings_is_not_taken_for_the_runs_own(folder, tmp_path, capsys):
+    """The same step of fewer prompts, as kljax analyze writes it beside; alone it is taken, and said to be another."""
+    copy = tmp_path / "runs"
+    shutil.copytree(folder, copy)
+    own = copy / "questions" / "beta0.1" / "evaluation" / "step_000006.json"
+    other = json.loads(own.read_text())
+    other["settings"]["prompts"], other["metrics"]["task/token_f1"] = 8, -1.0
+    digests.write_text(own.parents[1], "evaluation/step_000006_prompts-8.json", json.dumps(other))
+    expected = chain.chains([folder])["questions"]
+    assert chain.chains([copy])["questions"] == expected
+    chain.show({"questions": expected})
+    assert "Not evaluated alike" not in capsys.readouterr().out
+    digests.write_text(own.parents[1], "evaluation/step_000006.json", json.dumps(other))
+    chain.show(chain.chains([copy]))
+    assert "Not evaluated alike: prompts differ between the stages of questions." in capsys.readouterr().out
 
 
 def test_other_figures_are_asked_for_by_name(folder):

@@ -60,6 +60,7 @@ WRONG = {
     "pretrain.train_rows: got 0": ["pretrain.train_rows=0"],
     "pretrain.steps: got 100, expected a multiple of pretrain.eval_every (30)": ["pretrain.steps=100"],
     "pretrain.patience: got 3, expected at least 16": ["pretrain.patience=3"],
+    "pretrain.watch: got f1, expected loss": ["pretrain.watch=f1"],
     "was set for all of them": ["model.dropout=0.3"],
 }
 
@@ -90,6 +91,13 @@ def test_a_curve_is_that_of_the_fit(curve):
     assert curve.train["loss"][-1] < curve.train["loss"][0]
 
 
+def test_a_fit_that_is_at_its_best_before_any_step_is_refused(curve, monkeypatch):
+    """As one from a pretrained model can be: the lowest look of its curve would have the test figures of other parameters."""
+    monkeypatch.setattr(study, "read_result", lambda path: read_result(path) | {"best_step": 0})
+    with pytest.raises(UserError, match="no look has a lower held-out loss than the model before its first step"):
+        study.run("no measure", curve[1])
+
+
 def test_training_rows_are_looked_at_without_noise(toy, curve):
     """With dropout and noise a batch's loss is of other texts; that of the rows looked at is of the parameters alone."""
     from kljax.fitting import fit, objectives
@@ -109,7 +117,7 @@ def test_training_rows_are_looked_at_without_noise(toy, curve):
 def made(variant, seed, held_out):
     rising = np.array(held_out, float)
     figures = {"loss": rising, "accuracy": 1 - rising / 2, "f1": 1 - rising / 3}
-    return Curve(variant, seed, np.array([10, 20, 30]), {n: v / 2 for n, v in figures.items()}, figures, {})
+    return Curve(variant, seed, np.array([10, 20, 30]), {n: v / 2 for n, v in figures.items()}, figures, {}, best=1)
 
 
 def test_numbers_and_picture_are_written(tmp_path, capsys):

@@ -63,6 +63,7 @@ class Link:
     reverse_kl_seq: float | None  # KL(this stage‖the one before)
     forward_kl_seq: float | None
     samples: tuple[Sample, ...]
+    evaluated: dict[str, Any]  # settings of the evaluation
 
     @property
     def label(self) -> str:
@@ -71,7 +72,10 @@ class Link:
 
 
 def chains(folders: Sequence[Path], metric: str | None = None) -> dict[str, list[Link]]:
-    """Each experiment's stages, from the last evaluations of its fit and of its RL runs at or below the folders."""
+    """Each experiment's stages, from evaluations of the last steps of its fit and of its RL runs at or below the folders.
+
+    Of several evaluations of a step it is the run's own, if there is one: `kljax analyze` may have asked for other settings.
+    """
     found: dict[str, list[Link]] = {}
     if absent := next((folder for folder in folders if not folder.exists()), None):
         raise UserError(f"{absent}: no such directory; expected folders of kljax pretrain and kljax train, as runs.")
@@ -81,12 +85,13 @@ def chains(folders: Sequence[Path], metric: str | None = None) -> dict[str, list
         if config.task.kind != "none" and not there:
             say(f"Left out, not evaluated yet: {path}; kljax analyze run={path} evaluates it.")
         if there:
+            last = next(one for one in there if one["step"] == there[-1]["step"])  # the run's own is the first
             name = metric or FIRST.get(config.task.function, "")  # pyright: ignore
             if not name:
                 raise UserError(f"{path}: the task is none of {', '.join(FIRST)}; name the figure to show with --metric.")
             stages = [("as it is", None, "reference")] if kind_of(path) == FIT else []
             stages += [("fitted", None, "policy")] if kind_of(path) == FIT else [("RL", config.kl.beta, "policy")]
-            links = [_link(config.name, stage, beta, name, there[-1], model) for stage, beta, model in stages]
+            links = [_link(config.name, stage, beta, name, last, model) for stage, beta, model in stages]
             found.setdefault(config.name, []).extend(links)
     if not found:
         raise UserError("no evaluation of a run with a task here; expected folders of kljax pretrain and kljax train, as runs.")
@@ -113,6 +118,7 @@ def _link(name: str, stage: str, beta: float | None, metric: str, evaluation: di
         metrics["kl/reverse_exact_seq"] if moved else None,
         metrics["kl/forward_exact_seq"] if moved else None,
         tuple(Sample(each["prompt"], each.get("answer"), each[model]) for each in evaluation["samples"]),
+        evaluation.get("settings", {}),
     )
 
 
@@ -133,6 +139,8 @@ def show(found: dict[str, list[Link]]) -> None:
             numbers = link.greedy and link.greedy.value, link.answers_nats_tok, link.reverse_kl_seq, link.forward_kl_seq
             table.add_row(link.label, str(link.sampled or "–"), *("–" if n is None else f"{n:.3f}" for n in numbers))
         console.print(table)
+        if differing := _differing(links):
+            console.print(f"Not evaluated alike: {', '.join(differing)} differ between the stages of {name}.", soft_wrap=True)
     console.print(
         "answers: −log p of the right ones, nats per token. KL in nats per sequence; π: the stage, ρ: the one before it."
     )
@@ -161,6 +169,12 @@ def _quoted(text: str) -> str:
     """A text on one line of a Markdown table, which nothing in it ends or marks up."""
     escaped = re.sub(r"([\\`*_{}\[\]<>#|$~])", r"\\\1", " ".join(text.split()))
     return escaped or "(nothing)"
+
+
+def _differing(links: Sequence[Link]) -> list[str]:
+    """Settings of the evaluations that are not the same in all stages."""
+    names = dict.fromkeys(name for link in links for name in link.evaluated)
+    return [name for name in names if any(link.evaluated.get(name) != links[0].evaluated.get(name) for link in links)]
 
 
 def plot(found: dict[str, list[Link]], file: Path) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from kljax.config import Config
 from kljax.disk import whole_file
+from kljax.errors import UserError
 from kljax.fitting.fit import ensure_base, read_result
 from kljax.progress import console
 from kljax.runs import directory
@@ -35,21 +36,25 @@ class Curve:
     train: dict[str, np.ndarray]
     held_out: dict[str, np.ndarray]
     test: dict[str, float]  # of the best look; empty without test rows
-
-    @property
-    def best(self) -> int:
-        """The look that early stopping keeps: the first with the lowest held-out loss."""
-        return int(np.argmin(self.held_out["loss"]))
+    best: int  # the look that early stopping keeps: the first with the lowest held-out loss
 
 
 def run(variant: str, config: Config) -> Curve:
-    """Fit, or take a fit that is there, and read its looks."""
+    """Fit, or take a fit that is there, and read its looks. UserError where none was better than the model before any step."""
     path = ensure_base(prepare(config))
     result, lines = read_result(path), directory.read_lines(path / "metrics.jsonl")
+    steps = [line["step"] + 1 for line in lines]
+    if result["best_step"] not in steps:
+        raise UserError(
+            f"{path}: no look has a lower held-out loss than the model before its first step, which is what early stopping "
+            "keeps, and whose figures are in no curve; expected a smaller pretrain.optimizer.learning_rate, or looks more "
+            "often (pretrain.eval_every)."
+        )
     return Curve(
         variant=variant,
         seed=config.pretrain.seed,
-        steps=np.array([line["step"] + 1 for line in lines]),
+        steps=np.array(steps),
+        best=steps.index(result["best_step"]),
         train=_figures(lines, "fit/train_rows_"),
         held_out=_figures(lines, "fit/held_out_"),
         test={name: result[f"test/{name}"] for name in FIGURES if f"test/{name}" in result},

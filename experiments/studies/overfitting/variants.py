@@ -27,6 +27,8 @@ def check(configs: Mapping[tuple[str, int], Config]) -> None:
         raise UserError(
             f"pretrain/objective: got {fit.objective.kind}, expected classification, whose accuracy and F1 the study shows."
         )
+    if fit.watch != "loss":
+        raise UserError(f"pretrain.watch: got {fit.watch}, expected loss, by which the study's early stopping goes.")
     if not fit.train_rows:
         raise UserError("pretrain.train_rows: got 0, expected a number >= 1, for the curve of the training rows.")
     if fit.steps % fit.eval_every:
