@@ -130,7 +130,7 @@ def test_a_metric_that_cannot_be_is_refused_before_anything_compiles(folder, for
     code = folder / "bad_task.py"
     code.write_text(CODE.replace("len(right) for", "len(right) for _ in 'ab' for").replace("reward=letters", "reward=exact"))
     try:
-        with pytest.raises(UserError, match=r"task.metrics.letters: the reward function returned 4 rewards, expected 2"):
+        with pytest.raises(UserError, match=r"task.metrics.letters: the metric returned 4 numbers, expected 2"):
             train(compose([*overrides, "task.function=bad_task.TASK", "name=bad"], Config))
     finally:
         sys.modules.pop("bad_task", None)
