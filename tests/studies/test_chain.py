@@ -79,11 +79,18 @@ def test_an_analysis_with_other_settings_is_not_taken_for_the_runs_own(folder, t
     assert "Not evaluated alike: prompts differ between the stages of questions." in capsys.readouterr().out
 
 
-def test_other_figures_are_asked_for_by_name(folder):
+def test_other_figures_are_asked_for_by_name(folder, capsys):
     links = chain.chains([folder], "exact_match")["questions"]
     assert {link.metric for link in links} == {"exact_match"}
-    with pytest.raises(UserError, match="have no task/bleu"):
+    with pytest.raises(UserError, match="no evaluation with such a figure"):
         chain.chains([folder], "bleu")
+    assert capsys.readouterr().out.count("it has no task/bleu.") == 3
+
+
+def test_runs_without_an_evaluated_fit_have_its_figures_from_their_own(folder):
+    whole, runs = chain.chains([folder])["questions"], chain.chains([folder / "questions"])["questions"]
+    assert [link.label for link in runs] == ["fitted", "RL, beta 0.5", "RL, beta 0.1"]
+    assert runs[0].sampled == whole[1].sampled and runs[0].reverse_kl_seq is None
 
 
 def test_a_run_that_was_not_evaluated_is_named(folder, tmp_path, capsys):

@@ -77,6 +77,7 @@ def chains(folders: Sequence[Path], metric: str | None = None) -> dict[str, list
     Of several evaluations of a step it is the run's own, if there is one: `kljax analyze` may have asked for other settings.
     """
     found: dict[str, list[Link]] = {}
+    references: dict[str, Link] = {}
     if absent := next((folder for folder in folders if not folder.exists()), None):
         raise UserError(f"{absent}: no such directory; expected folders of kljax pretrain and kljax train, as runs.")
     for path in sorted({file.parent for folder in folders for file in folder.rglob(CONFIG)}):
@@ -86,15 +87,26 @@ def chains(folders: Sequence[Path], metric: str | None = None) -> dict[str, list
             say(f"Left out, not evaluated yet: {path}; kljax analyze run={path} evaluates it.")
         if there:
             last = next(one for one in there if one["step"] == there[-1]["step"])  # the run's own is the first
-            name = metric or FIRST.get(config.task.function, "")  # pyright: ignore
-            if not name:
-                raise UserError(f"{path}: the task is none of {', '.join(FIRST)}; name the figure to show with --metric.")
-            stages = [("as it is", None, "reference")] if kind_of(path) == FIT else []
-            stages += [("fitted", None, "policy")] if kind_of(path) == FIT else [("RL", config.kl.beta, "policy")]
+            name = metric or FIRST.get(config.task.function)  # pyright: ignore
+            if name is None or not {f"task/{name}", f"task/greedy_{name}"} & last["metrics"].keys():
+                what = f"it has no task/{name}" if name else "its task has no first figure; name one with --metric"
+                say(f"Left out: {path}; {what}.")
+                continue
+            fit = kind_of(path) == FIT
+            stages = (
+                [("as it is", None, "reference"), ("fitted", None, "policy")] if fit else [("RL", config.kl.beta, "policy")]
+            )
             links = [_link(config.name, stage, beta, name, last, model) for stage, beta, model in stages]
             found.setdefault(config.name, []).extend(links)
+            if not fit:
+                references.setdefault(config.name, _link(config.name, "fitted", None, name, last, "reference"))
     if not found:
-        raise UserError("no evaluation of a run with a task here; expected folders of kljax pretrain and kljax train, as runs.")
+        raise UserError(
+            "no evaluation with such a figure of a task here; expected folders of kljax pretrain and kljax train, as runs."
+        )
+    for name, links in found.items():
+        if name in references and all(link.stage == "RL" for link in links):  # its fit was never evaluated by itself
+            links.append(references[name])
     return {name: sorted(links, key=_place) for name, links in found.items()}
 
 
@@ -105,8 +117,6 @@ def _place(link: Link) -> tuple[int, float]:
 def _link(name: str, stage: str, beta: float | None, metric: str, evaluation: dict[str, Any], model: str) -> Link:
     moved, metrics = model == "policy", evaluation["metrics"]
     sampled, greedy = (_figure(metrics, of_model(model, f"task/{reading}{metric}")) for reading in ("", "greedy_"))
-    if sampled is None and greedy is None:
-        raise UserError(f"--metric: the evaluations of {name} have no task/{metric}.")
     return Link(
         name,
         stage,
