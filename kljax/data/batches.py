@@ -109,11 +109,12 @@ def prompt_rows(
     seed: int,
     column: str = TEXT,
     say: Say = silent,
+    part: str = "prompts",
 ) -> PromptRows:
     """Prompts of all rows, each with a beginning token (a chat template has its own), padded on the left to max_tokens + 1.
 
     A prefix is never the whole of its text, where that has more than one token. Rows whose prompt is too long are refused, left
-    out or cut, as the config says; `say` gets how many.
+    out or cut, as the config says; `say` gets how many, `part` being the word for these rows.
     """
     values = whole_column(rows, column)
     if isinstance(config, ChatPrompt):
@@ -128,7 +129,7 @@ def prompt_rows(
             raise is_too_long(too_long[0], values[too_long[0]], len(made.prompts[too_long[0]]), config)
         kept = "cut" if config.too_long == "cut" else "left out"
         more = f"more than {config.max_tokens} tokens"
-        say(f"data.prompt.too_long: {len(too_long)} of {len(values)} prompts have {more} and are {kept}.")
+        say(f"data.prompt.too_long: {len(too_long)} of {len(values)} {part} have {more} and are {kept}.")
     keep = np.arange(len(values))
     if too_long and config.kind != "prefix" and config.too_long == "drop":
         keep = np.delete(keep, too_long)

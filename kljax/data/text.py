@@ -61,6 +61,8 @@ def load_splits(config: DataConfig, say: Say = silent, task: Apply | None = None
         seen.append((name.replace("_", "-"), path))
         found = load_rows(replace(source, path=path, column=None if task else column), field, say, task)
         _check_alike(rows, found, column, field)
+        if common := _shared(rows, found, column):
+            say(f"{field}: {common} of {len(found)} rows of {path} have the text of a row of data.source.path, too.")
         return found
 
     return Splits(
@@ -82,6 +84,12 @@ def _common(source: TextSource, one: str, other: str | list[str], field: str) ->
         found = [Path(str(path)).expanduser()] if saved else files.located(replace(source, path=path), field, silent)
         named.append({file.resolve() for file in found})
     return next((str(file) for file in sorted(named[0] & named[1])), None)
+
+
+def _shared(rows: datasets.Dataset, others: datasets.Dataset, column: str) -> int:
+    """How many of the others have a text, or a conversation, that one of the rows has."""
+    there = set(map(repr, whole_column(rows, column)))
+    return sum(repr(value) in there for value in whole_column(others, column))
 
 
 def _check_alike(rows: datasets.Dataset, others: datasets.Dataset, column: str, field: str) -> None:

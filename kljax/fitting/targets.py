@@ -70,7 +70,7 @@ def target(setup: Setup) -> Objective:
 def answered_rows(setup: Setup, rows: datasets.Dataset, part: str) -> Answered:
     """The rows of a split as tokens. Rows without an answer, and those longer than pretrain.length, are left out, and said."""
     data, length = setup.config.data, setup.config.pretrain.length
-    prompts = prompt_rows(setup.tokenizer, rows, data.prompt, data.seed, setup.splits.column, say)
+    prompts = prompt_rows(setup.tokenizer, rows, data.prompt, data.seed, setup.splits.column, say, f"{part} prompts")
     answers = _answers(setup, prompts, part)
     there = sum(text is not None and bool(text.strip()) for text in answers)
     end = end_of_answer(setup.tokenizer, setup.generation.ends, in_template=isinstance(data.prompt, ChatPrompt))

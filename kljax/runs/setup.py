@@ -121,7 +121,7 @@ class Setup:
 
     def prompts(self) -> PromptRows:
         """Prompts to train on."""
-        return self._prompts(self.splits.prompts) if self.made_prompts is None else self.made_prompts
+        return self._prompts(self.splits.prompts, "prompts") if self.made_prompts is None else self.made_prompts
 
     def held_out_prompts(self) -> PromptRows:
         """Prompts that no training step sees."""
@@ -130,12 +130,12 @@ class Setup:
     @cached_property
     def _held_out_prompts(self) -> PromptRows:
         """Made once: what is left out is said once."""
-        return self._prompts(self.splits.held_out)
+        return self._prompts(self.splits.held_out, "held-out prompts")
 
-    def _prompts(self, rows: datasets.Dataset) -> PromptRows:
+    def _prompts(self, rows: datasets.Dataset, part: str) -> PromptRows:
         data = self.config.data
         with working("encoding the prompts"):
-            return prompt_rows(self.tokenizer, rows, data.prompt, data.seed, self.splits.column, say)
+            return prompt_rows(self.tokenizer, rows, data.prompt, data.seed, self.splits.column, say, part)
 
     def texts(self, rows: datasets.Dataset) -> list[str]:
         """The texts of some rows of the splits; conversations are none."""

@@ -72,7 +72,7 @@ def test_the_loss_is_that_of_the_answers_tokens_alone(setup):
 
 def test_an_answer_is_what_follows_the_prompt_of_rl_and_ends_as_a_completion_does(setup):
     rows = answered_rows(setup, setup.splits.train, "training")
-    prompts = setup._prompts(setup.splits.train)
+    prompts = setup._prompts(setup.splits.train, "prompts")
     targets = [(i, text) for i, text in enumerate(setup.splits.train["target"]) if text is not None]
     assert len(rows.tokens) == len(targets)
     for (i, text), tokens, mask, answer in zip(targets, rows.tokens, rows.mask, rows.answer, strict=True):
