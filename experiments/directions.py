@@ -2,7 +2,8 @@
 
 modes: a student too small for two dialects, fitted by each divergence, beside the exact optimum.
 forgetting: what a model that learns a new task, by given answers or by RL, loses of an old one, against both KLs.
-chain: the stages of a task as a practitioner runs it, from finished runs: a model as it is, fitted to answers, then RL.
+chain: the stages of a task as a practitioner runs it, from finished runs: a model as it is, fitted to answers, then RL; what
+  each has written is in chain.md.
 
 python experiments/directions.py modes
 python experiments/directions.py forgetting
@@ -11,6 +12,7 @@ python experiments/directions.py chain runs
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from kljax.command_line import reporting_mistakes
@@ -47,7 +49,10 @@ def chain(arguments: argparse.Namespace) -> None:
 
     found = chain.chains(arguments.runs, arguments.metric)
     given = {"runs": list(map(str, arguments.runs)), "metric": arguments.metric}
-    results.write(given, [link for links in found.values() for link in links], arguments.out / "chain.json")
+    results.write(
+        given, [replace(link, samples=()) for links in found.values() for link in links], arguments.out / "chain.json"
+    )
+    chain.write_samples(found, arguments.out / "chain.md", arguments.samples)
     chain.plot(found, arguments.out / "chain.png")
     chain.show(found)
 
@@ -66,6 +71,7 @@ def main() -> None:
         part.add_argument("--out", type=Path, default=Path("runs/directions"), help="where PART.json and PART.png go")
         if name == "chain":
             part.add_argument("runs", nargs="+", type=Path, help="folders of kljax pretrain and kljax train with a task")
+            part.add_argument("--samples", type=int, default=10, help="prompts of each task in chain.md (default: 10)")
             part.add_argument("--metric", help="the figure to show, as rouge_l (default: the task's first)")
         else:
             part.add_argument("--seeds", type=int, default=3, help="students, or base models, of each kind (default: 3)")

@@ -23,6 +23,7 @@ from kljax.config import (
     RewardTerm,
     TextSource,
 )
+from kljax.config.mistakes import leaf_keys
 from kljax.errors import UserError
 from kljax.overrides import jobs
 
@@ -68,7 +69,17 @@ def complaint(*overrides):
             ["kl.beta=0.1,0.3"],
             "kl.beta=0.1,0.3: several values; to sweep over them give -m, for a list write 'kl.beta=[0.1,0.3]'.",
         ),
+        (["name=a b, c"], "name=a b, c: several values; to sweep over them give -m, for a text write 'name=\"a b, c\"'."),
         (["seed=range(3)"], "seed=range(3): several values; to sweep over them give -m."),
+        (
+            ["task=python", "task.function=a.B", "task.arguments={column: word}"],
+            "task.arguments: the chosen task has no such argument; to give one to a task of your own, write +task.arguments=…",
+        ),
+        (
+            ["task=words", "task.arguments.names=[a]"],
+            "task.arguments.names: the chosen task has no such argument; to give one to a task of your own, write +task.arg",
+        ),
+        (["task=mine.TASK"], "task: no option 'mine.TASK', expected one of none, numbers, python, sentiment, summarisation, "),
         (["kl=0.1"], "kl=0.1: kl is a section, expected a value for one of its keys."),
         (["data=reviews.csv"], "data: a section, expected a value for one of its keys: data.source=…, data.prompt=…, "),
         (["model=null"], "model=null: expected the name of an option of model: bert, gpt2, huggingface, llama."),
@@ -249,6 +260,15 @@ def test_help_needs_no_values(command, capsys, schema, config_name):
     seen, code = command("--help", schema=schema, config_name=config_name)
     assert (seen, code) == ([], 0)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("key", [key for key in leaf_keys(JudgeConfig) if key not in ("score", "criteria")])
+def test_every_key_of_a_page_can_be_given(command, key):
+    """Hydra takes a key that is called as a folder of configs/ for a choice of files."""
+    values = {"mode": "rating", "about": "words", "prompts": "3", "repeats": "0.2", "seed": "1"}
+    seen, code = command(f"{key}={values.get(key, 'text')}", schema=JudgeConfig, config_name="judge")
+    assert code == 0
+    assert str(getattr(seen[0], key)) == values.get(key, "text")
 
 
 @pytest.mark.parametrize(("schema", "config_name"), SCHEMAS)

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from kljax.analysis.frontier import Point
 from kljax.progress import console
-from kljax.runs.evaluation import Evaluation, groups_of, of_model
+from kljax.runs.columns import of_model
+from kljax.runs.evaluation import Evaluation, groups_of
 from kljax.runs.intervals import LEVEL, OF_FIT, t_quantile
 from kljax.runs.task_figures import labels_of
 
@@ -177,6 +178,8 @@ def show_frontier(points: Sequence[Point]) -> None:
 
 def _within(metrics: Mapping[str, float], name: str, reach: float) -> str:
     """A figure with the ends of its bootstrap interval, or with its error where it has none."""
+    if f"{name}_low" in metrics and metrics[f"{name}_low"] == metrics[f"{name}_high"]:
+        return f"{metrics[name]:.3f} (all alike)"  # no spread to draw from, which is no certainty
     if f"{name}_low" in metrics:
         return f"{metrics[name]:.3f} [{metrics[f'{name}_low']:.3f}, {metrics[f'{name}_high']:.3f}]"
     return _interval(metrics, name, reach) if f"{name}_se" in metrics or name not in metrics else f"{metrics[name]:.3f}"

@@ -14,7 +14,7 @@ from kljax.errors import UserError
 if TYPE_CHECKING:
     from kljax.analysis.judging.sources import Asked
 
-OF_A_PAGE = ("a", "b", "mode", "prompts", "repeats", "task", "question", "criteria")
+OF_A_PAGE = ("a", "b", "mode", "prompts", "repeats", "about", "question", "criteria")
 """Keys that say what page is written: a score has them from the page's key."""
 PROMPTS, REPEATS, SEED = 50, 0.1, 0
 """Where nothing is said."""
@@ -52,7 +52,7 @@ def _write_page(config: JudgeConfig) -> None:
 
     use_compilation_cache(config.compilation_cache)
     first, second = sources.read(a, b)
-    mode, about = config.mode or PAIRWISE, QUESTIONS[config.task or _task_of(a, b)]
+    mode, about = config.mode or PAIRWISE, QUESTIONS[config.about or _task_of(a, b)]
     made = design(
         first,
         second,
@@ -70,11 +70,12 @@ def _write_page(config: JudgeConfig) -> None:
         more = f"kljax analyze run=… prompts={config.prompts} completes more of a run's"
         say(f"prompts={config.prompts}, and a and b have {len(made.pairs)} in common; each is used ({more}).")
     again = sum(one.again is not None for one in made.items)
-    differing = sum(not pair.is_identical for pair in made.pairs)
-    half, needed = agreement.wilson(differing / 2, differing), agreement.pairs_needed(0.1)
     say(f"{page}: {len(made.items)} items, of which {again} are shown again. Give it to judges, and keep {folder / files.KEY}.")
-    reach = half.high - half.value
-    say(f"An interval of the win rate will reach about ±{reach:.0%} with {differing} pairs; ±10% takes {needed}.")
+    if mode == PAIRWISE:  # ratings have no win rate to plan for
+        differing = sum(not pair.is_identical for pair in made.pairs)
+        half, needed = agreement.wilson(differing / 2, differing), agreement.pairs_needed(0.1)
+        reach = half.high - half.value
+        say(f"An interval of the win rate will reach about ±{reach:.0%} with {differing} pairs; ±10% takes {needed}.")
     say(f"When their files are back, in a folder: kljax judge score=FOLDER out={folder}")
 
 
@@ -100,7 +101,7 @@ def _criteria(config: JudgeConfig, usual: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the config, or the task's where its question is asked."""
     if config.criteria is not None:
         return tuple(config.criteria)
-    return usual if config.question is None or config.task is not None else ()
+    return usual if config.question is None or config.about is not None else ()
 
 
 def _score(config: JudgeConfig) -> None:

@@ -72,8 +72,8 @@ class JudgeConfig:
     """How many pairs are taken, at most; null: 50."""
     repeats: Share | None
     """The share of items that are shown again, with places exchanged, to see how a judge agrees with themselves; null: 0.1."""
-    task: Literal["continuation", "sentiment", "summarisation", "translation", "words", "numbers"] | None
-    """Whose question and criteria judges are shown; null: those of the runs' own task, or else continuation."""
+    about: Literal["continuation", "sentiment", "summarisation", "translation", "words", "numbers"] | None
+    """The task whose question and criteria judges are shown; null: the runs' own task, or else continuation."""
     question: str | None
     """The question that judges answer; null: the task's."""
     criteria: list[str] | None

@@ -139,5 +139,5 @@ def is_too_long(i: int, value: Any, length: int, config: PrefixPrompt | WholePro
     shown = value if isinstance(value, str) else value[-1].get("content", value[-1].get("value", ""))
     return UserError(
         f"data.prompt.max_tokens: prompt {i} ({shown[:40]!r}…) has {length - 1} tokens, expected at most {config.max_tokens}. "
-        f"Raise data.prompt.max_tokens, choose data.prompt.too_long=drop or cut, or cut texts with {shorter}."
+        f"Raise data.prompt.max_tokens, choose data.prompt.too_long=drop or cut, or, without a task, cut texts with {shorter}."
     )

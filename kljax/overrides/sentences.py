@@ -21,8 +21,12 @@ FILES = {
     "tokenizer": "A tokenizer with its files is tokenizer=pretrained tokenizer.path=….",
     "data/source": "Text of your own is data/source=text data.source.path=….",
     "reward": "A function of your own is reward=python reward.python.function=module.function.",
+    "task": "A task of your own is task=python task.function=module.TASK.",
 }
 """The key that is meant by who gives a file or a name in the place of an option."""
+
+ARGUMENTS = "task.arguments"
+"""A section with any keys: those that the chosen task's file has, and with + more."""
 
 
 def sentence(error: Exception, schema: type | None, overrides: Sequence[str] = (), search: str | None = None) -> str:
@@ -53,6 +57,8 @@ def _broken_file(error: yaml.YAMLError) -> str:
 def _no_key(key: str, known: Sequence[str], overrides: Sequence[str]) -> str:
     if key.startswith("reward."):
         return _no_reward(key)
+    if key == ARGUMENTS or key.startswith(f"{ARGUMENTS}."):
+        return f"{key}: the chosen task has no such argument; to give one to a task of your own, write +{key}=…"
     return _not_here(key, known, overrides) if key in known else unknown_key(key, known)
 
 
@@ -119,8 +125,9 @@ def _of_one_override(text: str, overrides: Sequence[str], search: str | None) ->
     for override in _parsed(overrides):
         line, key = str(override.input_line), override.key_or_group
         if f"'{line}'" in text and ("Ambiguous value" in text or "requires --multirun" in text):
-            listed = f", for a list write '{key}=[{line.partition('=')[2]}]'" if "Ambiguous" in text else ""
-            return f"{line}: several values; to sweep over them give -m{listed}."
+            value = line.partition("=")[2]
+            one = f"for a text write '{key}=\"{value}\"'" if " " in value else f"for a list write '{key}=[{value}]'"
+            return f"{line}: several values; to sweep over them give -m{f', {one}' if 'Ambiguous' in text else ''}."
         if "does not support sweep type" in text and override.is_sweep_override() and not override.is_discrete_sweep():
             return f"{line}: expected values one by one, as in {key}=0.1,0.3 or {key}=range(1,4)."
         if f"already at '{key}'" in text:

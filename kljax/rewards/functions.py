@@ -177,7 +177,7 @@ def _parameters(
         if needed and columns is not None and key not in (*PASSED, *columns, *term.arguments):
             raise UserError(
                 f"{name}.function: '{term.function}' asks for '{key}', which no column of the data has; they have: "
-                f"{', '.join(columns)}. Rename it, or give it as +{name}.arguments.{key}=…{did_you_mean(key, columns)}"
+                f"{', '.join(columns)}. Rename it{_given(name, key)}{did_you_mean(key, columns)}"
             )
     if unknown := next((argument for argument in term.arguments if argument not in takes and not everything), None):
         raise UserError(f"{name}.arguments: '{term.function}' takes no '{unknown}'.{did_you_mean(unknown, takes)}")
@@ -261,7 +261,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 def _raised(function: Function, error: BaseException, samples: Samples) -> UserError:
     return UserError(
-        f"{function.name}: the reward function raised {one_line(error)}{raised_at(error, function.call)}, given "
+        f"{function.name}: the {_kind(function.name)} raised {one_line(error)}{raised_at(error, function.call)}, given "
         f"{len(samples.completions)} completions."
     )
 
@@ -279,16 +279,32 @@ def _checked(function: Function, result: Any, samples: Samples) -> Float[np.ndar
     except (Exception, SystemExit) as error:
         raise _raised(function, error, samples) from error
     if len(rewards) != count:
-        raise UserError(f"{name}: the reward function returned {len(rewards)} rewards, expected {count}, one a completion.")
+        raise UserError(
+            f"{name}: the {_kind(name)} returned {len(rewards)} {_numbers(name)}, expected {count}, one a completion."
+        )
     numbers = [math.nan if reward is None else _number(reward) for reward in rewards]
     for i, (reward, number) in enumerate(zip(rewards, numbers, strict=True)):
         if reward is not None and not math.isfinite(number):
             large = ", which float32 cannot hold" if math.isinf(number) and not _is_infinite(reward) else ""
             raise UserError(
-                f"{name}: the reward of sample {i} is {_shown(reward)}{large}, expected a finite number, or None where it does "
-                f"not apply; its prompt is {samples.prompts[i]!r}, its completion {samples.completions[i]!r}."
+                f"{name}: the {_kind(name).split()[0]} of sample {i} is {_shown(reward)}{large}, expected a finite number, or "
+                f"None where it does not apply; its prompt is {samples.prompts[i]!r}, its completion {samples.completions[i]!r}."
             )
     return np.asarray(numbers, np.float32)
+
+
+def _kind(name: str) -> str:
+    """What a function is, for messages: a task's metrics are called as rewards are."""
+    return "metric" if name.startswith("task.") else "reward function"
+
+
+def _numbers(name: str) -> str:
+    return "numbers" if name.startswith("task.") else "rewards"
+
+
+def _given(name: str, key: str) -> str:
+    """The other way out of a parameter that no column fills: a task's metrics have no arguments in the config."""
+    return f", or give it as +{name}.arguments.{key}=…" if name.startswith("reward.") else ", or give it a default."
 
 
 def _listed(name: str, rewards: Any, count: int) -> list[Any]:
@@ -298,7 +314,7 @@ def _listed(name: str, rewards: Any, count: int) -> list[Any]:
         rewards = rewards.tolist()
     table = hasattr(rewards, "columns")  # whose entries are its columns' names
     if isinstance(rewards, Mapping | Set | str | bytes | bytearray) or not isinstance(rewards, Iterable) or table:
-        raise UserError(f"{name}: the reward function returned {kind}, expected a list of {count} numbers.")
+        raise UserError(f"{name}: the {_kind(name)} returned {kind}, expected a list of {count} numbers.")
     return list(rewards) if isinstance(rewards, Sequence) else list(islice(rewards, count + 1))
 
 

@@ -31,6 +31,8 @@ def find(field: str, name: str, table: Mapping[str, Any], kind: str, fits: Calla
     """What a built-in name stands for, or what a dotted path leads to, which `fits` accepts as the `expected`."""
     if "." not in name:
         if name not in table:
+            if ":" in name:
+                raise UserError(f"{field}.function: got '{name}', expected a dotted path: '{name.replace(':', '.')}'.")
             raise UserError(
                 f"{field}.function: no built-in {kind} '{name}' of this kind, expected one of {', '.join(table)}, or a dotted "
                 f"path to your own.{did_you_mean(name, table)}"

@@ -8,7 +8,7 @@ from kljax import __version__
 from kljax.config import Config, HuggingFaceModel, TextSource
 from kljax.data.beginnings import Beginning
 from kljax.runs import evaluation_files
-from kljax.runs.evaluation import of_model
+from kljax.runs.columns import of_model
 from kljax.runs.intervals import OF_FIT
 from kljax.runs.markdown import bullets, code, front_matter, plain, table
 from kljax.runs.task_figures import labels_of

@@ -14,18 +14,18 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
-from kljax.config import Config, EvaluationConfig, TextTask, to_dict
+from kljax.config import Config, EvaluationConfig, to_dict
 from kljax.data.batches import PromptRows
 from kljax.errors import UserError
 from kljax.progress import working
 from kljax.rewards import combination
 from kljax.rewards.user_code import custom_terms
+from kljax.runs.columns import Column, columns_of, means, of_model, own_columns, without_value
 from kljax.runs.config_file import FIT, kind_of
 from kljax.runs.enumeration import enumerate_task
-from kljax.runs.intervals import clustered, numbered
-from kljax.runs.looking import Sequences, Values, check_figures, check_parameters, is_whole, look_at
+from kljax.runs.intervals import numbered
+from kljax.runs.looking import Sequences, check_figures, check_parameters, is_whole, look_at
 from kljax.runs.regularisation import ablation_note
 from kljax.runs.restore import RestoredRun
 from kljax.runs.setup import TASK
@@ -34,8 +34,6 @@ from kljax.tasks.rows import is_own
 
 WHEN = ("every", "best")
 """Settings of `evaluation` on which no figure depends."""
-Column = tuple[Values, Values | None]
-"""Values of sequences and their weights (None: 1), whose ratio of sums is a metric."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +76,10 @@ def evaluate(run: RestoredRun, config: EvaluationConfig, without: Mapping[str, s
         found |= {name: look(params, (run.policy,)) for name, params in models.items() if name != "policy"}
     check_figures(run, found, whole=whole)
     ids = _prompt_ids(prompts, len(found["policy"].prompts) // config.samples)
-    columns = _columns(run.setup.config, found)
+    columns = columns_of(run.setup.config, found)
     if not whole:
         columns = {name: column for name, column in columns.items() if not np.isnan(column[0]).all()}
-    metrics = _means(columns, np.repeat(numbered(ids), config.samples))
+    metrics = means(columns, np.repeat(numbered(ids), config.samples))
     for name, of in found.items():
         metrics |= {of_model(name, metric): mean for metric, mean in of.logged.items()}
     of_answers, on_answers = nats_of_answers(run, prompts, models, ids)
@@ -123,11 +121,11 @@ def evaluate(run: RestoredRun, config: EvaluationConfig, without: Mapping[str, s
 
 def of_policy(config: Config, found: Mapping[str, Sequences], prompts: PromptRows) -> dict[str, float]:
     """Those metrics of an evaluation for which the policy alone has to write anew: no forward KL, nothing of other models."""
-    columns = _columns(config, found)
-    theirs = {of_model(name, metric) for name in found if name != "policy" for metric in _own_columns(config, found, name)}
+    columns = columns_of(config, found)
+    theirs = {of_model(name, metric) for name in found if name != "policy" for metric in own_columns(config, found, name)}
     ours = {name: column for name, column in columns.items() if name not in theirs and not name.startswith("kl/forward_")}
     ids = _prompt_ids(prompts, len(found["policy"].prompts) // config.evaluation.samples)
-    metrics = _means(ours, np.repeat(numbered(ids), config.evaluation.samples))
+    metrics = means(ours, np.repeat(numbered(ids), config.evaluation.samples))
     return metrics | found["policy"].logged
 
 
@@ -165,11 +163,6 @@ def left_out(run: RestoredRun, *, custom: bool) -> dict[str, str]:
     return found
 
 
-def of_model(model: str, metric: str) -> str:
-    """The name that a metric of the policy has of another model: reward/mean, reward/base_mean."""
-    return metric if model == "policy" else metric.replace("/", f"/{model}_", 1)
-
-
 def groups_of(of: Mapping[str, Any]) -> int:
     """How many independent groups the standard errors are of: distinct prompts, or completions of the only one."""
     return of["distinct_prompts"] if of["distinct_prompts"] > 1 else of["prompts"] * of["samples"]
@@ -197,58 +190,6 @@ def notes(run: RestoredRun, config: EvaluationConfig, of: Mapping[str, Any]) -> 
     if of["distinct_prompts"] == 1:
         found.append("All prompts are the same: errors are those of its completions.")
     return found
-
-
-def _columns(config: Config, found: Mapping[str, Sequences]) -> dict[str, Column]:
-    """Values and weights of each metric. Names without a model are the policy's."""
-    policy = found["policy"]
-    objective = policy.reward - config.kl.beta * policy.kls[0]
-    columns: dict[str, Column] = {"objective/mean": (objective, None)}
-    for name in found:
-        columns |= {of_model(name, metric): column for metric, column in _own_columns(config, found, name).items()}
-    for kl, (name, of) in zip(policy.kls, [each for each in found.items() if each[0] != "policy"], strict=True):
-        to, gain = ("", "reward/gain") if name == "reference" else ("_to_base", "reward/gain_over_base")
-        columns[gain] = policy.reward - of.reward, None
-        columns[f"kl/reverse_exact{to}_seq"] = kl, None
-        columns[f"kl/reverse_exact{to}_tok"] = kl, policy.length
-        columns[f"kl/forward_exact{to}_seq"] = of.kls[0], None
-        columns[f"kl/forward_exact{to}_tok"] = of.kls[0], of.length
-    return columns
-
-
-def _own_columns(config: Config, found: Mapping[str, Sequences], name: str) -> dict[str, Column]:
-    """Figures that a model has whatever it is compared with: rewards and lengths."""
-    of, left = found[name], without_value(config, found)
-    columns: dict[str, Column] = {"reward/mean": (of.reward, None), "rollout/length": (of.length, None)}
-    sampled = isinstance(config.task, TextTask) and "sampled" in config.task.readings
-    for metric, values in (of.measured.metrics if of.measured and sampled else {}).items():
-        applies = ~np.isnan(values)
-        columns[f"task/{metric}"] = np.where(applies, values, 0.0), None if applies.all() else applies.astype(np.float64)
-    for term, values in of.terms.items():
-        if term not in left:
-            applies = ~np.isnan(values) | (config.reward[term].kind == "jax")  # a Python reward can say None
-            columns[f"reward/terms/{term}"] = np.where(applies, values, 0.0), applies.astype(np.float64)
-    return columns
-
-
-def without_value(config: Config, found: Mapping[str, Sequences]) -> set[str]:
-    """JAX terms of weight 0 that are no number for some completion: they trained nothing, and are left out."""
-    free = [name for name, term in config.reward.items() if term.kind == "jax" and not term.weight]
-    free = [name for name in free if all(name in of.terms for of in found.values())]  # not left out
-    return {name for name in free if not all(np.isfinite(of.terms[name]).all() for of in found.values())}
-
-
-def _means(columns: Mapping[str, Column], groups: Int[np.ndarray, "B"]) -> dict[str, float]:
-    """Mean and standard error of each column that has a value; completions of one prompt are a group."""
-    if groups.max() == 0:
-        groups = np.arange(len(groups))
-    metrics = {}
-    for name, (values, weights) in columns.items():
-        weights = np.ones_like(values) if weights is None else weights
-        if weights.any():  # a term may apply to nothing
-            found = clustered(values, weights, groups)
-            metrics[name], metrics[f"{name}_se"] = found.mean, found.se
-    return metrics
 
 
 def _prompt_ids(prompts: PromptRows, count: int) -> list[str]:

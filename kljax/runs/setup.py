@@ -125,6 +125,11 @@ class Setup:
 
     def held_out_prompts(self) -> PromptRows:
         """Prompts that no training step sees."""
+        return self._held_out_prompts
+
+    @cached_property
+    def _held_out_prompts(self) -> PromptRows:
+        """Made once: what is left out is said once."""
         return self._prompts(self.splits.held_out)
 
     def _prompts(self, rows: datasets.Dataset) -> PromptRows:

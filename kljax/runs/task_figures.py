@@ -29,6 +29,10 @@ from kljax.types import Params
 
 ANSWERS = {"answers/nats_seq": "−log p(right answer), nats/seq", "answers/nats_tok": "−log p(right answer), nats/tok"}
 """Figures of the right answers: their forward KL to a model, up to their entropy."""
+READ = re.compile(r"task/(greedy|best_of_\d+)_")
+"""How names of other readings than the sampled begin."""
+OF_100 = ("bleu", "chrf")
+"""sacrebleu's figures, whose scale is from 0 to 100."""
 OTHERS = re.compile(r"[^/]*/(reference|base)_.*|.*_(se|low|high)", re.DOTALL)
 """Names of other models' figures, and of errors."""
 
@@ -113,9 +117,13 @@ def nats_of_answers(
 
 
 def labels_of(metrics: Mapping[str, float]) -> dict[str, str]:
-    """The figures of the task and of its right answers: their names without model, and what a table calls them."""
+    """The figures of the task and of its right answers: their names without model, and what a table calls them.
+
+    Those of each class (f1/positive) of sampled answers alone: of greedy ones and best of n, the file has them.
+    """
     ours = [name for name in metrics if name.startswith(("task/", "answers/")) and not OTHERS.fullmatch(name)]
-    return {name: _label(name) for name in ours}
+    ours = [name for name in ours if not (READ.match(name) and name.count("/") > 1)]
+    return {name: _label(name) for name in sorted(ours, key=lambda name: name in ANSWERS)}
 
 
 def _label(name: str) -> str:
@@ -124,7 +132,9 @@ def _label(name: str) -> str:
         return ANSWERS[name]
     figure = name.removeprefix("task/")
     if found := re.fullmatch(r"(greedy|best_of_\d+)_(.+)", figure):
-        return f"{found[2]}, {found[1].replace('_', ' ')}"
+        return f"{_label('task/' + found[2])}, {found[1].replace('_', ' ')}"
+    if figure in OF_100:
+        return f"{figure} (of 100)"
     found = re.fullmatch(r"(.+)_pass_(\d+)", figure)
     return f"{found[1]}, pass@{found[2]}" if found else figure
 

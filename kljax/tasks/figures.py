@@ -106,6 +106,11 @@ def passes(task: Task, measured: Measured, samples: int) -> dict[str, Values]:
     for name in task.passes:
         values = measured.metrics[name].reshape(-1, samples)
         lacking = np.isnan(values).any(axis=1)
+        if (other := values[~np.isnan(values) & ~np.isin(values, (0, 1))]).size:
+            raise UserError(
+                f"task: passes: its metric '{name}' is {other[0]:g} of a completion, expected 0 or 1: pass@k is told of "
+                "what is right or wrong. Take it out of passes."
+            )
         found |= {f"{name}_pass_{k}": np.where(lacking, np.nan, pass_at_k(values == 1, k)) for k in ks}
     return found
 

@@ -39,7 +39,8 @@ def _made(chosen: TextTask, factory: Callable[..., Any]) -> Task:
         inspect.signature(factory).bind(**chosen.arguments)
     except TypeError as error:
         takes = ", ".join(inspect.signature(factory).parameters) or "none"
-        raise UserError(f"task.arguments: {error} for '{chosen.function}', which takes {takes}.") from None
+        no_task = "" if chosen.function in TASKS else " Expected: a Task, or a function of task.arguments that makes one."
+        raise UserError(f"task.arguments: {error} for '{chosen.function}', which takes {takes}.{no_task}") from None
     try:
         task = factory(**chosen.arguments)
     except UserError as error:

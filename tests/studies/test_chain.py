@@ -52,6 +52,16 @@ def test_the_table_and_the_picture_have_every_stage(folder, tmp_path, capsys):
     assert (tmp_path / "chain.png").stat().st_size > 5_000
 
 
+def test_samples_stand_beside_the_right_answer(folder, tmp_path):
+    found = chain.chains([folder])
+    chain.write_samples(found, tmp_path / "chain.md", 3)
+    text = (tmp_path / "chain.md").read_text()
+    assert text.count("| right answer | ") == 3 and text.count("| RL, beta 0.1 | ") == 3
+    sample = found["questions"][0].samples[0]
+    assert f"**1.** {sample.prompt}" in text and f"| right answer | {sample.answer} |" in text
+    assert chain._quoted("a|b <script> `x`\n*y*") == r"a\|b \<script\> \`x\` \*y\*"
+
+
 def test_an_analysis_with_other_settings_is_not_taken_for_the_runs_own(folder, tmp_path, capsys):
     """The same step of fewer prompts, as kljax analyze writes it beside; alone it is taken, and said to be another."""
     copy = tmp_path / "runs"
@@ -74,3 +84,9 @@ def test_other_figures_are_asked_for_by_name(folder):
     assert {link.metric for link in links} == {"exact_match"}
     with pytest.raises(UserError, match="have no task/bleu"):
         chain.chains([folder], "bleu")
+
+
+def test_a_run_that_was_not_evaluated_is_named(folder, tmp_path, capsys):
+    copy = shutil.copytree(folder / "questions" / "beta0.1", tmp_path / "later", ignore=shutil.ignore_patterns("evaluation"))
+    assert [link.beta for link in chain.chains([folder, copy])["questions"]] == [None, None, 0.5, 0.1]
+    assert f"Left out, not evaluated yet: {copy}; kljax analyze run={copy} evaluates it." in capsys.readouterr().out

@@ -10,11 +10,13 @@ import pytest
 
 from kljax.command_line import compose
 from kljax.config import Config, TextTask
+from kljax.errors import UserError
 from kljax.runs.evaluation import evaluate
 from kljax.runs.restore import restore
 from kljax.runs.setup import prepare
 from kljax.tasks.figures import Read, figures
 from kljax.tasks.measuring import measure_of
+from kljax.tasks.translation import translation
 from kljax.training.loop import train
 from kljax.training.trainer import build_trainer
 
@@ -102,3 +104,8 @@ def test_on_real_rows_the_right_answers_are_right(task, tiny_in, tmp_path, monke
     setup = prepare(compose([*own, *of(task, DATA / name, *overrides, *more), "model.context=1024"], Config))
     check_right(task, figures_of_answers(setup))
     build_trainer(setup)  # its metrics are tried
+
+
+def test_a_translation_into_its_own_language_is_refused():
+    with pytest.raises(UserError, match=r"target: got 'de', which is the source, too"):
+        translation(source="de", target="de", prompt="{text}", tokenize="13a")

@@ -151,12 +151,12 @@ def valued(value):
 
 
 WRONG = {
-    "length": ({"metrics": {"m": lambda completions: [1.0]}}, "task.metrics.m: the reward function returned 1 rewards, "),
-    "NaN": ({"metrics": {"m": lambda completions: [float("nan")] * 4}}, "task.metrics.m: the reward of sample 0 is nan"),
-    "raised": ({"metrics": {"m": raises}}, "task.metrics.m: the reward function raised ZeroDivisionError"),
-    "left": ({"metrics": {"m": lambda completions: exit()}}, "task.metrics.m: the reward function raised SystemExit"),
+    "length": ({"metrics": {"m": lambda completions: [1.0]}}, "task.metrics.m: the metric returned 1 numbers, "),
+    "NaN": ({"metrics": {"m": lambda completions: [float("nan")] * 4}}, "task.metrics.m: the metric of sample 0 is nan"),
+    "raised": ({"metrics": {"m": raises}}, "task.metrics.m: the metric raised ZeroDivisionError"),
+    "left": ({"metrics": {"m": lambda completions: exit()}}, "task.metrics.m: the metric raised SystemExit"),
     "column": ({"metrics": {"m": lambda prompts, targets: []}}, "asks for 'targets', which no column of the data has; they "
-               "have: target."),
+               "have: target. Rename it, or give it a default. Did you mean 'target'?"),
     "sums' column": ({"corpus": (CorpusMetric(lambda goal: [], dict),)}, "task.corpus.0.function: "),
     "few rows": ({"corpus": (sums([1.0]),)}, "task.corpus.0: its statistics have the shape (1, 1), expected"),
     "flat": ({"corpus": (sums(1.0, 2.0, 3.0, 4.0),)}, "have the shape (4,)"),

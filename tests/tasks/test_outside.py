@@ -19,8 +19,8 @@ PAGE = (ROOT / "docs" / "tasks.md").read_text("utf-8")
 CODE = re.search(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)[1]  # pyright: ignore
 COMMAND = re.search(r"^kljax train (task=python .*?)\n```$", PAGE, re.DOTALL | re.MULTILINE)[1]  # pyright: ignore
 SHORT = [
-    *("data.prompt.max_tokens=16", "data.prompt_fraction=0.4", "data.held_out_fraction=0.3", "tokenizer=bpe"),
-    *("tokenizer.vocab_size=300", "pretrain.length=24", "run.variant=default", "task.resamples=20"),
+    *("data.prompt.max_tokens=16", "data.prompt_fraction=0.4", "data.held_out_fraction=0.3"),
+    *("pretrain.length=24", "run.variant=default", "task.resamples=20"),
 ]
 
 
@@ -130,7 +130,7 @@ def test_a_metric_that_cannot_be_is_refused_before_anything_compiles(folder, for
     code = folder / "bad_task.py"
     code.write_text(CODE.replace("len(right) for", "len(right) for _ in 'ab' for").replace("reward=letters", "reward=exact"))
     try:
-        with pytest.raises(UserError, match=r"task.metrics.letters: the reward function returned 4 rewards, expected 2"):
+        with pytest.raises(UserError, match=r"task.metrics.letters: the metric returned 4 numbers, expected 2"):
             train(compose([*overrides, "task.function=bad_task.TASK", "name=bad"], Config))
     finally:
         sys.modules.pop("bad_task", None)

@@ -3,6 +3,7 @@
 Maximum likelihood minimises the forward KL(data‖model); RL for a reward is held to the fitted model by a reverse KL.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 
 from rich.table import Table
 
+from kljax.disk import whole_file
 from kljax.errors import UserError
-from kljax.progress import console
+from kljax.progress import console, say
 from kljax.runs import evaluation_files
+from kljax.runs.columns import of_model
 from kljax.runs.config_file import CONFIG, FIT, kind_of, read_run_config
-from kljax.runs.evaluation import of_model
 
 FIRST = {
     "summarisation": "rouge_l",
@@ -39,6 +41,15 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """What a stage has written, at the run's temperature, beside the right answer."""
+
+    prompt: str
+    answer: str | None
+    completion: str
+
+
+@dataclass(frozen=True)
 class Link:
     """A stage of the chain of one task. KLs, nats per sequence, are to and from the model of the stage before it."""
 
@@ -51,7 +62,13 @@ class Link:
     answers_nats_tok: float | None  # −log p(right answer): the forward KL of the data up to its entropy
     reverse_kl_seq: float | None  # KL(this stage‖the one before)
     forward_kl_seq: float | None
+    samples: tuple[Sample, ...]
     evaluated: dict[str, Any]  # settings of the evaluation
+
+    @property
+    def label(self) -> str:
+        """The stage in a few words."""
+        return self.stage if self.beta is None else f"{self.stage}, beta {self.beta:g}"
 
 
 def chains(folders: Sequence[Path], metric: str | None = None) -> dict[str, list[Link]]:
@@ -65,6 +82,8 @@ def chains(folders: Sequence[Path], metric: str | None = None) -> dict[str, list
     for path in sorted({file.parent for folder in folders for file in folder.rglob(CONFIG)}):
         config = read_run_config(path)
         there = evaluation_files.load_all(path) if config.task.kind != "none" else []
+        if config.task.kind != "none" and not there:
+            say(f"Left out, not evaluated yet: {path}; kljax analyze run={path} evaluates it.")
         if there:
             last = next(one for one in there if one["step"] == there[-1]["step"])  # the run's own is the first
             name = metric or FIRST.get(config.task.function, "")  # pyright: ignore
@@ -98,6 +117,7 @@ def _link(name: str, stage: str, beta: float | None, metric: str, evaluation: di
         metrics.get(of_model(model, "answers/nats_tok")),
         metrics["kl/reverse_exact_seq"] if moved else None,
         metrics["kl/forward_exact_seq"] if moved else None,
+        tuple(Sample(each["prompt"], each.get("answer"), each[model]) for each in evaluation["samples"]),
         evaluation.get("settings", {}),
     )
 
@@ -116,15 +136,39 @@ def show(found: dict[str, list[Link]]) -> None:
         for column in ("", "sampled", "greedy", "answers", "KL(π‖ρ)", "KL(ρ‖π)"):
             table.add_column(column, justify="right" if column else "left", no_wrap=True)
         for link in links:
-            stage = link.stage if link.beta is None else f"{link.stage}, beta {link.beta:g}"
             numbers = link.greedy and link.greedy.value, link.answers_nats_tok, link.reverse_kl_seq, link.forward_kl_seq
-            table.add_row(stage, str(link.sampled or "–"), *("–" if n is None else f"{n:.3f}" for n in numbers))
+            table.add_row(link.label, str(link.sampled or "–"), *("–" if n is None else f"{n:.3f}" for n in numbers))
         console.print(table)
         if differing := _differing(links):
             console.print(f"Not evaluated alike: {', '.join(differing)} differ between the stages of {name}.", soft_wrap=True)
     console.print(
         "answers: −log p of the right ones, nats per token. KL in nats per sequence; π: the stage, ρ: the one before it."
     )
+
+
+def write_samples(found: dict[str, list[Link]], file: Path, count: int) -> None:
+    """The first `count` prompts of each task with what every stage has written, as Markdown."""
+    lines = []
+    for name, links in found.items():
+        lines += [f"## {name}", ""]
+        for i, first in enumerate(links[0].samples[:count]):
+            lines += [f"**{i + 1}.** {_quoted(first.prompt)}", ""]
+            rows = [("right answer", first.answer)] if first.answer else []
+            rows += [(link.label, said) for link in links if (said := _said(link, first.prompt)) is not None]
+            lines += ["| | |", "|---|---|", *(f"| {who} | {_quoted(text)} |" for who, text in rows), ""]
+    with whole_file(file) as beside:
+        beside.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _said(link: Link, prompt: str) -> str | None:
+    """What a stage has written on a prompt, if that is among its samples."""
+    return next((each.completion for each in link.samples if each.prompt == prompt), None)
+
+
+def _quoted(text: str) -> str:
+    """A text on one line of a Markdown table, which nothing in it ends or marks up."""
+    escaped = re.sub(r"([\\`*_{}\[\]<>#|$~])", r"\\\1", " ".join(text.split()))
+    return escaped or "(nothing)"
 
 
 def _differing(links: Sequence[Link]) -> list[str]:
@@ -139,8 +183,6 @@ def plot(found: dict[str, list[Link]], file: Path) -> None:
 
     matplotlib.use("Agg")  # files only: no display needed
     import matplotlib.pyplot as plt
-
-    from kljax.disk import whole_file
 
     figure, panels = plt.subplots(
         1, len(found), figsize=(3.6 * len(found) + 0.4, 3.4), dpi=150, layout="constrained", squeeze=False
