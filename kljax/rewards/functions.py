@@ -286,9 +286,10 @@ def _checked(function: Function, result: Any, samples: Samples) -> Float[np.ndar
     for i, (reward, number) in enumerate(zip(rewards, numbers, strict=True)):
         if reward is not None and not math.isfinite(number):
             large = ", which float32 cannot hold" if math.isinf(number) and not _is_infinite(reward) else ""
+            texts = f"its prompt is {samples.prompts[i]!r}, its completion {samples.completions[i]!r}"
             raise UserError(
                 f"{name}: the {_kind(name).split()[0]} of sample {i} is {_shown(reward)}{large}, expected a finite number, or "
-                f"None where it does not apply; its prompt is {samples.prompts[i]!r}, its completion {samples.completions[i]!r}."
+                f"None where it does not apply; {texts}."
             )
     return np.asarray(numbers, np.float32)
 

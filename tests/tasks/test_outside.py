@@ -38,6 +38,7 @@ def folder(overrides, tmp_path_factory):
     (folder / "my_task.py").write_text(CODE + "\nopen('marker', 'a').close()\n")
     words = ({"word": "".join(letters)} for letters in product("abcd", repeat=3))
     (folder / "words.jsonl").write_text("".join(json.dumps(word) + "\n" for word in words))
+    sys.modules.pop("my_task", None)  # the README's, of another test
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
