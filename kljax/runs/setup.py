@@ -291,7 +291,10 @@ def base_identity(setup: Setup) -> dict[str, Any]:
     data = {key: value for key, value in values["data"].items() if key != "prompt" or prompted}
     weights = {} if setup.pretrained is None else {"weights": setup.pretrained.fingerprint}
     template = {"template": setup.tokenizer.chat_template} if setup.config.data.prompt.kind == "chat" else {}
-    asked = {"ends": list(setup.generation.ends)} | template if prompted else {}  # what stands around prompts and answers
+    # Of conversations without a column of answers a task's own are taken in the place of those with which they end.
+    objective, of_task = setup.config.pretrain.objective, setup.config.task.kind != "none"
+    answers = {"answers": "task"} if isinstance(objective, Target) and objective.column is None and of_task else {}
+    asked = {"ends": list(setup.generation.ends)} | template | answers if prompted else {}  # around prompts, and answers
     numerics = {"numerics": found} if (found := directory.numerics()) else {}
     if fits_in_float32(setup):  # older versions have fitted these in lower precision
         numerics |= {"fitted_in": "float32"}

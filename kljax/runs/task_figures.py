@@ -139,12 +139,16 @@ def _label(name: str) -> str:
     return f"{found[1]}, pass@{found[2]}" if found else figure
 
 
-def notes_of_task(config: Config, samples: int) -> list[str]:
-    """What readings were asked for and are not there, in a sentence."""
+def notes_of_task(config: Config, samples: int, *, whole: bool) -> list[str]:
+    """What readings were asked for and are not there, in a sentence. `whole`: whether the reward is known."""
     readings = config.task.readings if isinstance(config.task, TextTask) else []
-    if samples > 1 or "best_of_n" not in readings:
+    if "best_of_n" not in readings or (samples > 1 and whole):
         return []
-    return ["task.readings: best_of_n is left out: with evaluation.samples=1 there is nothing to choose from."]
+    nothing, unknown = (
+        "with evaluation.samples=1 there is nothing to choose from",
+        "a part of the reward, which chooses, is, too",
+    )
+    return [f"task.readings: best_of_n is left out: {unknown if samples > 1 else nothing}."]
 
 
 def _compile(graphdef: nnx.GraphDef) -> Callable[[Params, Answered], Any]:

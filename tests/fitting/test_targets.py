@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from kljax.config import ChatPrompt
+from kljax.config import ChatPrompt, TextTask
 from kljax.data.answered import end_of_answer
 from kljax.data.tokenizers import chat_tokens
 from kljax.errors import UserError
@@ -108,6 +108,17 @@ def test_another_end_or_chat_template_makes_another_fit(make):
     assert base_path(ended) != base_path(setup)
     chats = [chatting(setup, chatty(template)) for template in (TEMPLATE, TEMPLATE.replace("<|head|>", "<|begin|>"))]
     assert base_path(chats[0]) != base_path(chats[1])
+
+
+def test_answers_of_a_task_make_another_fit_than_those_of_the_same_conversations(setup):
+    """With column=null a task's target is the answer, without one the end of each conversation: of the very same rows."""
+    pretrain = replace(setup.config.pretrain, objective=replace(setup.config.pretrain.objective, column=None))
+    plain = replace(setup.config, pretrain=pretrain)
+    task = TextTask(kind="text", function="words", arguments={}, readings=["sampled"], resamples=1, seed=0)
+    paths = [base_path(replace(setup, config=config)) for config in (plain, replace(plain, task=task))]
+    assert paths[0] != paths[1]
+    named = [base_path(replace(setup, config=replace(setup.config, task=of))) for of in (setup.config.task, task)]
+    assert named[0] == named[1]  # a column that is named is the same answers, whoever has made it
 
 
 def chatting(setup, tokenizer, ends=(1, EOT)):

@@ -224,6 +224,9 @@ def test_readings_are_those_that_are_asked_for(run, again):
     assert not any("best_of" in name or "_pass_" in name for name in one.metrics)
     assert "task.readings: best_of_n is left out: with evaluation.samples=1 there is nothing to choose from." in one.notes
     assert not any("best_of_n" in note for note in again.notes)
+    unknown = evaluation.evaluate(run, settings(run), {"task": "it is not wanted."})
+    assert "task/token_f1" in unknown.metrics and not any("best_of" in name for name in unknown.metrics)
+    assert "task.readings: best_of_n is left out: a part of the reward, which chooses, is, too." in unknown.notes
 
 
 def test_the_table_has_every_figure_in_80_columns(run, again, monkeypatch, capsys):
