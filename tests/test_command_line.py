@@ -271,6 +271,11 @@ def test_every_key_of_a_page_can_be_given(command, key):
     assert str(getattr(seen[0], key)) == values.get(key, "text")
 
 
+def test_the_task_of_a_page_is_called_about(command, capsys):
+    assert command("a=x", "b=y", "task=summarisation", schema=JudgeConfig, config_name="judge")[1] == 2
+    assert "task: no such config key. What judges are asked is about=…" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("schema", "config_name"), SCHEMAS)
 def test_help_alone_names_help_for_a_key(command, capsys, schema, config_name):
     command("--help", schema=schema, config_name=config_name)

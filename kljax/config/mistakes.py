@@ -118,6 +118,8 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     known = sorted(known)
     theirs = coming_from.answer(key) if "rollout" in known else None  # not where nothing is trained
     near = _nearest(key, known, sure=theirs is not None)
+    if key == "task" and "about" in known:  # of kljax judge
+        theirs = "What judges are asked is about=…; without it it is what the run's own task asks."
     return f"{key}: no such config key.{near}{f' {theirs}' if theirs else ''}"
 
 
