@@ -1,4 +1,4 @@
-"""What judgments are worth: win rates with intervals, agreement between judges and with a metric, bias for a side.
+"""The worth of judgments: win rates with intervals, agreement between judges and with a metric, bias for a side.
 
 Arrays in, numbers out. A score of a pair is 1 where a is preferred, 0 where b is, ½ for a tie. A figure that is not defined,
 such as the agreement of one judge, is nan. scikit-learn and krippendorff (in the extra `text`) are imported where they are
@@ -20,7 +20,7 @@ RESAMPLES = 4000
 """Of each bootstrap interval: its ends move by less than a tenth of its width with the seed."""
 Level = Literal["nominal", "ordinal"]
 WEIGHTS = {"nominal": None, "ordinal": "quadratic"}
-"""What a disagreement counts in Cohen's kappa: 1 whatever it is, or the square of the distance of two ratings."""
+"""The weight of a disagreement in Cohen's kappa: 1 whatever it is, or the square of the distance of two ratings."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def _spearman(one: Float[np.ndarray, "N"], other: Float[np.ndarray, "N"]) -> flo
 
 @dataclass(frozen=True)
 class Consistency:
-    """What a judge said of pairs that were shown twice, the second time with their places exchanged.
+    """The choices of a judge for pairs that were shown twice, the second time with their places exchanged.
 
     `same`: the same of both times; `place`: the same place both times, so the other completion; the rest once undecided.
     """

@@ -77,7 +77,7 @@ class JudgeConfig:
     question: str | None
     """The question that judges answer; null: the task's."""
     criteria: list[str] | None
-    """What judges are told to look at, a line each; null: the task's, or none where a question is given."""
+    """The things that judges are told to look at, a line each; null: the task's, or none where a question is given."""
     seed: Seed | None
     """Makes the order of the page, and the noise of bootstraps; null: 0."""
     score: str | list[str] | None

@@ -1,4 +1,4 @@
-"""What a built-in function of texts is called with: columns of the data, and the config's arguments."""
+"""The arguments of a built-in function of texts: columns of the data, and the config's arguments."""
 
 import inspect
 from collections.abc import Callable, Collection

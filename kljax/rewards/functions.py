@@ -295,7 +295,7 @@ def _checked(function: Function, result: Any, samples: Samples) -> Float[np.ndar
 
 
 def _kind(name: str) -> str:
-    """What a function is, for messages: a task's metrics are called as rewards are."""
+    """The word for a function in messages: a task's metrics are called as rewards are."""
     return "metric" if name.startswith("task.") else "reward function"
 
 

@@ -28,7 +28,7 @@ def resolve(field: str, name: str, table: Mapping[str, Callable[..., Any]]) -> C
 
 
 def find(field: str, name: str, table: Mapping[str, Any], kind: str, fits: Callable[[Any], bool], expected: str) -> Any:
-    """What a built-in name stands for, or what a dotted path leads to, which `fits` accepts as the `expected`."""
+    """The thing that a built-in name stands for, or that a dotted path leads to, which `fits` accepts as the `expected`."""
     if "." not in name:
         if name not in table:
             if ":" in name:

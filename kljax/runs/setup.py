@@ -87,7 +87,8 @@ class Setup:
         return task_rows.task_of(self.config)
 
     def own_rewards(self, terms: Mapping[str, RewardTerm]) -> dict[str, Callable[..., Any]]:
-        """What reward=task stands for in these terms. The task, which may be code of the user's, is found where one asks."""
+        """The functions that reward=task stands for in these terms. The task, which may be code of the user's, is found where
+        one asks."""
         if all(term.function != TASK for term in terms.values()) or self.task is None:
             return {}
         if self.task.reward is None:

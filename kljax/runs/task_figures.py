@@ -140,7 +140,7 @@ def _label(name: str) -> str:
 
 
 def notes_of_task(config: Config, samples: int, *, whole: bool) -> list[str]:
-    """What readings were asked for and are not there, in a sentence. `whole`: whether the reward is known."""
+    """A sentence on readings that were asked for and are not there. `whole`: whether the reward is known."""
     readings = config.task.readings if isinstance(config.task, TextTask) else []
     if "best_of_n" not in readings or (samples > 1 and whole):
         return []

@@ -1,4 +1,4 @@
-"""What a task says of completions: its metrics of each, and the sums of which its corpus figures are functions."""
+"""A task's measurements of completions: its metrics of each, and the sums of which its corpus figures are functions."""
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence

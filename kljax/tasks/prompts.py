@@ -1,4 +1,4 @@
-"""What tasks share in making prompts of rows."""
+"""The parts that tasks share in making prompts of rows."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -42,7 +42,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Sample:
-    """What a stage has written, at the run's temperature, beside the right answer."""
+    """A completion of a stage, at the run's temperature, beside the right answer."""
 
     prompt: str
     answer: str | None
@@ -171,7 +171,7 @@ def write_samples(found: dict[str, list[Link]], file: Path, count: int) -> None:
 
 
 def _said(link: Link, prompt: str) -> str | None:
-    """What a stage has written on a prompt, if that is among its samples."""
+    """The completion of a stage on a prompt, if that is among its samples."""
     return next((each.completion for each in link.samples if each.prompt == prompt), None)
 
 

@@ -80,7 +80,7 @@ def takeaway(found: Sequence[Point]) -> str:
 
 
 def plot(found: Sequence[Point], file: Path) -> None:
-    """What the old task's loss rises by, against each KL; colour by method, marker by reward."""
+    """The rise of the old task's loss against each KL; colour by method, marker by reward."""
     figure, axes = plt.subplots(1, 2, figsize=(12.5, 5.2), dpi=150, layout="constrained", sharey=True)
     for each, kl in zip(axes, KLS, strict=True):
         _against(each, found, kl)

@@ -59,7 +59,7 @@ def _cells(mine: Sequence[Distribution]) -> list[str]:
 
 
 def takeaway(found: Sequence[Distribution]) -> str:
-    """What a student that sees one word does under either direction, and one that sees all, in figures."""
+    """The figures of a student that sees one word, under either direction, and of one that sees all."""
     (teacher,), forward, reverse = of(found, "teacher"), of(found, "student", "forward_kl"), of(found, "student", "reverse_kl")
     seeing = [one for name in NAMES for one in of(found, "seeing all", name)]
     farthest = max(max(one.forward_kl, one.reverse_kl) for one in seeing)

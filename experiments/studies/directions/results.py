@@ -1,4 +1,4 @@
-"""What a part of the study found, as JSON beside its picture."""
+"""The results of a part of the study, as JSON beside its picture."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

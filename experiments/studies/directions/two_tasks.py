@@ -28,7 +28,7 @@ Answers = Float[np.ndarray, "N V V"]
 
 @dataclass(frozen=True)
 class TwoTasks:
-    """What is true of each noun and work, and what is said of them before anything is learnt; a pure function of the seed."""
+    """The truth about each noun and work, and adjectives said of them before anything is learnt; a function of the seed."""
 
     seed: int
 

@@ -1,4 +1,4 @@
-"""What a measure against overfitting does: losses of training and held-out rows at every look, and where a fit is at its best.
+"""Effects of measures against overfitting: losses of training and held-out rows at every look, and where a fit is best.
 
 Early stopping needs no fit of its own: it keeps the parameters of the look with the lowest held-out loss. A test file that it
 has not seen says what these are worth.

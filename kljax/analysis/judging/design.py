@@ -23,7 +23,7 @@ TRIES = 50  # orders of which the one is taken that has the same texts farthest 
 
 @dataclass(frozen=True)
 class Item:
-    """What is shown at once: the texts of `shows` (a and b, in this order) of a pair. `again`: the item that it repeats."""
+    """A screen of the page: the texts of `shows` (a and b, in this order) of a pair. `again`: the item that it repeats."""
 
     pair: int
     shows: tuple[str, ...]
@@ -59,7 +59,7 @@ class Design:
 
     @property
     def shown(self) -> dict[str, Any]:
-        """What the page has, in its order, without its name."""
+        """The contents of the page, in its order, without its name."""
         texts = [[self.pairs[one.pair].prompt, *(self.pairs[one.pair].texts[of] for of in one.shows)] for one in self.items]
         return {"mode": self.mode, "question": self.question, "criteria": list(self.criteria), "items": texts}
 

@@ -1,4 +1,4 @@
-"""What a judging writes and reads: judge.html for judges, key.json for whoever asks them, and the files that come back."""
+"""The files of a judging: judge.html for judges, key.json for whoever asks them, and the files that come back."""
 
 import glob
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ LONGEST_NAME = 60  # as the page allows
 
 @dataclass(frozen=True)
 class Answers:
-    """What a judge said: choices and notes by item, counted from 0."""
+    """The answers of a judge: choices and notes by item, counted from 0."""
 
     judge: str
     file: Path

@@ -1,4 +1,4 @@
-"""What judges are asked, by task: a question, and what to look at."""
+"""The questions to judges, by task, and what to look at."""
 
 from dataclasses import dataclass
 

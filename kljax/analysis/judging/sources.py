@@ -43,7 +43,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a or b names: a model of a step of a run (`who`: policy, reference or base), or a file (no step)."""
+    """The thing that a or b names: a model of a step of a run (`who`: policy, reference or base), or a file (no step)."""
 
     key: str
     path: Path
@@ -60,7 +60,7 @@ class Asked:
 
 
 def named(a: str, b: str) -> tuple[Asked, Asked]:
-    """What a and b name. UserError where there is no such thing, or both are one. Nothing large is imported."""
+    """The things that a and b name. UserError where there is no such thing, or both are one. Nothing large is imported."""
     if a in OF_A_RUN and b in OF_A_RUN:
         raise UserError(f"a: got {a!r} beside b={b}, expected a run in one of the two, whose {a} it is.")
     if a in OF_A_RUN:
@@ -149,7 +149,7 @@ def _rows(asked: Asked, evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _figures(row: Mapping[str, Any], who: str) -> dict[str, float]:
-    """What the evaluation says of this completion: policy_reward is the policy's reward."""
+    """The evaluation's figures of this completion: policy_reward is the policy's reward."""
     found = {key.removeprefix(f"{who}_"): value for key, value in row.items() if key.startswith(f"{who}_")}
     return {key: float(value) for key, value in found.items() if type(value) in (int, float)}
 

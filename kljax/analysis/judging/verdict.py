@@ -1,4 +1,4 @@
-"""What the answers to a page say: who is preferred, how sure that is, whether judges agree with one another and with metrics.
+"""The verdict of a page's answers: who is preferred, how sure that is, whether judges agree among themselves and with metrics.
 
 The first time that something is shown counts; what is shown again measures the judge. A judge's score of a pair is 1 where a is
 preferred, ½ for a tie, 0 where b is; of a pair with several judges it is their mean.
