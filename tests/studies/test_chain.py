@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -48,6 +49,9 @@ def test_the_table_and_the_picture_have_every_stage(folder, tmp_path, capsys):
     found = chain.chains([folder])
     chain.show(found)
     assert "fitted" in (said := capsys.readouterr().out) and "RL, beta 0.1" in said
+    bleu = replace(found["questions"][-1], sampled=chain.Figure(19.4271, 16.0163, 22.4881), forward_kl_seq=162.4813)
+    chain.show({"questions": [*found["questions"], bleu]})
+    assert "19.43 [16.02, 22.49]" in (said := capsys.readouterr().out) and " 162.5 " in said and "…" not in said
     chain.plot(found, tmp_path / "chain.png")
     assert (tmp_path / "chain.png").stat().st_size > 5_000
 

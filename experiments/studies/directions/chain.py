@@ -37,7 +37,9 @@ class Figure:
     high: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.value:.3f}" + ("" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]")
+        if self.low is None or self.high is None:
+            return _four(self.value)
+        return f"{_four(self.value)} [{_four(self.low)}, {_four(self.high)}]"
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,11 @@ def chains(folders: Sequence[Path], metric: str | None = None) -> dict[str, list
     return {name: sorted(links, key=_place) for name, links in found.items()}
 
 
+def _four(value: float) -> str:
+    """A number with four digits: BLEU and chrF reach 100, a KL hundreds of nats."""
+    return f"{value:.{3 if abs(value) < 10 else 2 if abs(value) < 100 else 1}f}"
+
+
 def _place(link: Link) -> tuple[int, float]:
     return ["as it is", "fitted", "RL"].index(link.stage), -(link.beta or 0.0)
 
@@ -147,7 +154,7 @@ def show(found: dict[str, list[Link]]) -> None:
             table.add_column(column, justify="right" if column else "left", no_wrap=True)
         for link in links:
             numbers = link.greedy and link.greedy.value, link.answers_nats_tok, link.reverse_kl_seq, link.forward_kl_seq
-            table.add_row(link.label, str(link.sampled or "–"), *("–" if n is None else f"{n:.3f}" for n in numbers))
+            table.add_row(link.label, str(link.sampled or "–"), *("–" if n is None else _four(n) for n in numbers))
         console.print(table)
         if differing := _differing(links):
             console.print(f"Not evaluated alike: {', '.join(differing)} differ between the stages of {name}.", soft_wrap=True)
@@ -194,10 +201,14 @@ def plot(found: dict[str, list[Link]], file: Path) -> None:
     matplotlib.use("Agg")  # files only: no display needed
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(
-        1, len(found), figsize=(3.6 * len(found) + 0.4, 3.4), dpi=150, layout="constrained", squeeze=False
-    )
-    for axes, (name, links) in zip(panels[0], found.items(), strict=True):
+    across = min(len(found), 3)
+    down = -(-len(found) // across)
+    size = 3.6 * across + 0.4, 3.0 * down + 0.4
+    figure, grid = plt.subplots(down, across, figsize=size, dpi=150, layout="constrained", squeeze=False)
+    panels = list(grid.flat)
+    for axes in panels[len(found) :]:
+        axes.set_visible(False)
+    for axes, (name, links) in zip(panels, found.items(), strict=False):
         _draw(axes, links)
         axes.set_title(name, fontsize=10)
         axes.set_ylabel(f"{links[0].metric}, sampled")
@@ -205,7 +216,7 @@ def plot(found: dict[str, list[Link]], file: Path) -> None:
         axes.grid(alpha=0.2)
         axes.margins(x=0.2, y=0.12)
         axes.set_xlim(left=0)
-    handles, labels = panels[0][0].get_legend_handles_labels()
+    handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=len(labels))
     with whole_file(file) as beside:
         figure.savefig(beside, format="png")
@@ -230,4 +241,5 @@ def _draw(axes: Any, links: Sequence[Link]) -> None:
         axes.errorbar(
             kl, figure.value, yerr=ends, color="C1", marker="o", markersize=4, capsize=2, linestyle="none", label=label
         )
-        axes.annotate(f"β={link.beta:g}", (kl, figure.value), xytext=(5, 5), textcoords="offset points", fontsize=8)
+        top = figure.value if figure.high is None else figure.high
+        axes.annotate(f"β={link.beta:g}", (kl, top), xytext=(0, 4), textcoords="offset points", fontsize=8, ha="center")
