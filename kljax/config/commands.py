@@ -1,9 +1,12 @@
 """Configs of the commands that look at a run."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from kljax.config.base import Dtype, Folder, Mass, Natural, Positive, Seed, Share, Two, strict
 from kljax.config.run import MeshConfig
+from kljax.config.task import Reading
 
 
 @strict
@@ -24,6 +27,8 @@ class AnalysisConfig:
     """Samples from the k likeliest tokens only; 0: from all; null: as the run's config says."""
     top_p: Mass | None
     """Samples from the likeliest tokens that have this probability together; 1: from all; null: as the run's config says."""
+    readings: Annotated[list[Reading], Field(min_length=1)] | None
+    """Ways of answering that the task's figures are of, as task.readings; null: as the run's config says."""
     rewards: Literal["built_in", "custom"]
     """Which reward functions are asked; custom: the run's own, too, whose code is imported."""
     mesh: MeshConfig

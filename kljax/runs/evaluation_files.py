@@ -1,7 +1,7 @@
 """Where evaluations lie in a run's directory: evaluation/step_000080.json is the run's own, others say how they differ."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -24,14 +24,17 @@ def save_own(evaluation: Evaluation, run: Path) -> Path:
     return _write(evaluation, run / FOLDER / f"{_step(evaluation)}.json")
 
 
-def save_analysis(evaluation: Evaluation, run: Path, own: EvaluationConfig) -> Path:
+def save_analysis(evaluation: Evaluation, run: Path, own: EvaluationConfig, readings: Sequence[str] = ()) -> Path:
     """Write an evaluation beside the run's own, never over it; the same settings and step give the same file.
 
-    The name says which settings are not the run's `own`. Where none differ it is the run's own evaluation: written if it is not
-    there yet. One that an older version wrote stays, and the name then says all settings.
+    The name says which settings are not the run's `own`, and `readings` of a task that are not the run's. Where none differ it
+    is the run's own evaluation: written if it is not there yet. One that an older version wrote stays, and the name then says
+    all settings.
     """
     asked, usual = evaluation.settings, settings_of(own)
     differing = {name: value for name, value in asked.items() if value != usual[name]}
+    if readings:  # the figures of a task are others, reward and KLs are the same
+        differing["readings"] = "+".join(readings)
     file = _named(evaluation, run, differing)
     if file.exists() and not differing:
         there = _read(file)

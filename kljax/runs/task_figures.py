@@ -1,9 +1,9 @@
 """An evaluation's figures of the task: of each model's completions, however they are read, and of the right answers."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -11,11 +11,13 @@ from flax import nnx
 from jaxtyping import Float
 
 from kljax.config import Config, EvaluationConfig, TextTask
+from kljax.config.task import Reading
 from kljax.data.answered import Answered, answered, end_of_answer
 from kljax.data.batches import PromptRows
 from kljax.data.labelled import take
 from kljax.data.text import whole_column
 from kljax.devices.mesh import batch_sharding
+from kljax.errors import UserError
 from kljax.kl.sequences import masked_sum
 from kljax.models.scoring import token_logp
 from kljax.runs.intervals import clustered, numbered
@@ -23,7 +25,7 @@ from kljax.runs.looking import Sequences, look_at
 from kljax.runs.restore import RestoredRun
 from kljax.tasks.figures import Read, best_of, figures
 from kljax.tasks.measuring import Measured
-from kljax.tasks.rows import TARGET
+from kljax.tasks.rows import TARGET, is_own
 from kljax.tasks.task import Task
 from kljax.types import Params
 
@@ -35,6 +37,29 @@ OF_100 = ("bleu", "chrf")
 """sacrebleu's figures, whose scale is from 0 to 100."""
 OTHERS = re.compile(r"[^/]*/(reference|base)_.*|.*_(se|low|high)", re.DOTALL)
 """Names of other models' figures, and of errors."""
+
+
+def read_as(run: RestoredRun, asked: Sequence[Reading] | None) -> tuple[RestoredRun, list[Reading]]:
+    """The run with the `task.readings` that are asked for, and these where they are not the run's own.
+
+    Raises:
+        UserError: where there are no figures of a task: the run has none, or its own may not be imported.
+    """
+    if asked is None:
+        return run, []
+    config = run.setup.config
+    if not isinstance(config.task, TextTask):
+        raise UserError("readings: this run has no task, whose figures they are of; leave readings out.")
+    if is_own(config) and not run.setup.imports:
+        raise UserError(
+            f"readings: the task of this run is code of its own, task.function={config.task.function}, which is imported and "
+            "run with rewards=custom alone."
+        )
+    readings: list[Any] = [reading for reading in get_args(Reading) if reading in asked]
+    if set(readings) == set(config.task.readings):
+        return run, []
+    other = replace(config, task=replace(config.task, readings=readings))
+    return replace(run, setup=replace(run.setup, config=other)), readings
 
 
 def of_task(

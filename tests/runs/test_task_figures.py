@@ -16,19 +16,20 @@ from kljax.analysis import tables
 from kljax.command_line import compose
 from kljax.commands.train import evaluate
 from kljax.config import Config, MeshConfig, to_dict
+from kljax.config.task import NoTask
 from kljax.config.validation import validate, without_defaults
 from kljax.data import tokenizers
 from kljax.errors import UserError
 from kljax.fitting.fit import ensure_base
 from kljax.models.decoder import causal_mask, positions_of
 from kljax.rewards.answers import exact_text, token_f1
-from kljax.runs import card, evaluation
+from kljax.runs import card, evaluation, evaluation_files
 from kljax.runs.config_file import check_owner
 from kljax.runs.intervals import numbered
 from kljax.runs.looking import look_at
 from kljax.runs.restore import restore
 from kljax.runs.setup import prepare
-from kljax.runs.task_figures import labels_of, nats_of_answers
+from kljax.runs.task_figures import labels_of, nats_of_answers, read_as
 from kljax.tasks.bootstrap import bootstrap_means
 from kljax.training.loop import train
 from tests.readme import fixtures
@@ -213,8 +214,8 @@ def test_sharded_figures_are_those_of_one_device(run, again):
 
 def test_readings_are_those_that_are_asked_for(run, again):
     """Greedy alone: nothing of samples; one sample: nothing to choose from, which is said."""
-    config = run.setup.config
-    greedy = replace(run, setup=replace(run.setup, config=replace(config, task=replace(config.task, readings=["greedy"]))))
+    greedy, readings = read_as(run, ["greedy"])
+    assert readings == ["greedy"]
     found = evaluation.evaluate(greedy, settings(run))
     names = [name for name in found.metrics if name.startswith("task/")]
     assert names and all(name.startswith(("task/greedy_", "task/reference_greedy_")) for name in names)
@@ -227,6 +228,27 @@ def test_readings_are_those_that_are_asked_for(run, again):
     unknown = evaluation.evaluate(run, settings(run), {"task": "it is not wanted."})
     assert "task/token_f1" in unknown.metrics and not any("best_of" in name for name in unknown.metrics)
     assert "task.readings: best_of_n is left out: a part of the reward, which chooses, is, too." in unknown.notes
+
+
+def test_an_analysis_with_other_readings_lies_beside_the_runs_own(run, again):
+    assert read_as(run, None) == (run, []) and read_as(run, ["best_of_n", "greedy", "sampled", "greedy"]) == (run, [])
+    _, readings = read_as(run, ["greedy", "sampled"])
+    file = evaluation_files.save_analysis(again, run.path, settings(run), readings)
+    assert file.name == "step_000006_readings-sampled+greedy.json"
+    own, other = evaluation_files.load_all(run.path)
+    assert other["settings"] == own["settings"]  # frontier and judges may take either: reward, KLs and samples are the same
+    file.unlink()
+
+
+def test_readings_without_a_tasks_figures_are_refused(run):
+    def having(task, **changes):
+        return replace(run, setup=replace(run.setup, config=replace(run.setup.config, task=task), **changes))
+
+    with pytest.raises(UserError, match=r"readings: this run has no task"):
+        read_as(having(NoTask(kind="none")), ["greedy"])
+    own = replace(run.setup.config.task, function="mine.TASK")
+    with pytest.raises(UserError, match=r"code of its own, task\.function=mine\.TASK, which .* with rewards=custom alone"):
+        read_as(having(own, imports=False), ["greedy"])
 
 
 def test_the_table_has_every_figure_in_80_columns(run, again, monkeypatch, capsys):
