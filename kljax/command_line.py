@@ -37,6 +37,7 @@ from kljax.errors import MISTAKE, UserError, did_you_mean
 from kljax.interrupt import INTERRUPTED, Interrupted, StopRequest, end_process, sigterm_as_ctrl_c
 from kljax.overrides import jobs as sweeps
 from kljax.overrides.bounds import check_files, check_overrides, unreadable
+from kljax.overrides.environment import named, variables
 from kljax.overrides.folders import CONFIGS, check_experiment, check_shadowed, check_values, find_own_configs
 from kljax.overrides.help import asked_about, page, show
 from kljax.overrides.sentences import sentence
@@ -80,7 +81,8 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
         for note in notes:
             say(note)
         if _is_plain(arguments):
-            script(configs[0])  # composed already, and Hydra would do no more for it
+            with named(jobs[0].environment):
+                script(configs[0])  # composed already, and Hydra would do no more for it
             return
         lines = list(sweeps.lines(asked, console.width))
         if arguments.multirun and sweeps.seed_varies(asked):
@@ -95,7 +97,7 @@ def launch(script: Callable[[T], None], schema: type[T], config_name: str = "con
                     job = replace(job, config=configs[number])
                     if arguments.multirun:
                         _say(lines[number])
-                with of_the_disk_as_well():
+                with of_the_disk_as_well(), named(job.environment):
                     script(job.config)
             except UserError as error:  # the other jobs of a sweep go on
                 mistakes += 1
@@ -231,7 +233,7 @@ def _read(composed: DictConfig, overrides: Sequence[str], schema: type) -> Job:
     if isinstance(values.get("run"), dict) and values["run"].get("variant") == "auto":
         made = label(overrides)
         values["run"]["variant"] = made.text
-    return Job(validate(values, schema), made)
+    return Job(validate(values, schema), made, variables(composed))
 
 
 def _keys(overrides: Sequence[str]) -> set[str]:

@@ -342,6 +342,21 @@ def test_a_sweep_over_the_length_of_one_run_is_refused_before_anything_runs(comm
     assert "'run.variant=steps-${steps}'" in said.err
 
 
+def test_a_file_that_is_not_there_is_told_with_the_variable_that_names_its_folder(command, capsys, monkeypatch):
+    monkeypatch.delenv("KLJAX_DATA", raising=False)
+
+    def lacks(config):
+        raise UserError(f"data.source.path: no file '{config.data.source.path}' (looked in /).")
+
+    added = " KLJAX_DATA says in which folder it lies; it is not set.\n"
+    assert command("experiment=multi30k", script=lacks)[1] == 2
+    assert capsys.readouterr().err.endswith(added)
+    assert command("-m", "experiment=multi30k", "kl.beta=1,2", script=lacks)[1] == 2
+    assert capsys.readouterr().err.count(added) == 2
+    assert command("experiment=multi30k", "data.source.path=mine.parquet", script=lacks)[1] == 2
+    assert capsys.readouterr().err == "kljax: data.source.path: no file 'mine.parquet' (looked in /).\n"
+
+
 def test_a_plain_run_and_a_sweep_without_seeds_say_nothing_of_seeds(command, capsys):
     command("seed=1")
     assert capsys.readouterr().out == ""

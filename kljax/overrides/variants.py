@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,14 @@ class Label:
 
 @dataclass(frozen=True)
 class Job:
-    """A config, and the label that its variant was made by; None: the user has given run.variant."""
+    """A config, and the label that its variant was made by; None: the user has given run.variant.
+
+    `environment`: the environment variables that values were made of, by key.
+    """
 
     config: Any
     label: Label | None
+    environment: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 def label(overrides: Sequence[str]) -> Label:
