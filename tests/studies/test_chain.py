@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from scipy.special import stdtrit
 
 from experiments.studies.directions import chain
 from kljax.command_line import compose
@@ -13,6 +14,7 @@ from kljax.commands.train import run as train
 from kljax.config import Config
 from kljax.errors import UserError
 from kljax.runs import digests
+from kljax.runs.evaluation import groups_of
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +36,15 @@ def test_stages_are_those_of_the_evaluations(folder):
     assert name == "questions"
     assert [(link.stage, link.beta) for link in links] == [
         ("as it is", None), ("fitted", None), ("RL", 0.5), ("RL", 0.1)]  # fmt: skip
-    own = json.loads((folder / "questions" / "beta0.1" / "evaluation" / "step_000006.json").read_text())["metrics"]
+    last_of = json.loads((folder / "questions" / "beta0.1" / "evaluation" / "step_000006.json").read_text())
+    own = last_of["metrics"]
     last = links[-1]
     assert last.sampled is not None and last.sampled.value == own["task/token_f1"]
     assert last.reverse_kl_seq == own["kl/reverse_exact_seq"]
     assert last.answers_nats_tok == own["answers/nats_tok"]
-    assert links[0].reverse_kl_seq is None
+    assert links[0].reverse_kl_seq is None and links[1].gain is None
+    assert last.gain is not None and last.gain.value == own["reward/gain"] and last.gain.low == pytest.approx(
+        own["reward/gain"] - stdtrit(groups_of(last_of["of"]) - 1, 0.975) * own["reward/gain_se"])  # fmt: skip
     # The fitted model is the reference of the runs: one model, looked at with the same noise.
     assert links[1].answers_nats_tok == pytest.approx(own["answers/reference_nats_tok"], rel=1e-5)
     assert links[0].answers_nats_tok > links[1].answers_nats_tok

@@ -17,6 +17,8 @@ from kljax.progress import console, say
 from kljax.runs import evaluation_files
 from kljax.runs.columns import of_model
 from kljax.runs.config_file import CONFIG, FIT, kind_of, read_run_config
+from kljax.runs.evaluation import groups_of
+from kljax.runs.intervals import t_quantile
 
 FIRST = {
     "summarisation": "rouge_l",
@@ -64,6 +66,7 @@ class Link:
     answers_nats_tok: float | None  # −log p(right answer): the forward KL of the data up to its entropy
     reverse_kl_seq: float | None  # KL(this stage‖the one before)
     forward_kl_seq: float | None
+    gain: Figure | None  # of the reward over the stage before, on the same prompts; of RL
     samples: tuple[Sample, ...]
     evaluated: dict[str, Any]  # settings of the evaluation
 
@@ -134,6 +137,7 @@ def _link(name: str, stage: str, beta: float | None, metric: str, evaluation: di
         metrics.get(of_model(model, "answers/nats_tok")),
         metrics["kl/reverse_exact_seq"] if moved else None,
         metrics["kl/forward_exact_seq"] if moved else None,
+        None if beta is None else _gain(evaluation),
         tuple(Sample(each["prompt"], each.get("answer"), each[model]) for each in evaluation["samples"]),
         evaluation.get("settings", {}),
     )
@@ -146,6 +150,12 @@ def _figure(metrics: dict[str, Any], name: str) -> Figure | None:
     return Figure(metrics[name], *ends)
 
 
+def _gain(evaluation: dict[str, Any]) -> Figure:
+    value, se = (evaluation["metrics"][f"reward/gain{end}"] for end in ("", "_se"))
+    reach = t_quantile(groups_of(evaluation["of"]) - 1) * se
+    return Figure(value, value - reach, value + reach)
+
+
 def show(found: dict[str, list[Link]]) -> None:
     """A table a task; it fits into 80 columns."""
     for name, links in found.items():
@@ -156,6 +166,8 @@ def show(found: dict[str, list[Link]]) -> None:
             numbers = link.greedy and link.greedy.value, link.answers_nats_tok, link.reverse_kl_seq, link.forward_kl_seq
             table.add_row(link.label, str(link.sampled or "–"), *("–" if n is None else _four(n) for n in numbers))
         console.print(table)
+        if gains := [f"{link.label}: {link.gain}" for link in links if link.gain is not None]:
+            console.print(f"Reward gained over ρ on the same prompts: {'; '.join(gains)}.", soft_wrap=True)
         if differing := _differing(links):
             console.print(f"Not evaluated alike: {', '.join(differing)} differ between the stages of {name}.", soft_wrap=True)
     console.print(
