@@ -27,6 +27,9 @@ class Encoded:
 PASSED_ON = ("tools", "chat_template_kwargs")
 """Columns of TRL's conversational formats that are for the template: the tools that may be called, and variables of its own."""
 
+MARK = "kljax"
+"""Stands for what a user says, where a template is looked at."""
+
 
 def chats(tokenizer: Tokenizer, values: list[Any], config: ChatPrompt, columns: Mapping[str, list[Any]]) -> Encoded:
     """Each conversation in the tokenizer's chat template, up to where the assistant's answer begins.
@@ -85,6 +88,20 @@ def _variables(i: int, of: Mapping[str, Any]) -> dict[str, Any]:
     if more is not None and not isinstance(more, Mapping):
         raise UserError(f"{row} chat_template_kwargs={more!r}, expected names and values.")
     return ({"tools": tools} if tools else {}) | {name: value for name, value in (more or {}).items() if value is not None}
+
+
+def without_template(tokenizer: Tokenizer, config: ChatPrompt) -> Callable[[str], str]:
+    """From a prompt of these to what the user says in it: for people, who are not shown the roles and the system message."""
+    asked = [*_system(config), {"role": "user", "content": MARK}]
+    around = decode(tokenizer, [chat_tokens(tokenizer, asked, begin_answer=True)])[0]
+    before, found, after = around.rpartition(MARK)
+
+    def cut(prompt: str) -> str:
+        if not (found and prompt.startswith(before) and prompt.endswith(after) and len(prompt) > len(before + after)):
+            return prompt
+        return prompt[len(before) : len(prompt) - len(after)]
+
+    return cut
 
 
 def _around(text: str, config: ChatPrompt) -> list[Message]:

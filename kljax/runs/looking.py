@@ -11,8 +11,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key
 
-from kljax.config import Config, EvaluationConfig
+from kljax.config import ChatPrompt, Config, EvaluationConfig
 from kljax.data.batches import PromptRows
+from kljax.data.chats import without_template
 from kljax.data.tokenizers import completion_texts
 from kljax.devices.mesh import batch_sharding, replicated
 from kljax.errors import UserError
@@ -84,6 +85,8 @@ def look_at(
     measure = None if task is None else measure_of(task, prompts.rows.column_names)
     sampler = replace(setup.sampler(config.samples), top_k=config.top_k, top_p=config.top_p)
     sampler = sampler if temperature is None else replace(sampler, temperature=temperature)
+    chat, around_texts = setup.config.data.prompt, prompts.conversations is None
+    shown = without_template(setup.tokenizer, chat) if isinstance(chat, ChatPrompt) and around_texts else str
     program = _compile(setup.architecture.graphdef, reward, sampler)
     reward_params = jax.device_put(reward.params, replicated(setup.mesh))
 
@@ -101,7 +104,8 @@ def look_at(
             if measure is not None:
                 columns = prompts.columns(rows, config.samples)
                 of_task = measure(*prompts.texts(setup.tokenizer, rows, rollout), columns)
-            parts.append(Sequences(*wide, prompts=texts[0], completions=texts[1], logged={}, measured=of_task))
+            asked = [shown(prompt) for prompt in texts[0]]
+            parts.append(Sequences(*wide, prompts=asked, completions=texts[1], logged={}, measured=of_task))
         return replace(_join(parts), logged=logged.means())
 
     return look

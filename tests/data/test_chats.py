@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from kljax.config import ChatPrompt, PrefixPrompt, WholePrompt
 from kljax.data.batches import conversation_rows, prompt_rows
+from kljax.data.chats import without_template
 from kljax.data.conversations import messages
 from kljax.data.tokenizers import chat_tokens, decode, encode, load
 from kljax.errors import UserError
@@ -306,3 +307,17 @@ def test_chat_tokens_are_those_of_the_rendered_text(tokenizer):
     text = tokenizer.apply_chat_template(USER, tokenize=False, add_generation_prompt=True)
     assert chat_tokens(tokenizer, USER, begin_answer=True) == tokenizer(text, add_special_tokens=False)["input_ids"]
     assert json.dumps(USER)  # the messages themselves are left as they were
+
+
+@pytest.mark.parametrize("system", [None, "Be short."])
+@pytest.mark.parametrize("message", ["{text}", "Say it in French: {text} (and no more)"])
+def test_people_are_shown_what_the_user_says_of_a_prompt(system, message):
+    """Whatever stands around it in the template; a text that does not stand in it is left as it is."""
+    tokenizer, config = chatty(), chat(max_tokens=200, system=system, message=message)
+    said = ["a word", "system", "assistant", "two\n\nlines  of words"]
+    prompts = prompt_rows(tokenizer, datasets.Dataset.from_dict({"text": said}), config, 0)
+    texts = decode(tokenizer, [row[mask].tolist() for row, mask in zip(prompts.tokens, prompts.mask, strict=True)])
+    assert all("user" in text and "assistant" in text for text in texts)
+    shown = without_template(tokenizer, config)
+    assert [*map(shown, texts)] == [message.replace("{text}", text) for text in said]
+    assert shown("another text") == "another text"

@@ -329,7 +329,9 @@ def test_conversations_have_a_task_and_a_system_message(tiny_in, tmp_path):
     prompts = found.held_out_prompts()
     text = found.setup.tokenizer.decode(prompts.tokens[0][prompts.mask[0]])
     assert "Be short." in text and f"Answer in a few words. {prompts.rows['question'][0]}" in text
-    metrics = evaluation.evaluate(found, settings(found)).metrics
+    result = evaluation.evaluate(found, settings(found))
+    assert [one["prompt"] for one in result.samples] == prompts.rows["prompt"][:5]  # as people, judges among them, read it
+    metrics = result.metrics
     rows = [prompts.tokens[i][prompts.mask[i]].tolist() for i in range(5)]
     nats = nats_by_hand(found, found.policy, rows, prompts.rows["target"][:5])
     assert metrics["answers/nats_seq"] == pytest.approx(nats[:, 0].mean(), rel=1e-4)
