@@ -12,7 +12,7 @@
 #   make convergence  every penalty to its end, against the oracle      20 min
 #   make benchmark    the speed of a step beside what this machine could do (docs/performance.md)
 #   make scaling      how that grows with batch, length, model, runs and devices (docs/performance.md)
-#   make directions   both directions of KL on text (docs/directions.md)   14 min on 2 busy cores
+#   make directions   both directions of KL on text (docs/directions.md)   4 min on 2 busy cores
 #   make overfitting  each measure against overfitting on too few rows; data: KLJAX_DATA (docs/models.md)          4 min
 #   make overoptimisation  a proxy reward model against a gold one; data and models: KLJAX_DATA, KLJAX_MODELS (docs/models.md)
 

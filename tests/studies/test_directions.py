@@ -172,7 +172,9 @@ def test_modes_are_written(short, tmp_path, capsys):
     results.write({"seeds": 1}, short, tmp_path / "m.json")
     assert len(json.loads((tmp_path / "m.json").read_text("utf-8"))["found"]) == len(short)
     modes_report.show(short)
-    assert "Forward KL covers" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Forward KL covers" in said
+    assert said.count("…") == said.count("he … himself") + said.count("she … herself")  # nothing of the table is cut
 
 
 # Forgetting -----------------------------------------------------------------------------------------------------------

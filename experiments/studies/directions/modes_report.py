@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from rich.box import SIMPLE
 from rich.table import Table
 
 from experiments.studies.directions.dialects import KINDS
@@ -32,19 +33,23 @@ def of(found: Sequence[Distribution], who: str, fitted_by: str | None = None) ->
 
 
 def show(found: Sequence[Distribution]) -> None:
-    """A row for each divergence and kind of model, means over the seeds."""
-    table = Table(
-        title="Fitted to two dialects, KLs and entropy in nats per sequence, means over the seeds", title_justify="left"
-    )
-    table.add_column("fitted by", no_wrap=True)
-    table.add_column("who", no_wrap=True)
-    for label in (*KINDS, f"distinct of {DRAWS}", "entropy", "forward KL", "reverse KL", "above optimum"):
-        table.add_column(label, justify="right")
+    """A row for each divergence and kind of model, means over the seeds; it fits into 80 columns."""
+    table = Table(title="Fitted to two dialects: means over the seeds", title_justify="left", box=SIMPLE, padding=0)
+    table.add_column("", no_wrap=True)
+    for label in ("he", "she", "mixed", "slips", "distinct", "entropy", "forward", "reverse"):
+        table.add_column(label, justify="right", no_wrap=True)
     for name in (None, *NAMES):
+        if name is not None:
+            table.add_row(f"[bold]{LABELS[name].split('(')[0].split(',')[0]}[/]")
         for who in ("teacher", "optimum", "student", "other optimum", "seeing all"):
             if mine := of(found, who, name):
-                table.add_row(LABELS.get(name or "", ""), who, *_cells(mine))
+                table.add_row(who, *_cells(mine))
     console.print(table)
+    console.print(
+        f"{', '.join(KINDS)}: shares of what is said. distinct: sentences among {DRAWS}. forward: KL(teacher‖student), "
+        "reverse: KL(student‖teacher), and entropy in nats per sequence.",
+        soft_wrap=True,
+    )
     console.print(takeaway(found), soft_wrap=True)
 
 
@@ -52,10 +57,9 @@ def _cells(mine: Sequence[Distribution]) -> list[str]:
     def mean(value: Callable[[Distribution], float]) -> float:
         return float(np.mean([value(one) for one in mine]))
 
-    above = "" if mine[0].above is None else f"{max(one.above or 0.0 for one in mine):.1e}"
     masses = [f"{mean(lambda one, kind=kind: one.mass[kind]):.1%}" for kind in KINDS]
     rest = (mean(lambda one: one.entropy), mean(lambda one: one.forward_kl), mean(lambda one: one.reverse_kl))
-    return [*masses, f"{mean(lambda one: one.distinct):.1f}", *(f"{each:.3f}" for each in rest), above]
+    return [*masses, f"{mean(lambda one: one.distinct):.1f}", *(f"{each:.3f}" for each in rest)]
 
 
 def takeaway(found: Sequence[Distribution]) -> str:
