@@ -61,6 +61,11 @@ def test_the_table_and_the_picture_have_every_stage(folder, tmp_path, capsys):
     assert (tmp_path / "chain.png").stat().st_size > 5_000
 
 
+def test_a_figure_says_its_interval_if_it_has_one():
+    figures = [chain.Figure(0.5), chain.Figure(0.0, 0.0, 0.0), chain.Figure(101.46, 97.4, 105.5)]
+    assert [*map(str, figures)] == ["0.500", "0.000 (all alike)", "101.5 [97.40, 105.5]"]
+
+
 def test_samples_stand_beside_the_right_answer(folder, tmp_path):
     found = chain.chains([folder])
     chain.write_samples(found, tmp_path / "chain.md", 3)

@@ -41,6 +41,8 @@ class Figure:
     def __str__(self) -> str:
         if self.low is None or self.high is None:
             return _four(self.value)
+        if self.low == self.high:  # no spread to draw from, which is no certainty
+            return f"{_four(self.value)} (all alike)"
         return f"{_four(self.value)} [{_four(self.low)}, {_four(self.high)}]"
 
 
@@ -213,8 +215,8 @@ def plot(found: dict[str, list[Link]], file: Path) -> None:
     matplotlib.use("Agg")  # files only: no display needed
     import matplotlib.pyplot as plt
 
-    across = min(len(found), 3)
-    down = -(-len(found) // across)
+    down = -(-len(found) // 3)
+    across = -(-len(found) // down)
     size = 3.6 * across + 0.4, 3.0 * down + 0.4
     figure, grid = plt.subplots(down, across, figsize=size, dpi=150, layout="constrained", squeeze=False)
     panels = list(grid.flat)
@@ -226,8 +228,9 @@ def plot(found: dict[str, list[Link]], file: Path) -> None:
         axes.set_ylabel(f"{links[0].metric}, sampled")
         axes.set_xlabel("KL(RL‖fitted), nats per sequence")
         axes.grid(alpha=0.2)
-        axes.margins(x=0.2, y=0.12)
-        axes.set_xlim(left=0)
+        axes.margins(y=0.12)
+        farthest = max((link.reverse_kl_seq or 0.0 for link in links if link.beta is not None), default=0.0) or 1.0
+        axes.set_xlim(-0.12 * farthest, 1.2 * farthest)  # room for the labels over the points
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=len(labels))
     with whole_file(file) as beside:
