@@ -186,7 +186,7 @@ def write_samples(found: dict[str, list[Link]], file: Path, count: int) -> None:
             lines += [f"**{i + 1}.** {_quoted(first.prompt)}", ""]
             rows = [("right answer", first.answer)] if first.answer else []
             rows += [(link.label, said) for link in links if (said := _said(link, first.prompt)) is not None]
-            lines += ["| | |", "|---|---|", *(f"| {who} | {_quoted(text)} |" for who, text in rows), ""]
+            lines += ["| stage | writes |", "|---|---|", *(f"| {who} | {_quoted(text)} |" for who, text in rows), ""]
     with whole_file(file) as beside:
         beside.write_text("\n".join(lines), encoding="utf-8")
 
