@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kljax.command_line import reporting_mistakes
+from kljax.disk import writing_to
 from kljax.errors import UserError
 from kljax.progress import console, say
 
@@ -25,22 +26,26 @@ def modes(arguments: argparse.Namespace) -> None:
     from experiments.studies.directions import modes, modes_report, results
     from experiments.studies.directions.dialects import Dialects
 
+    make(arguments.out)
     settings = {"seeds": arguments.seeds, "steps": 500, "starts": 4}
     found = modes.study(Dialects(), **settings, say=say)
     results.write(settings, found, arguments.out / "modes.json")
     modes_report.plot(found, arguments.out / "modes.png")
     modes_report.show(found)
+    written(arguments.out, "modes.json", "modes.png")
 
 
 def forgetting(arguments: argparse.Namespace) -> None:
     """An old task and a new one."""
     from experiments.studies.directions import forgetting, forgetting_report, results
 
+    make(arguments.out)
     settings = forgetting.Settings(seeds=arguments.seeds)
     found = forgetting.study(settings, say=say)
     results.write(vars(settings), found, arguments.out / "forgetting.json")
     forgetting_report.plot(found, arguments.out / "forgetting.png")
     forgetting_report.show(found)
+    written(arguments.out, "forgetting.json", "forgetting.png")
 
 
 def chain(arguments: argparse.Namespace) -> None:
@@ -48,6 +53,7 @@ def chain(arguments: argparse.Namespace) -> None:
     from experiments.studies.directions import chain, results
 
     found = chain.chains(arguments.runs, arguments.metric)
+    make(arguments.out)
     given = {"runs": list(map(str, arguments.runs)), "metric": arguments.metric}
     results.write(
         given, [replace(link, samples=()) for links in found.values() for link in links], arguments.out / "chain.json"
@@ -55,6 +61,20 @@ def chain(arguments: argparse.Namespace) -> None:
     chain.write_samples(found, arguments.out / "chain.md", arguments.samples)
     chain.plot(found, arguments.out / "chain.png")
     chain.show(found)
+    written(arguments.out, "chain.json", "chain.png", "chain.md")
+
+
+def make(out: Path) -> None:
+    """The folder of the results. UserError where there cannot be one."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out: {out} is a file, expected a folder, or none yet.")
+    with writing_to(out):
+        out.mkdir(parents=True, exist_ok=True)
+
+
+def written(out: Path, *names: str) -> None:
+    """Say where the results are."""
+    console.print(f"Written to {out}: {', '.join(names)}", soft_wrap=True)
 
 
 PARTS = {"modes": modes, "forgetting": forgetting, "chain": chain}
@@ -78,9 +98,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.part != "chain" and arguments.seeds < 1:
         raise UserError(f"--seeds: got {arguments.seeds}, expected at least 1.")
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.part == "chain" and arguments.samples < 1:
+        raise UserError(f"--samples: got {arguments.samples}, expected at least 1.")
     PARTS[arguments.part](arguments)
-    console.print(f"Written to {arguments.out / arguments.part}.json and .png", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def run(config: AnalysisConfig) -> None:
     own = restored.setup.config.evaluation
     asked = {name: value for name in evaluation.settings_of(own) if (value := getattr(config, name)) is not None}
     without = evaluation.left_out(restored, custom=config.rewards == "custom")
-    restored, readings = read_as(restored, config.readings)
+    restored, readings = read_as(restored, config.readings, asked.get("samples", own.samples))
     result = evaluation.evaluate(restored, replace(own, **asked), without)
     saved, refused = "It is not saved.", None
     if not without:  # without a part of the reward it is no evaluation that others could be compared with

@@ -39,11 +39,12 @@ OTHERS = re.compile(r"[^/]*/(reference|base)_.*|.*_(se|low|high)", re.DOTALL)
 """Names of other models' figures, and of errors."""
 
 
-def read_as(run: RestoredRun, asked: Sequence[Reading] | None) -> tuple[RestoredRun, list[Reading]]:
+def read_as(run: RestoredRun, asked: Sequence[Reading] | None, samples: int) -> tuple[RestoredRun, list[Reading]]:
     """The run with the `task.readings` that are asked for, and these where they are not the run's own.
 
     Raises:
-        UserError: where there are no figures of a task: the run has none, or its own may not be imported.
+        UserError: where there would be no figures of a task: the run has none, its own may not be imported, or of one of the
+            `samples` of a prompt none is the best.
     """
     if asked is None:
         return run, []
@@ -54,6 +55,10 @@ def read_as(run: RestoredRun, asked: Sequence[Reading] | None) -> tuple[Restored
         raise UserError(
             f"readings: the task of this run is code of its own, task.function={config.task.function}, which is imported and "
             "run with rewards=custom alone."
+        )
+    if set(asked) == {"best_of_n"} and samples == 1:
+        raise UserError(
+            "readings: got best_of_n alone, but with one sample a prompt there is nothing to choose from; samples=4."
         )
     readings: list[Any] = [reading for reading in get_args(Reading) if reading in asked]
     if set(readings) == set(config.task.readings):

@@ -214,7 +214,7 @@ def test_sharded_figures_are_those_of_one_device(run, again):
 
 def test_readings_are_those_that_are_asked_for(run, again):
     """Greedy alone: nothing of samples; one sample: nothing to choose from, which is said."""
-    greedy, readings = read_as(run, ["greedy"])
+    greedy, readings = read_as(run, ["greedy"], 2)
     assert readings == ["greedy"]
     found = evaluation.evaluate(greedy, settings(run))
     names = [name for name in found.metrics if name.startswith("task/")]
@@ -231,8 +231,8 @@ def test_readings_are_those_that_are_asked_for(run, again):
 
 
 def test_an_analysis_with_other_readings_lies_beside_the_runs_own(run, again):
-    assert read_as(run, None) == (run, []) and read_as(run, ["best_of_n", "greedy", "sampled", "greedy"]) == (run, [])
-    _, readings = read_as(run, ["greedy", "sampled"])
+    assert read_as(run, None, 2) == (run, []) and read_as(run, ["best_of_n", "greedy", "sampled", "greedy"], 2) == (run, [])
+    _, readings = read_as(run, ["greedy", "sampled"], 2)
     file = evaluation_files.save_analysis(again, run.path, settings(run), readings)
     assert file.name == "step_000006_readings-sampled+greedy.json"
     own, other = evaluation_files.load_all(run.path)
@@ -245,10 +245,12 @@ def test_readings_without_a_tasks_figures_are_refused(run):
         return replace(run, setup=replace(run.setup, config=replace(run.setup.config, task=task), **changes))
 
     with pytest.raises(UserError, match=r"readings: this run has no task"):
-        read_as(having(NoTask(kind="none")), ["greedy"])
+        read_as(having(NoTask(kind="none")), ["greedy"], 2)
+    with pytest.raises(UserError, match=r"readings: got best_of_n alone, but with one sample a prompt"):
+        read_as(run, ["best_of_n"], 1)
     own = replace(run.setup.config.task, function="mine.TASK")
     with pytest.raises(UserError, match=r"code of its own, task\.function=mine\.TASK, which .* with rewards=custom alone"):
-        read_as(having(own, imports=False), ["greedy"])
+        read_as(having(own, imports=False), ["greedy"], 2)
 
 
 def test_the_table_has_every_figure_in_80_columns(run, again, monkeypatch, capsys):

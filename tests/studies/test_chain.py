@@ -96,9 +96,12 @@ def test_an_analysis_with_other_settings_is_not_taken_for_the_runs_own(folder, t
 def test_other_figures_are_asked_for_by_name(folder, capsys):
     links = chain.chains([folder], "exact_match")["questions"]
     assert {link.metric for link in links} == {"exact_match"}
-    with pytest.raises(UserError, match="no evaluation with such a figure"):
+    with pytest.raises(UserError, match="no evaluated run with the figure bleu of a task"):
         chain.chains([folder], "bleu")
-    assert capsys.readouterr().out.count("it has no task/bleu.") == 3
+    assert capsys.readouterr().out.count("its evaluation has no task/bleu.") == 3
+    for name in ("greedy_token_f1", "reference_token_f1", "token_f1_se"):
+        with pytest.raises(UserError, match="expected a figure without model, reading and error"):
+            chain.chains([folder], name)
 
 
 def test_runs_without_an_evaluated_fit_have_its_figures_from_their_own(folder):
@@ -111,3 +114,39 @@ def test_a_run_that_was_not_evaluated_is_named(folder, tmp_path, capsys):
     copy = shutil.copytree(folder / "questions" / "beta0.1", tmp_path / "later", ignore=shutil.ignore_patterns("evaluation"))
     assert [link.beta for link in chain.chains([folder, copy])["questions"]] == [None, None, 0.5, 0.1]
     assert f"Left out, not evaluated yet: {copy}; kljax analyze run={copy} evaluates it." in capsys.readouterr().out
+
+
+def test_runs_of_one_beta_and_of_another_fit_are_told_apart(folder, tmp_path, capsys):
+    copy = tmp_path / "runs"
+    shutil.copytree(folder, copy)
+    again = shutil.copytree(copy / "questions" / "beta0.1", copy / "questions" / "again")
+    model = json.loads((again / "model.json").read_text())
+    model["reference"]["model"] = "runs/bases/questions-other"
+    (again / "model.json").write_text(json.dumps(model))
+    links = chain.chains([copy])["questions"]
+    assert [link.label for link in links[-2:]] == ["RL, beta 0.1, questions/again", "RL, beta 0.1, questions/beta0.1"]
+    assert links[-3].label == "RL, beta 0.5"
+    assert "questions: its runs are of different fitted models, questions-" in capsys.readouterr().out
+    assert len(chain.chains([copy, copy / "questions"])["questions"]) == len(links)  # a folder twice is one
+
+
+def test_a_fit_is_the_model_that_it_kept_and_a_run_says_an_earlier_step(folder, tmp_path):
+    """Whatever other steps were looked at later; figures of other readings of the same step are taken, too."""
+    copy = tmp_path / "runs"
+    shutil.copytree(folder, copy)
+    kept = chain.chains([copy])["questions"]
+    ((fit, own),) = ((file.parents[1], file) for file in copy.glob("bases/*/evaluation/step_*.json"))
+    later = json.loads(own.read_text())
+    later["step"] += 100
+    digests.write_text(fit, f"evaluation/step_{later['step']:06d}.json", json.dumps(later))
+    run = copy / "questions" / "beta0.1"
+    other = json.loads((run / "evaluation" / "step_000006.json").read_text())
+    greedy = {name: other["metrics"].pop(name) for name in [*other["metrics"]] if name.startswith("task/greedy_")}
+    digests.write_text(run, "evaluation/step_000006.json", json.dumps(other))
+    more = other | {"metrics": other["metrics"] | greedy}
+    digests.write_text(run, "evaluation/step_000006_readings-greedy.json", json.dumps(more))
+    assert [replace(link, run="") for link in chain.chains([copy])["questions"]] == [replace(link, run="") for link in kept]
+    digests.write_text(run, "evaluation/step_000004.json", json.dumps(other | {"step": 4}))
+    for file in run.glob("evaluation/step_000006*"):
+        file.unlink()
+    assert [link.label for link in chain.chains([copy])["questions"]][-1] == "RL, beta 0.1, step 4"

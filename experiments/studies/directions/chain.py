@@ -4,21 +4,29 @@ Maximum likelihood minimises the forward KL(data‖model); RL for a reward is he
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from kljax.config import Config
 from kljax.disk import whole_file
 from kljax.errors import UserError
 from kljax.progress import console, say
 from kljax.runs import evaluation_files
 from kljax.runs.columns import of_model
 from kljax.runs.config_file import CONFIG, FIT, kind_of, read_run_config
+from kljax.runs.damaged import read_json
+from kljax.runs.digests import FROM_A_COPY, WRITTEN_AGAIN
+from kljax.runs.directory import MODEL
 from kljax.runs.evaluation import groups_of
 from kljax.runs.intervals import t_quantile
+from kljax.runs.models import RESULT
+from kljax.runs.task_figures import OTHERS, READ
+from kljax.tasks.rows import is_own
 
 FIRST = {
     "summarisation": "rouge_l",
@@ -71,50 +79,79 @@ class Link:
     gain: Figure | None  # of the reward over the stage before, on the same prompts; of RL
     samples: tuple[Sample, ...]
     evaluated: dict[str, Any]  # settings of the evaluation
+    step: int
+    whole: bool  # whether it is the step that the run was to end with
+    run: str
+    base: str  # the fitted model's name
+    alone: bool = True  # whether no other link has this stage and beta
 
     @property
     def label(self) -> str:
         """The stage in a few words."""
-        return self.stage if self.beta is None else f"{self.stage}, beta {self.beta:g}"
+        parts = [self.stage if self.beta is None else f"{self.stage}, beta {self.beta:g}"]
+        parts += [] if self.whole else [f"step {self.step}"]
+        return ", ".join(parts + ([] if self.alone else [self.run]))
 
 
 def chains(folders: Sequence[Path], metric: str | None = None) -> dict[str, list[Link]]:
-    """Each experiment's stages, from evaluations of the last steps of its fit and of its RL runs at or below the folders.
+    """Each experiment's stages, from evaluations of the model that its fit kept and of the last steps of its RL runs.
 
     Of several evaluations of a step it is the run's own, if there is one: `kljax analyze` may have asked for other settings.
     """
     found: dict[str, list[Link]] = {}
     references: dict[str, Link] = {}
-    if absent := next((folder for folder in folders if not folder.exists()), None):
+    if metric is not None and (OTHERS.fullmatch(f"task/{metric}") or READ.match(f"task/{metric}")):
+        raise UserError(f"--metric: got {metric!r}, expected a figure without model, reading and error, as token_f1.")
+    if absent := next((folder for folder in folders if not folder.is_dir()), None):
         raise UserError(f"{absent}: no such directory; expected folders of kljax pretrain and kljax train, as runs.")
-    for path in sorted({file.parent for folder in folders for file in folder.rglob(CONFIG)}):
+    for path in sorted({file.parent.resolve() for folder in folders for file in folder.rglob(CONFIG)}):
         config = read_run_config(path)
-        there = evaluation_files.load_all(path) if config.task.kind != "none" else []
-        if config.task.kind != "none" and not there:
-            say(f"Left out, not evaluated yet: {path}; kljax analyze run={path} evaluates it.")
-        if there:
-            last = next(one for one in there if one["step"] == there[-1]["step"])  # the run's own is the first
-            name = metric or FIRST.get(config.task.function)  # pyright: ignore
-            if name is None or not {f"task/{name}", f"task/greedy_{name}"} & last["metrics"].keys():
-                what = f"it has no task/{name}" if name else "its task has no first figure; name one with --metric"
-                say(f"Left out: {path}; {what}.")
-                continue
-            fit = kind_of(path) == FIT
-            stages = (
-                [("as it is", None, "reference"), ("fitted", None, "policy")] if fit else [("RL", config.kl.beta, "policy")]
-            )
-            links = [_link(config.name, stage, beta, name, last, model) for stage, beta, model in stages]
-            found.setdefault(config.name, []).extend(links)
-            if not fit:
-                references.setdefault(config.name, _link(config.name, "fitted", None, name, last, "reference"))
+        if config.task.kind == "none" or (evaluation := _at_its_end(path, config)) is None:
+            continue
+        name = metric or FIRST.get(config.task.function)  # pyright: ignore
+        if name is None or not {f"task/{name}", f"task/greedy_{name}"} & evaluation["metrics"].keys():
+            what = f"its evaluation has no task/{name}" if name else "its task has no first figure; name one with --metric"
+            say(f"Left out: {path}; {what}.")
+            continue
+        fit = kind_of(path) == FIT
+        stages = [("as it is", None, "reference"), ("fitted", None, "policy")] if fit else [("RL", config.kl.beta, "policy")]
+        links = [_link(path, config, stage, beta, name, evaluation, model) for stage, beta, model in stages]
+        found.setdefault(config.name, []).extend(links)
+        if not fit:
+            references.setdefault(config.name, _link(path, config, "fitted", None, name, evaluation, "reference"))
     if not found:
+        what = f"the figure {metric} of a task" if metric else "a task"
         raise UserError(
-            "no evaluation with such a figure of a task here; expected folders of kljax pretrain and kljax train, as runs."
+            f"{', '.join(map(str, folders))}: no evaluated run with {what}; expected folders of kljax pretrain and kljax "
+            "train, as runs."
         )
     for name, links in found.items():
         if name in references and all(link.stage == "RL" for link in links):  # its fit was never evaluated by itself
             links.append(references[name])
-    return {name: sorted(links, key=_place) for name, links in found.items()}
+        if len(bases := sorted({link.base for link in links})) > 1:
+            say(f"{name}: its runs are of different fitted models, {', '.join(bases)}: ρ is not the same for all of them.")
+    return {name: sorted(_told_apart(links), key=_place) for name, links in found.items()}
+
+
+def _at_its_end(path: Path, config: Config) -> dict[str, Any] | None:
+    """The evaluation of what a fit kept, or of a run's last step; with other readings of the same, where there are some."""
+    there = evaluation_files.load_all(path)
+    step = there[-1]["step"] if there else None
+    if kind_of(path) == FIT and (path / RESULT).exists():
+        step = read_json(path / RESULT, WRITTEN_AGAIN)["best_step"]
+    those = [one for one in there if one["step"] == step]
+    if not those:
+        custom = " rewards=custom" if is_own(config) else ""
+        say(f"Left out, not evaluated yet: {path}; kljax analyze run={path}{custom} evaluates it.")
+        return None
+    first = those[0]  # the run's own is the first
+    alike = [one["metrics"] for one in those if one.get("settings") == first.get("settings")]
+    return first | {"metrics": {name: value for metrics in reversed(alike) for name, value in metrics.items()}}
+
+
+def _told_apart(links: Sequence[Link]) -> list[Link]:
+    counts = Counter((link.stage, link.beta) for link in links)
+    return [replace(link, alone=counts[link.stage, link.beta] == 1) for link in links]
 
 
 def _four(value: float) -> str:
@@ -126,11 +163,13 @@ def _place(link: Link) -> tuple[int, float]:
     return ["as it is", "fitted", "RL"].index(link.stage), -(link.beta or 0.0)
 
 
-def _link(name: str, stage: str, beta: float | None, metric: str, evaluation: dict[str, Any], model: str) -> Link:
-    moved, metrics = model == "policy", evaluation["metrics"]
+def _link(
+    path: Path, config: Config, stage: str, beta: float | None, metric: str, evaluation: dict[str, Any], model: str
+) -> Link:
+    moved, metrics, fit = model == "policy", evaluation["metrics"], kind_of(path) == FIT
     sampled, greedy = (_figure(metrics, of_model(model, f"task/{reading}{metric}")) for reading in ("", "greedy_"))
     return Link(
-        name,
+        config.name,
         stage,
         beta,
         metric,
@@ -142,6 +181,10 @@ def _link(name: str, stage: str, beta: float | None, metric: str, evaluation: di
         None if beta is None else _gain(evaluation),
         tuple(Sample(each["prompt"], each.get("answer"), each[model]) for each in evaluation["samples"]),
         evaluation.get("settings", {}),
+        evaluation["step"],
+        fit or not moved or evaluation["step"] == config.steps,
+        f"{path.parent.name}/{path.name}",
+        path.name if fit else Path(read_json(path / MODEL, FROM_A_COPY)["reference"]["model"]).name,
     )
 
 
@@ -231,18 +274,18 @@ def plot(found: dict[str, list[Link]], file: Path) -> None:
         axes.margins(y=0.12)
         farthest = max((link.reverse_kl_seq or 0.0 for link in links if link.beta is not None), default=0.0) or 1.0
         axes.set_xlim(-0.12 * farthest, 1.2 * farthest)  # room for the labels over the points
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside lower center", ncols=len(labels))
+    legend = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(legend.values(), legend.keys(), frameon=False, fontsize=8, loc="outside lower center", ncols=len(legend))
     with whole_file(file) as beside:
         figure.savefig(beside, format="png")
     plt.close(figure)
 
 
 def _draw(axes: Any, links: Sequence[Link]) -> None:
-    colors = {"as it is": "0.6", "fitted": "C0"}
+    colors, widths = {"as it is": "0.6", "fitted": "C0"}, {"as it is": 3, "fitted": 1}  # the first is seen under the second
     for link in links:
         if link.beta is None and link.sampled is not None:
-            axes.axhline(link.sampled.value, color=colors[link.stage], linewidth=1, label=link.stage)
+            axes.axhline(link.sampled.value, color=colors[link.stage], linewidth=widths[link.stage], label=link.stage)
             if link.sampled.low is not None:
                 axes.axhspan(link.sampled.low, link.sampled.high, color=colors[link.stage], alpha=0.12, linewidth=0)
     trained = [link for link in links if link.beta is not None and link.sampled is not None]
