@@ -100,7 +100,11 @@ def look(path: Path) -> Run:
     step, note, best = max(steps, default=0), None, None
     logged = _last_line(path / "metrics.jsonl", _entry)
     try:
-        figures = _of_run(path, files, logged, config) if kind == "run" else (_of_evaluation(path, files) or _of_fit(path))
+        figures = (
+            _of_run(path, files, logged, config)
+            if kind == "run"
+            else (_of_evaluation(path, files, _kept(path)) or _of_fit(path))
+        )
         note = _broken(path, kind, files, steps)
         best = _best(path, steps)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -219,12 +223,12 @@ def _own(files: Iterable[str]) -> dict[int, str]:
     return {int(found[1]): name for name in files if (found := re.fullmatch(r"evaluation/step_(\d+)\.json", name))}
 
 
-def _of_evaluation(path: Path, files: Mapping[str, os.stat_result]) -> Figures | None:
-    """Its own evaluation of the latest step; other names say in what an evaluation differs from the run's own."""
+def _of_evaluation(path: Path, files: Mapping[str, os.stat_result], step: int | None = None) -> Figures | None:
+    """Its own evaluation of the latest step, or of this one; other names say in what one differs from the run's own."""
     own = _own(files)
-    if not own:
+    step = max(own, default=None) if step is None else step
+    if step is None or step not in own:
         return None
-    step = max(own)
     _check(path, own[step])
     try:
         metrics = json.loads((path / own[step]).read_bytes())["metrics"]
@@ -242,18 +246,33 @@ def _best(path: Path, steps: Sequence[int]) -> int | None:
     return None if found is None else found.step
 
 
-def _of_fit(path: Path) -> Figures | None:
-    """The first held-out figure of its result."""
+def _result(path: Path) -> dict[str, Any]:
+    """What a finished fit has noted; {} before."""
     if not (file := path / "result.json").exists():
-        return None
+        return {}
     _check(path, file.name)
     try:
-        held_out = {
-            key.removeprefix("held_out_"): value for key, value in json.loads(file.read_bytes()).items() if _held_out(key)
-        }
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise _Broken(f"{file} cannot be read")
+    return found
+
+
+def _kept(path: Path) -> int | None:
+    """The step of the model that a fit has kept, which RL starts from; later steps may have been looked at, too."""
+    step = _result(path).get("best_step")
+    return step if type(step) is int else None
+
+
+def _of_fit(path: Path) -> Figures | None:
+    """The first held-out figure of its result."""
+    held_out = {key.removeprefix("held_out_"): value for key, value in _result(path).items() if _held_out(key)}
+    try:
         return next((Figures(f"{name} {float(value):.4g}, held out") for name, value in held_out.items()), None)
-    except (OSError, ValueError, TypeError, AttributeError):
-        raise _Broken(f"{file} cannot be read") from None
+    except (ValueError, TypeError):
+        raise _Broken(f"{path / 'result.json'} cannot be read") from None
 
 
 def _check(path: Path, name: str) -> None:

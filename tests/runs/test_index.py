@@ -153,6 +153,13 @@ def test_a_fit_says_its_held_out_figure(run_in, tiny, tmp_path):
     (path / "result.json").write_text(json.dumps({"steps": 10, "held_out_rows": 3, "held_out_nats_tok": 4.2149}))
     assert look(path).state == "finished"  # it stopped early
     assert look(path).figures == index.Figures("nats_tok 4.215, held out")
+    (path / "result.json").write_text(json.dumps({"steps": 10, "best_step": 4, "held_out_nats_tok": 4.2149}))
+    (path / "evaluation").mkdir()
+    for step, reward in ((4, 0.5), (8, 0.75)):  # the model that it kept, and another that was looked at later
+        (path / "evaluation" / f"step_{step:06d}.json").write_text(
+            json.dumps({"step": step, "metrics": {"reward/mean": reward}})
+        )
+    assert look(path).figures == index.Figures("held out, step 4", 0.5, None)
     (path / "result.json").write_text("[]")
     assert look(path).state == "damaged"
 
