@@ -103,7 +103,7 @@ def look(path: Path) -> Run:
         figures = (
             _of_run(path, files, logged, config)
             if kind == "run"
-            else (_of_evaluation(path, files, _kept(path)) or _of_fit(path))
+            else (_of_evaluation(path, files, kept(path)) or _of_fit(path))
         )
         note = _broken(path, kind, files, steps)
         best = _best(path, steps)
@@ -199,6 +199,12 @@ def _unlike_manifest(path: Path, manifest: str, files: Mapping[str, os.stat_resu
     return None
 
 
+def kept(path: Path) -> int | None:
+    """The step of the model that a finished fit has kept, which RL starts from; later steps may have been looked at, too."""
+    step = _result(path).get("best_step")
+    return step if type(step) is int else None
+
+
 def _of_run(
     path: Path, files: Mapping[str, os.stat_result], logged: Mapping[str, Any] | None, config: Mapping[str, Any]
 ) -> Figures | None:
@@ -258,12 +264,6 @@ def _result(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise _Broken(f"{file} cannot be read")
     return found
-
-
-def _kept(path: Path) -> int | None:
-    """The step of the model that a fit has kept, which RL starts from; later steps may have been looked at, too."""
-    step = _result(path).get("best_step")
-    return step if type(step) is int else None
 
 
 def _of_fit(path: Path) -> Figures | None:

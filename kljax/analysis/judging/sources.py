@@ -12,7 +12,7 @@ from kljax.json_text import key_text, shown
 from kljax.progress import say
 from kljax.reading import read_bytes, strict_json
 from kljax.runs import index
-from kljax.runs.config_file import BEST, FIT, LATEST, Step, kind_of, read_config, read_run_config, run_and_step
+from kljax.runs.config_file import BEST, FIT, Step, kind_of, read_config, read_run_config, run_and_step
 
 OF_A_RUN = ("reference", "base")
 """Models of a run beside its policy, by which a or b names that of the other's."""
@@ -104,11 +104,17 @@ def _one(key: str, given: str) -> Asked:
 
 
 def _numbered(key: str, path: Path, step: Step) -> Step:
-    """The step by its number, of an RL run; of a fit, whose one model is its best, "latest"."""
-    if kind_of(path) == FIT:
-        return LATEST
+    """The step by its number; of a fit latest and best are the model that it kept, from which RL starts."""
     if isinstance(step, int):
         return step
+    if kind_of(path) == FIT:
+        try:
+            kept = index.kept(path)
+        except ValueError as damage:
+            raise UserError(f"{key}: {damage}.") from None
+        if kept is None:
+            raise UserError(f"{key}: {path} is a fit that is not finished; the command that began it goes on with it.")
+        return kept
     from kljax.runs.best import best_step
 
     saved = index.steps(path)
@@ -179,10 +185,10 @@ def _say_where_they_differ(chosen: Mapping[OfRun, Mapping[str, Any]]) -> None:
 
 
 def _there(path: Path, step: Step) -> list[dict[str, Any]]:
-    """The evaluations of this step that have its completions, the run's own first; of a fit those of any."""
+    """The evaluations of this step that have its completions, the run's own first."""
     from kljax.runs.evaluation_files import load_all
 
-    found = [one for one in load_all(path) if step in (one["step"], LATEST) and "settings" in one]
+    found = [one for one in load_all(path) if one["step"] == step and "settings" in one]
     return [one for one in found if _has_samples(one)]
 
 

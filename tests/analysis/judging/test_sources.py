@@ -7,6 +7,7 @@ import pytest
 from kljax.analysis.judging import sources
 from kljax.analysis.judging.sources import Written
 from kljax.errors import UserError
+from kljax.runs.config_file import FIT, KIND
 
 ROWS = [
     {"prompt": "p", "completion": "x", "reward": 1, "who": "me"},
@@ -139,3 +140,23 @@ def test_a_run_without_a_checkpoint_is_refused(write_run, tmp_path):
     write_run(tmp_path / "new", step="none")
     with pytest.raises(UserError, match=r"b: .*new has no checkpoint yet"):
         sources.named(str(tmp_path / "a.jsonl"), str(tmp_path / "new"))
+
+
+def test_of_a_fit_it_is_the_model_that_it_kept_unless_a_step_is_given(run):
+    """Whichever steps were looked at."""
+    path = run("one", step=4)
+    run("one", step=8)
+    (path / "config.yaml").write_text(f"{KIND}: {FIT}\n" + (path / "config.yaml").read_text())
+    for file in path.glob("evaluation/*.json"):
+        values = json.loads(file.read_text())
+        values["samples"] = [row | {"policy": f"{row['policy']} of step {values['step']}"} for row in values["samples"]]
+        file.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"a: one is a fit that is not finished"):
+        sources.named("one", "reference")
+    (path / "result.json").write_text("[]")
+    with pytest.raises(UserError, match=r"a: .*result.json cannot be read"):
+        sources.named("one", "reference")
+    (path / "result.json").write_text(json.dumps({"best_step": 8}))
+    for name, step in (("one", 8), ("one@best", 8), ("one@4", 4), ("one@8", 8)):
+        a, _ = read(name, "reference")
+        assert all(written.text.endswith(f"of step {step}") for written in a.texts.values()), name
