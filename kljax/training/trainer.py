@@ -30,7 +30,7 @@ from kljax.training.diagnosis import cause, fetched
 from kljax.training.step import Metrics, Outcome, Parts, compile_halves, compile_step
 from kljax.types import Params
 
-MAX_KL_AT_START = {"float32": 1e-6, "bfloat16": 1e-2}  # nats per token, for pi = rho, by the coarser of rho's and the model's
+MAX_KL_AT_START = {"float32": 1e-6, "bfloat16": 1e-2}  # nats per token, for pi = rho, by the precision of rho's parameters
 MAX_LOGP_GAP = {"float32": 1e-3, "bfloat16": 0.3}  # nats, sampler against scorer; bfloat16 rounds each of them
 
 
@@ -174,9 +174,8 @@ def check_zero_kl(trainer: Trainer, base: Params, reference: Params) -> float:
     if why := cause(values, config, begun=False):
         raise UserError(f"before the first step: {why}")
     kl, gap = values["kl/reverse_exact_tok_max"], values["rollout/logp_gap_max"]
-    computed = trainer.setup.model.dtype  # a compiler rounds the same model in two places differently
-    most = MAX_KL_AT_START[_coarser(computed, config.reference.dtype)]
-    limit = MAX_LOGP_GAP[_coarser(computed, config.rollout.cache_dtype)]
+    coarsest = "bfloat16" if "bfloat16" in (trainer.setup.model.dtype, config.rollout.cache_dtype) else "float32"
+    most, limit = MAX_KL_AT_START[config.reference.dtype], MAX_LOGP_GAP[coarsest]
     if not kl < most:
         raise UserError(
             f"kl: with policy = reference the reverse KL is {kl:.3g} nats per token, expected less than {most:g}. "
@@ -188,7 +187,3 @@ def check_zero_kl(trainer: Trainer, base: Params, reference: Params) -> float:
             "The likely causes: a temperature on one side only, positions or masks under padding, different dtypes."
         )
     return kl
-
-
-def _coarser(*dtypes: str | None) -> str:
-    return "bfloat16" if "bfloat16" in dtypes else "float32"
