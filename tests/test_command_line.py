@@ -467,7 +467,7 @@ def test_a_mistake_on_the_command_line_exits_with_2_and_writes_nothing(tmp_path,
 
 
 def launched(monkeypatch, capsys, *arguments):
-    """What launch says of this command line, and the configs that the script got."""
+    """The words of launch about this command line, and the configs that the script got."""
     configs = []
     monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
     try:

@@ -253,7 +253,7 @@ def _best(path: Path, steps: Sequence[int]) -> int | None:
 
 
 def _result(path: Path) -> dict[str, Any]:
-    """What a finished fit has noted; {} before."""
+    """The notes of a finished fit; {} before."""
     if not (file := path / "result.json").exists():
         return {}
     _check(path, file.name)

@@ -88,7 +88,7 @@ def test_a_system_message_is_put_before_conversations_that_have_none(tokenizer):
 
 
 def answered(tokenizer, made, text):
-    """What rewards get of the answer `text` to each prompt."""
+    """The prompts and completions that rewards get for the answer `text` to each prompt."""
     [answer], count = np.array(encode(tokenizer, [text])), len(made.tokens)
     tokens = jnp.concatenate([made.tokens, np.tile(answer, (count, 1))], axis=1, dtype=jnp.int32)
     mask = jnp.ones((count, len(answer)), bool)

@@ -84,7 +84,7 @@ def test_a_last_line_that_is_longer_than_what_is_read_at_first_is_found(run_in, 
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_run_is_running_while_its_lock_is_held(run_in, tmp_path, killed):
-    """What a killed process has left there counts for nothing."""
+    """Files of a killed process count for nothing."""
     path = run_in(tmp_path / "a", 2, 4)
     (path / "checkpoints/4/state/_METADATA").unlink()  # being written, perhaps
     (path / index.HOLDER).write_text(json.dumps({"pid": 7, "host": "here", "since": "noon"}))
