@@ -107,7 +107,8 @@ def evaluate(run: RestoredRun, config: EvaluationConfig, without: Mapping[str, s
     said += [f"reward.{name} is left out, and with it what it is a part of: {why}" for name, why in without.items()]
     if task is None and is_own(run.setup.config):
         said.append("task: its figures are left out: it is code of the run's own, which is imported with rewards=custom alone.")
-    said += on_answers + (notes_of_task(run.setup.config, config.samples, whole=whole) if task else []) + notes(run, config, of)
+    said += on_answers + (notes_of_task(run.setup.config, task, config.samples, whole=whole) if task else [])
+    said += notes(run, config, of)
     return Evaluation(
         run.step,
         settings_of(config),

@@ -169,16 +169,17 @@ def _label(name: str) -> str:
     return f"{found[1]}, pass@{found[2]}" if found else figure
 
 
-def notes_of_task(config: Config, samples: int, *, whole: bool) -> list[str]:
-    """A sentence on readings that were asked for and are not there. `whole`: whether the reward is known."""
+def notes_of_task(config: Config, task: Task, samples: int, *, whole: bool) -> list[str]:
+    """Signatures of sacrebleu's figures; readings that were asked for and are not there. `whole`: if the reward is known."""
+    signatures = [f"sacrebleu's signature: {one.signature}" for one in task.corpus if one.signature]
     readings = config.task.readings if isinstance(config.task, TextTask) else []
     if "best_of_n" not in readings or (samples > 1 and whole):
-        return []
+        return signatures
     nothing, unknown = (
         "with evaluation.samples=1 there is nothing to choose from",
         "a part of the reward, which chooses, is, too",
     )
-    return [f"task.readings: best_of_n is left out: {unknown if samples > 1 else nothing}."]
+    return [*signatures, f"task.readings: best_of_n is left out: {unknown if samples > 1 else nothing}."]
 
 
 def _compile(graphdef: nnx.GraphDef) -> Callable[[Params, Answered], Any]:

@@ -26,7 +26,7 @@ class CorpusMetric:
 
     statistics: Callable[..., Float[np.ndarray, "B K"]]
     value: Callable[[Float[np.ndarray, "K"]], dict[str, float]]  # names → figures; NaN where one is undefined
-    signature: str = ""  # sacrebleu's, shown beside the figure
+    signature: str = ""  # sacrebleu's, in a note beside the figures
 
 
 def bleu(*, tokenize: str = "13a") -> CorpusMetric:

@@ -30,6 +30,7 @@ from kljax.runs.looking import look_at
 from kljax.runs.restore import restore
 from kljax.runs.setup import prepare
 from kljax.runs.task_figures import labels_of, nats_of_answers, read_as
+from kljax.tasks import corpus
 from kljax.tasks.bootstrap import bootstrap_means
 from kljax.training.loop import train
 from tests.readme import fixtures
@@ -228,6 +229,16 @@ def test_readings_are_those_that_are_asked_for(run, again):
     unknown = evaluation.evaluate(run, settings(run), {"task": "it is not wanted."})
     assert "task/token_f1" in unknown.metrics and not any("best_of" in name for name in unknown.metrics)
     assert "task.readings: best_of_n is left out: a part of the reward, which chooses, is, too." in unknown.notes
+
+
+def test_signatures_stand_beside_sacrebleus_figures(run):
+    arguments = {"source": "question", "target": "answer", "prompt": "{text}", "tokenize": "13a"}
+    task = replace(run.setup.config.task, function="translation", arguments=arguments, readings=["sampled"])
+    other = replace(run, setup=replace(run.setup, config=replace(run.setup.config, task=task)))
+    found = evaluation.evaluate(other, settings(run))
+    assert {"task/bleu", "task/chrf"} <= found.metrics.keys()
+    for one in (corpus.bleu(), corpus.chrf()):
+        assert f"sacrebleu's signature: {one.signature}" in found.notes
 
 
 def test_an_analysis_with_other_readings_lies_beside_the_runs_own(run, again):
