@@ -83,6 +83,8 @@ def test_a_runs_config_alone_imports_nothing(folder, forgotten, compilation_cach
     said = " ".join(call("analyze.py", cache, run, "rewards=custom").split())
     assert (folder / "marker").exists() and "letters" in said and "is left out" not in said
     assert "It is in " in said
+    said = " ".join(call("analyze.py", cache, run, "rewards=custom", "readings=[greedy]").split())
+    assert "letters, greedy" in said and "_readings-greedy.json" in "".join(said.split())
 
 
 def test_a_fits_config_alone_imports_nothing(folder, forgotten, overrides, compilation_cache):

@@ -300,4 +300,5 @@ def _draw(axes: Any, links: Sequence[Link]) -> None:
             kl, figure.value, yerr=ends, color="C1", marker="o", markersize=4, capsize=2, linestyle="none", label=label
         )
         top = figure.value if figure.high is None else figure.high
-        axes.annotate(f"β={link.beta:g}", (kl, top), xytext=(0, 4), textcoords="offset points", fontsize=8, ha="center")
+        text = f"β={link.beta:g}" + ("" if link.alone else f"\n{link.run}")
+        axes.annotate(text, (kl, top), xytext=(0, 4), textcoords="offset points", fontsize=8, ha="center")
